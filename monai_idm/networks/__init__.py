@@ -1,0 +1,6 @@
+"""Networks: what a config's ``network_def`` names."""
+
+from monai_idm.networks.invertible_unet import InvertibleDiffusionUNet
+from monai_idm.networks.presets import PRESETS
+
+__all__ = ["PRESETS", "InvertibleDiffusionUNet"]

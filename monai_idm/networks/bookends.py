@@ -1,0 +1,57 @@
+"""The layers at the two ends of the network: ordinary convolutions whose activations are stored."""
+
+from __future__ import annotations
+
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+
+__all__ = ["EntryBookend", "ExitBookend"]
+
+
+class EntryBookend(nn.Module):
+    """From image channels to the first level: two ordinary convolutions.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Of the image.
+        channels: C of the first level.
+        stride: 1, or 2 to halve the resolution in the first convolution.
+    Source: section 4 of arXiv:2504.10883.
+    """
+
+    def __init__(self, spatial_dims: int, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        convolution = Conv[Conv.CONV, spatial_dims]
+        self.conv1 = (
+            convolution(in_channels, channels // 2, 3, padding=1)
+            if stride == 1
+            else convolution(in_channels, channels // 2, 2, stride=2)
+        )
+        self.act = nn.SiLU()
+        self.conv2 = convolution(channels // 2, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.act(self.conv1(x)))
+
+
+class ExitBookend(nn.Module):
+    """From the first level back to image channels. The reverse of :class:`EntryBookend`; it starts at zero."""
+
+    def __init__(
+        self, spatial_dims: int, channels: int, out_channels: int, stride: int, norm_num_groups: int
+    ) -> None:
+        super().__init__()
+        convolution = Conv[Conv.CONV, spatial_dims]
+        self.norm = nn.GroupNorm(norm_num_groups, channels)
+        self.act = nn.SiLU()
+        self.conv1 = convolution(channels, channels // 2, 3, padding=1)
+        self.conv2 = (
+            convolution(channels // 2, out_channels, 3, padding=1)
+            if stride == 1
+            else Conv[Conv.CONVTRANS, spatial_dims](channels // 2, out_channels, 2, stride=2)
+        )
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.act(self.conv1(self.act(self.norm(x)))))

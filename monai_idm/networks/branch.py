@@ -1,0 +1,40 @@
+"""The function inside a coupling."""
+
+from __future__ import annotations
+
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+
+__all__ = ["ResidualBranch"]
+
+
+class ResidualBranch(nn.Module):
+    """Branch F of a coupling: two convolutions of one width, the embedding added between them.
+
+    GroupNorm, SiLU, 3^3 convolution, + projected embedding, GroupNorm, SiLU, 3^3 convolution. The last one starts at
+    zero: a new coupling is the identity.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: Width, in and out: half of the level's channels.
+        embedding_channels: E.
+        norm_num_groups: Must divide ``channels``.
+    Shape: ``(B, channels, *spatial), (B, E) -> (B, channels, *spatial)``.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int, embedding_channels: int, norm_num_groups: int) -> None:
+        super().__init__()
+        convolution = Conv[Conv.CONV, spatial_dims]
+        self.norm1 = nn.GroupNorm(norm_num_groups, channels)
+        self.conv1 = convolution(channels, channels, 3, padding=1)
+        self.project = nn.Linear(embedding_channels, channels)
+        self.norm2 = nn.GroupNorm(norm_num_groups, channels)
+        self.conv2 = convolution(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(self.act(self.norm1(x)))
+        h = h + self.project(embedding).unflatten(1, (-1, *[1] * (x.ndim - 2)))
+        return self.conv2(self.act(self.norm2(h)))

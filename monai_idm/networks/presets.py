@@ -1,0 +1,34 @@
+"""Named sizes of the network: one table, so that a config, a test and a benchmark mean the same network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["PRESETS"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # about 3M: trains on a CPU
+    "light": {
+        "channels": (32, 64, 128, 256),
+        "num_res_blocks": (1, 1, 2, 1),
+        "attention_levels": (False, False, True, False),
+        "num_head_channels": 32,
+        "embedding_channels": 128,
+    },
+    # 24.3M: PatchDDM's size
+    "base": {
+        "channels": (32, 64, 128, 256, 512),
+        "num_res_blocks": (2, 2, 3, 4, 2),
+        "attention_levels": (False, False, True, True, False),
+        "num_head_channels": 32,
+        "embedding_channels": 320,
+    },
+    # 343.9M: the paper's 343.6M as closely as its section 4 allows
+    "paper": {
+        "channels": (64, 128, 256, 512, 1024, 2048),
+        "num_res_blocks": (2, 2, 2, 2, 3, 2),
+        "attention_levels": (False, False, False, True, True, False),
+        "num_head_channels": 64,
+        "embedding_channels": 768,
+    },
+}

@@ -1,0 +1,26 @@
+"""The reversible engine: torch only; it knows nothing of images, diffusion or MONAI."""
+
+from monai_idm.reversible.attention import AttentionScale, CheckerboardAttention
+from monai_idm.reversible.coupling import AdditiveCoupling
+from monai_idm.reversible.engine import ACTIVATIONS, ReversibleOperation, ReversibleSequence
+from monai_idm.reversible.resample import (
+    Merge,
+    OrthogonalDownsample,
+    OrthogonalMixing,
+    OrthogonalUpsample,
+    Split,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "AdditiveCoupling",
+    "AttentionScale",
+    "CheckerboardAttention",
+    "Merge",
+    "OrthogonalDownsample",
+    "OrthogonalMixing",
+    "OrthogonalUpsample",
+    "ReversibleOperation",
+    "ReversibleSequence",
+    "Split",
+]

@@ -1,0 +1,70 @@
+"""What must be the same when an operation runs a second time: autocast and, where it draws, the random state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+__all__ = ["Replay", "full_precision"]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Autocast and random state at the moment an operation ran forward."""
+
+    device: torch.device
+    autocast_enabled: bool
+    autocast_dtype: torch.dtype
+    random_states: tuple[Tensor, ...]
+
+    @classmethod
+    def capture(cls, operation: nn.Module, device: torch.device) -> Replay:
+        states: tuple[Tensor, ...] = ()
+        if any(isinstance(m, _DropoutNd) and m.training and m.p > 0 for m in operation.modules()):
+            states = (torch.get_rng_state(),)
+            if device.type != "cpu":
+                states += (torch.get_device_module(device).get_rng_state(device),)
+        return cls(
+            device,
+            torch.is_autocast_enabled(device.type),
+            torch.get_autocast_dtype(device.type),
+            states,
+        )
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        # no cache: it would keep a copy of every weight, and hand copies made without autograd to code that needs it
+        with torch.autocast(
+            self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_enabled, cache_enabled=False
+        ):
+            yield
+
+    @contextmanager
+    def random(self) -> Iterator[None]:
+        """Draw what was drawn forward, and leave the generators as they were found."""
+        if not self.random_states:
+            yield
+            return
+        devices = [] if self.device.type == "cpu" else [self.device]
+        with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
+            torch.set_rng_state(self.random_states[0])
+            if devices:
+                torch.get_device_module(self.device).set_rng_state(self.random_states[1], self.device)
+            yield
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Neither autocast nor TF32: an orthogonal map in TF32 is off by 4e-4, and every inversion would add that."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
