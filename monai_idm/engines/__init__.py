@@ -1,1 +1,5 @@
-"""TODO."""
+"""What MONAI's engines do in one step, where their own step does not fit."""
+
+from monai_idm.engines.reconstruction import ReconstructionIteration
+
+__all__ = ["ReconstructionIteration"]

@@ -1,1 +1,5 @@
-"""TODO."""
+"""Inferers: training pass, sampling, reconstruction."""
+
+from monai_idm.inferers.diffusion import InvertibleDiffusionInferer, SamplingInferer
+
+__all__ = ["InvertibleDiffusionInferer", "SamplingInferer"]

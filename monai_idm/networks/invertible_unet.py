@@ -12,7 +12,7 @@ Source: section 4 and figure 1 of arXiv:2504.10883.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -143,7 +143,6 @@ class InvertibleDiffusionUNet(nn.Module):
         self.core = ReversibleSequence([*down, *bottom, *up])
         self.exit = ExitBookend(spatial_dims, channels[0], out_channels, bookend_stride, norm_num_groups)
         self.register_state_dict_post_hook(_sign)
-        self.register_load_state_dict_pre_hook(_check_signature)
 
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> InvertibleDiffusionUNet:
@@ -207,6 +206,35 @@ class InvertibleDiffusionUNet(nn.Module):
             stream = self._enter(x)
             rebuilt = self.core.inverse(self.core(stream, embedding, "stored"), embedding)
         return max(float((a - b).abs().max()) for a, b in zip(stream, rebuilt, strict=True))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As ``nn.Module``'s, but a strict load of another network's checkpoint says so.
+
+        Raises:
+            ValueError: If the checkpoint was made by a network with other arguments, or with other tensors.
+        """
+        if strict:
+            self._check_checkpoint(state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _check_checkpoint(self, state_dict: Mapping[str, Any]) -> None:
+        theirs = getattr(state_dict, "_metadata", {}).get("", {}).get("arguments", self.arguments)
+        different = [
+            f"{name}: {theirs.get(name)} in the checkpoint, {value} here"
+            for name, value in self.arguments.items()
+            if theirs.get(name) != value
+        ]
+        ours, found = ({name: t.shape for name, t in d.items()} for d in (self.state_dict(), state_dict))
+        unlike = sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name))
+        if unlike and not different:
+            different = [
+                f"{len(unlike)} of {len(ours)} tensors are missing, unknown or of another shape, first {unlike[0]}"
+            ]
+        if different:
+            raise ValueError(
+                f"the checkpoint belongs to another network ({'; '.join(different)}); build the network with the "
+                f"checkpoint's arguments (the same preset), or choose another checkpoint"
+            )
 
     def _embed(self, x: Tensor, timesteps: Tensor | None, class_labels: Tensor | None) -> Tensor:
         self._check_image(x)
@@ -284,25 +312,3 @@ def _check_arguments(
 def _sign(module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
     """Checkpoints carry the arguments of their network beside the weights, where no loader trips over them."""
     local_metadata["arguments"] = copy.deepcopy(module.arguments)
-
-
-def _check_signature(module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict, strict: bool, *_: Any):
-    theirs = local_metadata.get("arguments")
-    if strict and theirs is not None and theirs != module.arguments:
-        different = "; ".join(
-            f"{name}: {theirs.get(name)} in the checkpoint, {value} here"
-            for name, value in module.arguments.items()  # type: ignore[union-attr, operator]
-            if theirs.get(name) != value
-        )
-        raise ValueError(
-            f"the checkpoint belongs to another network ({different}); build the network with the checkpoint's "
-            f"arguments (the same preset), or choose another checkpoint"
-        )
-    ours = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    found = {name.removeprefix(prefix): t.shape for name, t in state_dict.items() if name.startswith(prefix)}
-    if strict and ours != found:
-        unlike = sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name))
-        raise ValueError(
-            f"the checkpoint belongs to another network: {len(unlike)} of {len(ours)} tensors are missing, unknown or "
-            f"of another shape (first: {unlike[0]}); build the network that was trained, or choose another checkpoint"
-        )

@@ -1,0 +1,65 @@
+"""What one validation step does: noise each case to a fixed timestep and reconstruct it."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
+from monai.networks.schedulers.scheduler import Scheduler
+from monai.utils.enums import CommonKeys
+from torch import Tensor
+
+from monai_idm.schedulers import predicted_noise
+
+__all__ = ["ReconstructionIteration"]
+
+
+class ReconstructionIteration:
+    """``iteration_update`` of MONAI's SupervisedEvaluator, whose inferer is an InvertibleDiffusionInferer.
+
+    The noise of a case depends on its name and the seed alone, so that every epoch, batch size and order of cases
+    measures the same thing.
+
+    Args:
+        timestep: t of the noise.
+        scheduler: Of the way back; None: the training scheduler, every step.
+        seed: Of the noise.
+    Output, per case: ``image`` as it came; ``pred``, its reconstruction; ``noisy``, x_t rescaled to the image's scale
+    (:math:`x_t / \\sqrt{\\bar\\alpha_t}`); ``noise`` and, from one pass at t, ``noise_pred``.
+    """
+
+    def __init__(self, timestep: int, scheduler: Scheduler | None = None, seed: int = 0) -> None:
+        self.timestep = timestep
+        self.scheduler = scheduler
+        self.seed = seed
+
+    def __call__(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
+        image = batchdata[CommonKeys.IMAGE].to(engine.state.device, non_blocking=engine.non_blocking)
+        noise = torch.stack([self._noise(subject, image.shape[1:]) for subject in batchdata["subject"]]).to(image)
+        noise = noise.as_subclass(Tensor)
+        inferer, training = engine.inferer, engine.inferer.scheduler
+        t = torch.full((len(image),), self.timestep, device=image.device)
+        # forked: a stochastic sampler must not change what training draws next
+        with engine.mode(engine.network), torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            pred = inferer.reconstruct(image, engine.network, self.timestep, noise, self.scheduler)
+            output = inferer(image, engine.network, noise, t)
+        x_t = training.add_noise(image.as_subclass(Tensor), noise, t)
+        engine.state.output = {
+            CommonKeys.IMAGE: image,
+            CommonKeys.PRED: pred,
+            "noisy": x_t / training.alphas_cumprod[self.timestep].sqrt(),
+            "noise": noise,
+            "noise_pred": predicted_noise(training, output, self.timestep, x_t),
+        }
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _noise(self, subject: str, shape: torch.Size) -> Tensor:
+        # on the CPU: the same noise on every device
+        generator = torch.Generator().manual_seed(self.seed * 2**32 + zlib.crc32(subject.encode()))
+        return torch.randn(shape, generator=generator)

@@ -1,0 +1,226 @@
+"""Laws of the engine, each against the same chain with its activations stored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from monai_idm.meters import live_bytes
+from monai_idm.reversible import AdditiveCoupling, ReversibleOperation, ReversibleSequence
+from tests.reversible.chains import coupling, disturb, gradients, halves, unet
+
+
+@pytest.mark.parametrize("activations", ["rebuilt", "checkpointed"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_gradients_equal_those_of_stored_activations(dims, activations):
+    chain = unet(dims, couplings=2).double()
+    inputs, embedding = halves(dims, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    expected = gradients(chain, inputs, embedding, "stored")
+    found = gradients(chain, inputs, embedding, activations)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_inverse_undoes_the_chain(dims):
+    chain = unet(dims).double()
+    inputs, embedding = halves(dims, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    with torch.no_grad():
+        outputs = chain(inputs, embedding)
+        for x, y, back in zip(inputs, outputs, chain.inverse(outputs, embedding), strict=True):
+            assert (x - y).abs().max() > 0.1
+            torch.testing.assert_close(back, x, rtol=0, atol=1e-12)
+
+
+def test_gradients_pass_gradcheck():
+    chain = ReversibleSequence([coupling(2, 4), coupling(2, 4)]).double()
+    inputs = [x.requires_grad_() for x in halves(2, 4, batch=1, sides=(2, 2), dtype=torch.float64)]
+    embedding = torch.randn(1, 5, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda a, b, e: chain((a, b), e), (*inputs, embedding))
+
+
+class Shear(ReversibleOperation):
+    """An operation without a ``rebuild`` of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.7))
+
+    def condition(self, embedding):
+        return (embedding,)
+
+    def map(self, inputs, condition):
+        a, b = inputs
+        return a + self.weight * torch.tanh(b) * condition[0].mean(), b
+
+    def inverse(self, outputs, condition):
+        a, b = outputs
+        return a - self.weight * torch.tanh(b) * condition[0].mean(), b
+
+
+def test_an_operation_needs_only_a_map_and_its_inverse():
+    chain = ReversibleSequence([Shear(), coupling(2, 8), Shear()]).double()
+    inputs, embedding = halves(2, 8, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    expected = gradients(chain, inputs, embedding, "stored")
+    for name, gradient in gradients(chain, inputs, embedding, "rebuilt").items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def bytes_after_forward(activations: str, couplings: int) -> int:
+    chain = unet(3, couplings=couplings)
+    inputs = [x.requires_grad_() for x in halves(3, batch=1, sides=(8, 8, 8))]
+    with live_bytes() as live:
+        outputs = chain(inputs, torch.randn(1, 5), activations)
+        held = live.current_bytes
+    assert outputs[0].requires_grad
+    return held
+
+
+def test_bytes_held_for_backward_do_not_grow_with_depth():
+    shallow, deep = (bytes_after_forward("rebuilt", n) for n in (1, 8))
+    assert deep == shallow
+    # the same count grows where activations are kept, so it would show if they were kept secretly
+    assert bytes_after_forward("stored", 8) > 2 * bytes_after_forward("stored", 1)
+    assert bytes_after_forward("checkpointed", 8) > 1.5 * bytes_after_forward("checkpointed", 1)
+
+
+def peak_bytes(activations: str, couplings: int) -> int:
+    chain = unet(3, couplings=couplings)
+    inputs = [x.requires_grad_() for x in halves(3, batch=1, sides=(8, 8, 8))]
+    for p in chain.parameters():
+        p.grad = torch.zeros_like(p)
+    with live_bytes() as live:
+        sum(y.square().sum() for y in chain(inputs, torch.randn(1, 5), activations)).backward()
+    return live.peak_bytes
+
+
+def test_peak_of_a_step_does_not_grow_with_depth():
+    assert peak_bytes("rebuilt", 8) <= 1.01 * peak_bytes("rebuilt", 1)
+    assert peak_bytes("stored", 8) > 2 * peak_bytes("stored", 1)
+
+
+def test_a_step_costs_four_thirds_of_the_stored_flops():
+    chain = ReversibleSequence([coupling(3, 16) for _ in range(4)])
+    inputs = [x.requires_grad_() for x in halves(3, sides=(8, 8, 8))]
+
+    def flops(activations):
+        with FlopCounterMode(display=False) as counter:
+            sum(y.sum() for y in chain(inputs, torch.randn(2, 5), activations)).backward()
+        return counter.get_total_flops()
+
+    assert flops("rebuilt") / flops("stored") == pytest.approx(4 / 3, rel=0.01)
+
+
+def test_autograd_grad_accumulation_and_a_retained_graph():
+    chain, embedding = unet(2).double(), torch.randn(2, 5, dtype=torch.float64)
+    inputs = halves(2, dtype=torch.float64)
+    expected = gradients(chain, inputs, embedding, "stored")
+    chain.zero_grad()
+    outputs = chain(inputs, embedding)
+    loss = sum(
+        (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sin().sum() for y in outputs
+    )
+    names, parameters = zip(*chain.named_parameters(), strict=True)
+    for name, gradient in zip(names, torch.autograd.grad(loss, parameters, retain_graph=True), strict=True):
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-11, msg=name)
+    loss.backward(retain_graph=True)
+    loss.backward()
+    for name, p in zip(names, parameters, strict=True):
+        torch.testing.assert_close(p.grad, 2 * expected[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_frozen_parameters_get_no_gradient_and_change_no_other():
+    chain, embedding = unet(2).double(), torch.randn(2, 5, dtype=torch.float64)
+    inputs = halves(2, dtype=torch.float64)
+    for p in chain.operations[0].parameters():
+        p.requires_grad_(False)
+    chain.operations[4].f.conv.weight.requires_grad_(False)
+    expected = gradients(chain, inputs, embedding, "stored")
+    found = gradients(chain, inputs, embedding, "rebuilt")
+    for name in expected:
+        assert (found[name] is None) == (expected[name] is None), name
+        if expected[name] is not None:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_a_hook_on_a_parameter_fires_once():
+    chain = unet(2)
+    fired = []
+    chain.operations[0].f.conv.weight.register_hook(fired.append)
+    gradients(chain, halves(2), torch.randn(2, 5), "rebuilt")
+    assert len(fired) == 1
+
+
+def test_dropout_draws_the_same_in_both_passes_and_leaves_the_random_state():
+    chain = disturb(ReversibleSequence([coupling(2, 8, dropout=0.5) for _ in range(3)])).double()
+    inputs, embedding = halves(2, 8, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    found = {}
+    for activations in ("stored", "rebuilt"):
+        torch.manual_seed(5)
+        found[activations] = gradients(chain, inputs, embedding, activations)
+        found[activations]["next draw"] = torch.rand(3)
+    for name, gradient in found["rebuilt"].items():
+        torch.testing.assert_close(gradient, found["stored"][name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_autocast_is_the_same_in_both_passes():
+    chain = disturb(ReversibleSequence([coupling(2, 32) for _ in range(2)]))
+    inputs, embedding = halves(2, 32, sides=(8, 8)), torch.randn(2, 5)
+    found = {}
+    for activations in ("stored", "rebuilt"):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        chain.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs = chain(leaves, embedding, activations)
+            assert outputs[0].dtype == torch.float32
+        sum(y.square().sum() for y in outputs).backward()
+        found[activations] = torch.cat([p.grad.flatten() for p in chain.parameters()])
+    # streams are float32: what is rebuilt differs by float32 rounding, which may move a bfloat16 input by one step
+    error = (found["rebuilt"] - found["stored"]).norm() / found["stored"].norm()
+    assert error < 1e-2
+
+
+def test_no_tape_without_autograd():
+    chain = unet(2)
+    with torch.no_grad():
+        outputs = chain(halves(2), torch.randn(2, 5), "rebuilt")
+    assert not outputs[0].requires_grad
+
+
+def test_double_backward_is_refused():
+    chain = unet(2)
+    inputs = [x.requires_grad_() for x in halves(2)]
+    outputs = chain(inputs, torch.randn(2, 5))
+    (gradient,) = torch.autograd.grad(outputs[0].square().sum(), inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
+def test_entering_the_chain_in_the_middle_is_refused():
+    chain, inside = unet(2), []
+    chain.operations[2].register_forward_hook(lambda module, inputs, outputs: inside.append(outputs))
+    chain(halves(2), torch.randn(2, 5))
+    with pytest.raises(RuntimeError, match="must enter the chain at its exit"):
+        inside[0][0].sum().backward()
+
+
+def test_editing_the_output_in_place_is_refused():
+    outputs = unet(2)(halves(2), torch.randn(2, 5))
+    with torch.no_grad():
+        outputs[0].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        outputs[1].sum().backward()
+
+
+def test_a_branch_that_changes_shape_is_refused():
+    chain = ReversibleSequence([AdditiveCoupling(nn.Bilinear(4, 5, 4))])
+    chain.operations[0].f.forward = lambda x, e: x[:, :1]
+    with pytest.raises(ValueError, match="a branch must keep the shape"):
+        chain(halves(2, 8), torch.randn(2, 5))
+
+
+def test_unknown_activations_are_refused():
+    with pytest.raises(ValueError, match="choose one of rebuilt, checkpointed, stored"):
+        unet(2)(halves(2), torch.randn(2, 5), "kept")
