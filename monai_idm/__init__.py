@@ -17,6 +17,7 @@ from monai_idm import (
     reversible,
     schedulers,
 )
+from monai_idm.bundle_root import find_bundle_root
 from monai_idm.version import __version__
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "checkpoints",
     "data",
     "engines",
+    "find_bundle_root",
     "handlers",
     "inferers",
     "meters",

@@ -41,12 +41,16 @@ class RunRecord:
         self.loaded: dict[str, Any] | None = None
         """The record of the checkpoint that was loaded last."""
 
-    def attach(self, network: nn.Module) -> RunRecord:
-        """Write this record into every ``state_dict`` of a network, and check what the network loads."""
+    def sign(self, network: nn.Module) -> nn.Module:
+        """Write this record into every ``state_dict`` of a network, and check what the network loads.
+
+        Returns:
+            The network.
+        """
         # partials: torch marks a hook by an attribute, which a bound method cannot hold
         network.register_state_dict_post_hook(partial(RunRecord._write, self))
         network.register_load_state_dict_pre_hook(partial(RunRecord._check, self))
-        return self
+        return network
 
     def describe_data(self, data: str, num_cases: int, spacing_mm: float) -> None:
         """Say what the weights are trained on.

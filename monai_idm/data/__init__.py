@@ -1,1 +1,23 @@
-"""TODO."""
+"""BraTS folders to a datalist, volumes to the network's grid and back to files."""
+
+from monai_idm.data.brats import brats_datalist
+from monai_idm.data.datalist import load_datalist, prepare_datalist, split_by_subject
+from monai_idm.data.grid import FitToGridd, grid_spacing_mm
+from monai_idm.data.intensity import ScaleToNetworkRanged, WindowIntensityd
+from monai_idm.data.loading import LoadVolumesd
+from monai_idm.data.sampling import DrawNoised, PlaceOnTrainingGridd, sample_list
+from monai_idm.data.saving import SaveVolumesd
+from monai_idm.data.source import dataset_or_phantoms
+
+__all__ = [
+    "FitToGridd",
+    "LoadVolumesd",
+    "SaveVolumesd",
+    "ScaleToNetworkRanged",
+    "WindowIntensityd",
+    "brats_datalist",
+    "grid_spacing_mm",
+    "load_datalist",
+    "prepare_datalist",
+    "split_by_subject",
+]

@@ -1,5 +1,6 @@
 """What MONAI's engines do in one step, where their own step does not fit."""
 
+from monai_idm.engines.generation import GenerateVolume
 from monai_idm.engines.reconstruction import ReconstructionIteration
 
-__all__ = ["ReconstructionIteration"]
+__all__ = ["GenerateVolume", "ReconstructionIteration"]

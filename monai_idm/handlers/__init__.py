@@ -1,1 +1,23 @@
-"""TODO."""
+"""Ignite handlers: they listen to an engine, call a meter or a metrics object, and write what it says."""
+
+from monai_idm.handlers.ema import HostEMA, UseEMA
+from monai_idm.handlers.montage import MontageHandler
+from monai_idm.handlers.peak_memory import PeakMemoryHandler
+from monai_idm.handlers.reconstruction_error import ReconstructionErrorHandler
+from monai_idm.handlers.record import RecordHandler
+from monai_idm.handlers.report import ReconstructionReport
+from monai_idm.handlers.training import StopOnNaN, TrainingProgress
+from monai_idm.handlers.training_checkpoint import TrainingCheckpoint
+
+__all__ = [
+    "HostEMA",
+    "MontageHandler",
+    "PeakMemoryHandler",
+    "ReconstructionErrorHandler",
+    "ReconstructionReport",
+    "RecordHandler",
+    "StopOnNaN",
+    "TrainingCheckpoint",
+    "TrainingProgress",
+    "UseEMA",
+]

@@ -1,1 +1,5 @@
-"""TODO."""
+"""Meters: plain objects that measure a window of work and know no engine; every figure carries its unit."""
+
+from monai_idm.meters.memory import LiveBytes, PeakMemoryMeter, live_bytes
+
+__all__ = ["LiveBytes", "PeakMemoryMeter", "live_bytes"]

@@ -1,15 +1,15 @@
 r"""Peak memory: counted bytes of tensor storages on any device, and the allocator's own figures on CUDA.
 
-Counting follows storages, not tensors: a storage enters when an operation returns it for the first time and leaves
-when its last tensor, view or saved activation dies, so views and in-place results cost nothing. With
+Counting follows storages, not tensors: a storage enters when an operation returns it for the first time and
+leaves when its last tensor, view or saved activation dies, so views and in-place results cost nothing. With
 :math:`s_i` bytes in storage :math:`i`, alive during :math:`[a_i, d_i)`,
 
 .. math::
     \text{current}(t) = \sum_i s_i \, [a_i \le t < d_i], \qquad \text{peak} = \max_t \text{current}(t).
 
-This needs no device, works on fake tensors (so a network larger than this machine can be weighed), and gives the same
-number on every run. It does not see what is no tensor: scratch memory inside kernels, the allocator's rounding and
-cache, and buffers that other libraries made (``torch.from_numpy``).
+This needs no device, works on fake tensors (so a network larger than this machine can be weighed), and gives
+the same number on every run. It does not see what is no tensor: scratch memory inside kernels, the
+allocator's rounding and cache, and buffers that other libraries made (``torch.from_numpy``).
 """
 
 from __future__ import annotations
@@ -41,24 +41,25 @@ def live_bytes(*baseline: Any) -> LiveBytes:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Current and peak bytes of the tensor storages created while the mode is active, and of a given baseline.
+    """Bytes of the tensor storages created while the mode is active, and of a given baseline: now and peak.
 
-    Works forward and backward, with ``torch.utils.checkpoint``, nested, and inside or outside ``FakeTensorMode``.
-    Storages that existed before are left out unless they belong to ``baseline``. After the block ``current_bytes``
-    goes on falling as the counted storages die; ``peak_bytes`` stays. Counts in the calling thread and in its
-    backward pass; code compiled by ``torch.compile`` is not seen operation by operation.
+    Works forward and backward, with ``torch.utils.checkpoint``, nested, and inside or outside
+    ``FakeTensorMode``. Storages that existed before are left out unless they belong to ``baseline``. After
+    the block ``current_bytes`` goes on falling as the counted storages die; ``peak_bytes`` stays. Counts in
+    the calling thread and in its backward pass; code compiled by ``torch.compile`` is not seen operation by
+    operation.
 
     Args:
-        baseline: What is alive already and shall count: tensors, modules (parameters, their gradients, buffers),
-            optimizers (their states) and any nesting of lists, tuples and mappings of these. Other objects are
-            passed over.
+        baseline: What is alive already and shall count: tensors, modules (parameters, their gradients,
+            buffers), optimizers (their states) and any nesting of lists, tuples and mappings of these. Other
+            objects are passed over.
     """
 
     def __init__(self, *baseline: Any) -> None:
         super().__init__()
         self.current_bytes = 0
         self.peak_bytes = 0
-        # Keyed by the address of the C++ storage: a storage's last owner is often an autograd node, not Python.
+        # by the address of the C++ storage, whose last owner is often an autograd node, not Python
         self._storages: dict[int, tuple[int, weakref.ref]] = {}
         for tensor in _all_tensors(baseline):
             if _has_storage(tensor):
@@ -102,32 +103,36 @@ class PeakMemoryMeter:
     """Peak memory of a window of work, in GiB, by the best means the device has.
 
     On CUDA the caching allocator's own counters (one set per process: two meters on one device share them):
-    ``allocated_peak_gib``, tensors only, and ``reserved_peak_gib``, with the allocator's cache, which is what other
-    programs cannot have. Elsewhere storages are counted, which slows work down (:class:`LiveBytes`):
+    ``allocated_peak_gib``, tensors only, and ``reserved_peak_gib``, with the allocator's cache, which is what
+    other programs cannot have. Elsewhere storages are counted, which slows work down (:class:`LiveBytes`):
     ``live_peak_gib``, what was created in the window and the baseline given to :meth:`start`; and
-    ``process_peak_gib``, the largest resident set of the process since the process began (not since ``start``),
-    absent on platforms without the ``resource`` module.
+    ``process_peak_gib``, the largest resident set of the process since the process began (not since
+    ``start``), absent on platforms without the ``resource`` module.
 
     Args:
         device: The device whose memory is asked for, as ``"cuda:0"`` or ``"cpu"``.
+
+    Attributes:
+        counts_storages: Whether storages are counted (anywhere but on CUDA).
+        running: Whether the window is open.
     """
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
         self.counts_storages = self.device.type != "cuda"
         self._counter: LiveBytes | None = None
-        self._running = False
+        self.running = False
 
     def start(self, *baseline: Any) -> None:
         """Open the window.
 
         Args:
-            baseline: What is alive already and shall count where storages are counted (see :class:`LiveBytes`); the
-                CUDA allocator counts everything anyway.
+            baseline: What is alive already and shall count where storages are counted (see
+                :class:`LiveBytes`); the CUDA allocator counts everything anyway.
         Raises:
             RuntimeError: If the window is open already.
         """
-        if self._running:
+        if self.running:
             raise RuntimeError("the meter is running already; call stop() before the next start()")
         if self.counts_storages:
             self._counter = LiveBytes(*baseline)
@@ -135,7 +140,7 @@ class PeakMemoryMeter:
         else:
             torch.cuda.init()  # the counters of a device that nothing has used yet cannot be reset
             torch.cuda.reset_peak_memory_stats(self.device)
-        self._running = True
+        self.running = True
 
     def read(self) -> dict[str, float]:
         """The peaks since :meth:`start`, in GiB; the window stays open.
@@ -143,7 +148,7 @@ class PeakMemoryMeter:
         Raises:
             RuntimeError: If the window is not open.
         """
-        if not self._running:
+        if not self.running:
             raise RuntimeError("the meter is not running; call start() before read() or stop()")
         if self._counter is None:
             return {
@@ -155,7 +160,7 @@ class PeakMemoryMeter:
     def stop(self) -> dict[str, float]:
         """Close the window and return what :meth:`read` returns."""
         figures = self.read()
-        self._running = False
+        self.running = False
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self._counter = None
@@ -185,7 +190,9 @@ def _keys(values: Any) -> set[int]:
 
 
 def _has_storage(tensor: torch.Tensor) -> bool:
-    return tensor.layout is torch.strided  # sparse tensors are made of strided ones, which are seen themselves
+    return (
+        tensor.layout is torch.strided
+    )  # sparse tensors are made of strided ones, which are seen themselves
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:

@@ -1,0 +1,185 @@
+"""Finds the cases of a BraTS data set on disk, whatever year's layout it has.
+
+Layouts (endings ``.nii`` and ``.nii.gz``, upper or lower case; names that start with a dot are passed over)::
+
+    BraTS 2018 to 2021   <case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz   also one folder deeper: HGG/<case>
+    BraTS 2023 and on    <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz    also one folder deeper
+    Decathlon Task01     imagesTr/<case>.nii.gz in 4D, labelsTr/<case>.nii.gz, dataset.json
+
+The modalities are called ``t1, t1ce, t2, flair`` here, in every layout.
+"""
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.utils import ensure_tuple
+
+__all__ = ["brats_datalist"]
+
+MODALITIES = ("t1", "t1ce", "t2", "flair")
+
+# what files and dataset.json call a volume, in lower case -> what it is called here
+_NAMES = {
+    **{"t1": "t1", "t1n": "t1", "t1w": "t1"},
+    **{"t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce"},
+    **{"t2": "t2", "t2w": "t2"},
+    **{"flair": "flair", "t2f": "flair"},
+    "seg": "seg",
+}
+_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?", re.IGNORECASE)
+_STEM = re.compile(r"(?P<case>.+)[_-](?P<name>[a-z0-9]+)", re.IGNORECASE)
+_NAMED_IN_ERROR = 5  # cases: enough to see the pattern, few enough to read
+
+
+def brats_datalist(
+    dataset_dir: str | os.PathLike, modalities: Sequence[str] = ("t1", "t2"), labels: bool = False
+) -> list[dict[str, Any]]:
+    """List the cases of a BraTS data set.
+
+    Args:
+        dataset_dir: Folder that holds the cases in one of this module's layouts.
+        modalities: Which of ``t1, t1ce, t2, flair``, in the order the channels shall have.
+        labels: Also give each case's segmentation; every case then needs one.
+    Returns:
+        One item per case, sorted by subject: ``{"subject": name of the case, "image": [path per modality]}``,
+        with ``"label": path`` if ``labels``. Where one 4D file holds all modalities, ``"image"`` repeats its
+        path and ``"channels": [index per modality]`` says which channel each one is. All paths are absolute.
+    Raises:
+        FileNotFoundError: If the folder is missing, holds no case, or a case lacks a file asked for.
+        NotADirectoryError: If ``dataset_dir`` is a file.
+        ValueError: If a modality is unknown, or two folders give the same subject.
+    """
+    modalities = _known(ensure_tuple(modalities))
+    root = Path(os.path.abspath(Path(dataset_dir).expanduser()))  # abspath keeps symbolic links as they are
+    if not root.exists():
+        raise FileNotFoundError(
+            f"dataset_dir {root} does not exist; it must be the folder that holds the cases: correct the path"
+        )
+    if not root.is_dir():
+        raise NotADirectoryError(
+            f"dataset_dir {root} is a file; it must be the folder that holds the cases: "
+            "unpack it, or give the folder it lies in"
+        )
+    find = _decathlon_items if (root / "imagesTr").is_dir() else _folder_items
+    items = find(root, modalities, labels)
+    if not items:
+        raise FileNotFoundError(
+            f"no case in dataset_dir {root}; looked for <case>/<case>_t1.nii.gz (BraTS 2018 to 2021) and "
+            "<case>/<case>-t1n.nii.gz (BraTS 2023 and on), both also one folder deeper, and for "
+            "imagesTr/<case>.nii.gz (Decathlon Task01): give the folder that holds the cases, named like this"
+        )
+    return sorted(items, key=lambda item: item["subject"])
+
+
+def _known(modalities: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [name for name in modalities if name not in MODALITIES]
+    if unknown or not modalities:
+        raise ValueError(
+            f"modalities {list(modalities)} must be some of {', '.join(MODALITIES)}, at least one: "
+            f"{'correct ' + ', '.join(map(repr, unknown)) if unknown else 'name one'} "
+            "(these names hold for every year's data, whatever its files are called)"
+        )
+    return modalities
+
+
+def _require(cases: Mapping[str, Collection[str]], names: Sequence[str]) -> None:
+    """Check that each case, given with the names of what it has, has all of ``names``."""
+    incomplete = sorted(case for case, has in cases.items() if not set(names) <= set(has))
+    if not incomplete:
+        return
+    told = []
+    for case in incomplete[:_NAMED_IN_ERROR]:
+        missing = ", ".join(name for name in names if name not in cases[case])
+        told.append(f"{case} lacks {missing} (has {', '.join(sorted(cases[case]))})")
+    more = f"; and {len(incomplete) - len(told)} more" if len(incomplete) > len(told) else ""
+    raise FileNotFoundError(
+        f"{len(incomplete)} of {len(cases)} cases are incomplete: {'; '.join(told)}{more}. Every case needs "
+        f"{', '.join(names)}: complete these cases, move them elsewhere, or ask for what all cases have"
+    )
+
+
+def _folder_items(root: Path, modalities: tuple[str, ...], labels: bool) -> list[dict[str, Any]]:
+    folders: dict[str, Path] = {}
+    volumes: dict[str, dict[str, str]] = {}
+    for folder in _folders(root):
+        found = _volumes(folder)
+        if not found:
+            continue
+        if folder.name in folders:
+            raise ValueError(
+                f"two folders give the subject {folder.name}: {folders[folder.name]} and {folder}; "
+                "a subject must come once: rename or remove one of them"
+            )
+        folders[folder.name], volumes[folder.name] = folder, found
+    _require(volumes, (*modalities, "seg") if labels else modalities)
+    return [
+        {"subject": subject, "image": [found[name] for name in modalities]}
+        | ({"label": found["seg"]} if labels else {})
+        for subject, found in volumes.items()
+    ]
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """The visible folders in ``root`` and in these."""
+    for outer in _visible_folders(root):
+        yield outer
+        yield from _visible_folders(outer)
+
+
+def _visible_folders(parent: Path) -> list[Path]:
+    return [path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _volumes(folder: Path) -> dict[str, str]:
+    """Path of each volume that is named after its folder, by the name used here."""
+    found = {}
+    for stem, path in _nifti_files(folder).items():
+        parts = _STEM.fullmatch(stem)
+        if parts and parts["case"].lower() == folder.name.lower() and parts["name"].lower() in _NAMES:
+            found[_NAMES[parts["name"].lower()]] = path
+    return found
+
+
+def _nifti_files(folder: Path) -> dict[str, str]:
+    """Path of each visible NIfTI file by its name without ending; of ``.nii`` and ``.nii.gz``, the latter."""
+    if not folder.is_dir():
+        return {}
+    matches = ((path, _NIFTI.fullmatch(path.name)) for path in sorted(folder.iterdir()))
+    return {match["stem"]: str(path) for path, match in matches if match and path.is_file()}
+
+
+def _decathlon_items(root: Path, modalities: tuple[str, ...], labels: bool) -> list[dict[str, Any]]:
+    images = _nifti_files(root / "imagesTr")
+    if not images:
+        return []
+    order = _decathlon_order(root / "dataset.json")
+    segmentations = _nifti_files(root / "labelsTr") if labels else {}
+    has = {case: (*order, "seg") if case in segmentations else order for case in images}
+    _require(has, (*modalities, "seg") if labels else modalities)
+    channels = [order.index(name) for name in modalities]
+    return [
+        {"subject": case, "image": [path] * len(channels), "channels": channels}
+        | ({"label": segmentations[case]} if labels else {})
+        for case, path in images.items()
+    ]
+
+
+def _decathlon_order(file: Path) -> tuple[str, ...]:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing; it says which channel of the 4D files is which modality: "
+            "restore it from the Decathlon's archive"
+        )
+    try:
+        modality = json.loads(file.read_text(encoding="utf-8"))["modality"]
+        given = [modality[str(i)] for i in range(len(modality))]
+        return tuple(_NAMES.get(name.lower(), name) for name in given)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} does not give the channels' order ({type(error).__name__}: {error}); it must hold "
+            '"modality": {"0": "FLAIR", "1": "T1w", ...}: restore it from the Decathlon\'s archive'
+        ) from error

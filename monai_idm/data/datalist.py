@@ -1,0 +1,178 @@
+r"""Splits cases into training, validation and test, by patient, and writes the split down.
+
+Of :math:`n \ge 3` patients and fractions :math:`(f_1, f_2, f_3)`, validation gets :math:`\max(1, [n f_2])`,
+test :math:`\max(1, [n f_3])`, training the rest; where that leaves training nothing, the others give way.
+"""
+
+import json
+import logging
+import os
+import random
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.utils import ensure_tuple
+
+from monai_idm.data.brats import brats_datalist
+
+__all__ = ["load_datalist", "prepare_datalist", "split_by_subject"]
+
+PARTS = ("training", "validation", "test")
+_PATHS = ("image", "label")
+_TIME_POINT = re.compile(
+    r"(BraTS-\w+-\d+)-\d{3}", re.IGNORECASE
+)  # BraTS-GLI-00000-001: patient 00000, scan 001
+
+_logger = logging.getLogger(__name__)
+
+
+def split_by_subject(
+    items: Sequence[dict[str, Any]], fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0
+) -> dict[str, list[dict[str, Any]]]:
+    """Split items so that no patient is in two parts.
+
+    The time points of one patient (``BraTS-GLI-00000-000``, ``BraTS-GLI-00000-001``) stay together. With two
+    patients, validation is also the test set; with one, all three parts are the same. Both are logged.
+
+    Args:
+        items: Dicts with the key ``"subject"``.
+        fractions: Of the patients, for training, validation and test; each above 0, 1 in sum.
+        seed: Of the shuffle. The split depends on it and on the subjects' names only.
+    Returns:
+        ``{"training": [...], "validation": [...], "test": [...]}``, each in the order of ``items``.
+    Raises:
+        ValueError: If there are no items, or the fractions break their rule.
+    """
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(
+            f"fractions {tuple(fractions)} must be three numbers above 0 that sum to 1, "
+            "for training, validation and test: for instance (0.8, 0.1, 0.1)"
+        )
+    patients = sorted({_patient(item) for item in items})
+    if not patients:
+        raise ValueError(
+            "no items to split; a split needs at least one case: look at what brats_datalist gives"
+        )
+    random.Random(seed).shuffle(patients)
+    parts = map(set, _parts(patients, fractions))
+    return {
+        name: [item for item in items if _patient(item) in part]
+        for name, part in zip(PARTS, parts, strict=True)
+    }
+
+
+def prepare_datalist(
+    dataset_dir: str | os.PathLike,
+    file: str | os.PathLike,
+    modalities: Sequence[str] = ("t1", "t2"),
+    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    labels: bool = False,
+) -> dict[str, Any]:
+    """Find the cases of a BraTS folder, split them, and write the split to a JSON file.
+
+    The file has the Decathlon's keys ``training, validation, test``, with paths relative to ``dataset_dir``,
+    and ``modalities, fractions, seed, dataset_dir``. It replaces an older one in one step, and its
+    folder is made.
+
+    Args:
+        dataset_dir: Folder of the cases, as in :func:`monai_idm.data.brats_datalist`.
+        file: The JSON file to write.
+        modalities: As in :func:`monai_idm.data.brats_datalist`.
+        fractions: As in :func:`split_by_subject`.
+        seed: As in :func:`split_by_subject`.
+        labels: As in :func:`monai_idm.data.brats_datalist`.
+    Returns:
+        What the file says, with absolute paths.
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
+    """
+    split = split_by_subject(brats_datalist(dataset_dir, modalities, labels), fractions, seed)
+    settings = {
+        "modalities": list(ensure_tuple(modalities)),
+        "fractions": list(fractions),
+        "seed": seed,
+        "dataset_dir": str(dataset_dir),
+    }
+    root = _absolute(dataset_dir)
+    _write_json(
+        Path(file), settings | _with_paths(split, lambda p: Path(os.path.relpath(p, root)).as_posix())
+    )
+    _logger.info("%s: %s", file, ", ".join(f"{len(split[name])} {name}" for name in PARTS))
+    return settings | split
+
+
+def load_datalist(file: str | os.PathLike, dataset_dir: str | os.PathLike | None = None) -> dict[str, Any]:
+    """Read what :func:`prepare_datalist` wrote.
+
+    MONAI's ``load_decathlon_datalist`` would not do: it takes a subject named like its folder for a path.
+
+    Args:
+        file: The JSON file.
+        dataset_dir: Where the data lie now; ``None`` means where they lay when the file was written.
+    Returns:
+        What :func:`prepare_datalist` returned, with absolute paths.
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If the file is not such a datalist.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            f"datalist {file} does not exist; it must be written first: run prepare_datalist"
+        )
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        root = _absolute(content["dataset_dir"] if dataset_dir is None else dataset_dir)
+        split = _with_paths(content, lambda p: os.path.normpath(os.path.join(root, p)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is not a datalist ({type(error).__name__}: {error}); it must be JSON with the keys "
+            f"dataset_dir, {', '.join(PARTS)}: write it anew with prepare_datalist"
+        ) from error
+    return content | split
+
+
+def _patient(item: dict[str, Any]) -> str:
+    scan = _TIME_POINT.fullmatch(item["subject"])
+    return scan[1] if scan else item["subject"]
+
+
+def _parts(patients: list[str], fractions: Sequence[float]) -> tuple[list[str], list[str], list[str]]:
+    n = len(patients)
+    if n == 1:
+        _logger.warning(
+            "ONE patient only: %s is training, validation and test set alike, so no score says anything "
+            "about other patients",
+            patients[0],
+        )
+        return patients, patients, patients
+    if n == 2:
+        _logger.warning("two patients only: the validation set, %s, is also the test set", patients[1])
+        return patients[:1], patients[1:], patients[1:]
+    validation = min(max(1, round(n * fractions[1])), n - 2)
+    test = min(max(1, round(n * fractions[2])), n - 1 - validation)
+    training = n - validation - test
+    return patients[:training], patients[training : training + validation], patients[training + validation :]
+
+
+def _with_paths(split: dict[str, Any], change: Callable[[str], str]) -> dict[str, list[dict[str, Any]]]:
+    def changed(item: dict[str, Any]) -> dict[str, Any]:
+        paths = {key: item[key] for key in _PATHS if key in item}
+        return item | {
+            k: [change(p) for p in v] if isinstance(v, list) else change(v) for k, v in paths.items()
+        }
+
+    return {name: [changed(item) for item in split[name]] for name in PARTS}
+
+
+def _absolute(folder: str | os.PathLike) -> str:
+    return os.path.abspath(Path(folder).expanduser())
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, file)

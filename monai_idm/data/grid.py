@@ -1,0 +1,123 @@
+r"""Brings a whole brain onto the network's grid without distortion, and back.
+
+A volume of :math:`n_i` voxels of :math:`d_i` mm goes onto a grid of :math:`N_i` voxels, with one spacing
+
+.. math:: s = \max_i \frac{n_i d_i}{N_i}, \qquad m_i = \min(N_i, \max(1, [n_i d_i / s])):
+
+it is resized to :math:`m_i` voxels and padded to :math:`N_i`. The longest axis fills the grid; on the others
+the spacing differs from :math:`s` by the rounding to whole voxels, which the affine records.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.transforms import InvertibleTransform, MapTransform, Resize, SpatialPad
+from monai.utils import ensure_tuple, ensure_tuple_rep
+
+from monai_idm.data.intensity import air_level
+
+__all__ = ["FitToGridd", "grid_spacing_mm"]
+
+
+class FitToGridd(MapTransform, InvertibleTransform):
+    """Resize a volume to fit a grid, keep its proportions, and pad what is left with air.
+
+    Made of MONAI's ``Resize`` (trilinear, anti-aliased) and ``SpatialPad``; ``Invertd`` goes back by their
+    records, to the input's shape and affine. The padding is what :class:`monai_idm.data.WindowIntensityd`
+    made of intensity 0 (0 without it), so the border is seamless; hence this comes before
+    :class:`monai_idm.data.ScaleToNetworkRanged`. Reorient and crop to the brain first.
+
+    Args:
+        keys: Keys of the volumes, MetaTensors ``(C, X, Y, Z)``.
+        spatial_size: Voxels of the grid, one number or three.
+        mask_key: Which of the keys take the nearest voxel instead of interpolating: masks, labels.
+        zoom: ``False``: only pad, and leave every voxel as it is.
+        allow_missing_keys: Pass over keys that an item lacks.
+    Raises:
+        ValueError: If ``spatial_size`` is not positive; when called, if a volume has no affine or is not 3D,
+            or with ``zoom=False`` does not fit.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spatial_size: Sequence[int] | int,
+        mask_key: KeysCollection = "mask",
+        zoom: bool = True,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.spatial_size = tuple(int(n) for n in ensure_tuple_rep(spatial_size, 3))
+        if min(self.spatial_size) < 1:
+            raise ValueError(
+                f"spatial_size {self.spatial_size} must be positive on every axis: for instance 64"
+            )
+        self.mask_key = ensure_tuple(mask_key)
+        self.zoom = zoom
+        self.pad = SpatialPad(self.spatial_size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            nearest = key in self.mask_key
+            mode = "nearest-exact" if nearest else "trilinear"
+            # made anew: it keeps its size, and threads share this object
+            resize = Resize(self._resized(d[key]), mode=mode, anti_aliasing=not nearest)
+            air = air_level(d[key])
+            d[key] = self.pad(resize(d[key] - air)) + air  # both take what is outside for 0
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            resized = self.pad.inverse(d[key])
+            resize = Resize(self.spatial_size)
+            record = resize.pop_transform(resized, check=False)  # made by the Resize of __call__, gone since
+            d[key] = resize.inverse_transform(resized, record)
+        return d
+
+    def _resized(self, volume: torch.Tensor) -> tuple[int, ...]:
+        if not isinstance(volume, MetaTensor) or volume.ndim != 4:
+            raise ValueError(
+                f"a {type(volume).__name__} of shape {tuple(volume.shape)} cannot be fitted; it must be a "
+                "MetaTensor (C, X, Y, Z), whose affine gives the voxels' size: load it with LoadVolumesd"
+            )
+        n, grid = np.array(volume.shape[1:]), np.array(self.spatial_size)
+        if self.zoom:
+            size_mm = n * affine_to_spacing(volume.affine).cpu().numpy()
+            s = (size_mm / grid).max()
+            return tuple(np.clip(np.round(size_mm / s), 1, grid).astype(int).tolist())
+        if (n > grid).any():
+            raise ValueError(
+                f"{volume.meta.get('filename_or_obj', 'a volume')} has {tuple(n.tolist())} voxels, the grid "
+                f"{self.spatial_size}; without zoom it must fit: use a larger spatial_size, or zoom=True"
+            )
+        return tuple(n.tolist())
+
+
+def grid_spacing_mm(dataset: Iterable[Mapping[Hashable, Any]], limit: int = 16, key: str = "image") -> float:
+    """Give the usual voxel size of a preprocessed dataset: the side in mm of a cube of the median volume.
+
+    Args:
+        dataset: Preprocessed items, MetaTensors under ``key``.
+        limit: How many items to look at, from the first on.
+        key: Key of the images.
+    Raises:
+        ValueError: If there is no item, or one without an affine.
+    """
+    images = [item[key] for item in islice(iter(dataset), limit)]
+    with_affine = sum(isinstance(image, MetaTensor) for image in images)
+    if not images or with_affine < len(images):
+        raise ValueError(
+            f"{len(images)} items, {with_affine} with an affine; there must be at least one, and an affine "
+            "in each: give a dataset that is preprocessed from files"
+        )
+    return float(
+        np.median([abs(float(torch.linalg.det(image.affine[:3, :3]))) ** (1 / 3) for image in images])
+    )

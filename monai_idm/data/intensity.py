@@ -1,0 +1,171 @@
+r"""Maps intensities onto [0, 1] by a window per case and channel, then onto the network's range, and back.
+
+With :math:`P_q` the q-th percentile over the brain's voxels:
+
+.. math::
+    \mathrm{lo} = \min(0, P_\mathrm{lower}), \quad
+    \mathrm{hi} = \max(0, P_\mathrm{upper}), \quad
+    x = \mathrm{clip}_{[0, 1]} \frac{v - \mathrm{lo}}{\mathrm{hi} - \mathrm{lo}}, \quad
+    v = \mathrm{lo} + x\,(\mathrm{hi} - \mathrm{lo})
+
+So 0, the air around a skull-stripped brain, is always inside the window, and for usual data ``lo`` is 0.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform
+from monai.transforms.utils_pytorch_numpy_unification import percentile
+from monai.utils import TraceKeys, convert_to_tensor
+
+__all__ = ["ScaleToNetworkRanged", "WindowIntensityd", "air_level"]
+
+
+class WindowIntensityd(MapTransform, InvertibleTransform):
+    """Map each channel onto [0, 1] by a window taken from the brain's percentiles.
+
+    Records in the image's meta data ``window: {"lo": [...], "hi": [...], "clipped": [...]}``, one number per
+    channel: the window in the file's intensities, and the fraction of brain voxels that it clips, which no
+    inverse brings back. Put it after the crop, so that what the crop's inverse adds is air of intensity 0.
+
+    Args:
+        keys: Keys of the images, ``(C, X, Y, Z)``.
+        mask_key: Key of the brain mask, ``(1, X, Y, Z)``, non-zero in the brain.
+        lower: Percentile of the brain's voxels, 0 to 100.
+        upper: Percentile of the brain's voxels, 0 to 100.
+        allow_missing_keys: Pass over keys that an item lacks.
+    Raises:
+        ValueError: If the percentiles are out of order; when called, if the mask is empty or the brain is
+            constant from one percentile to the other; in ``inverse``, if the number of channels has changed.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mask_key: str = "mask",
+        lower: float = 0.5,
+        upper: float = 99.5,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        if not 0 <= lower < upper <= 100:
+            raise ValueError(
+                f"percentiles lower={lower}, upper={upper} must satisfy 0 <= lower < upper <= 100: "
+                "for instance 0.5 and 99.5"
+            )
+        super().__init__(keys, allow_missing_keys)
+        self.mask_key = mask_key
+        self.lower = lower
+        self.upper = upper
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        brain = convert_to_tensor(d[self.mask_key], track_meta=False)[0] != 0
+        for key in self.key_iterator(d):
+            v = d[key]
+            lo, hi, clipped = self._window(v, brain)
+            low, high = _per_channel(lo, v), _per_channel(hi, v)
+            x = ((v - low) / (high - low)).clamp(0, 1)
+            if isinstance(x, MetaTensor):
+                x.meta = {**x.meta, "window": {"lo": lo, "hi": hi, "clipped": clipped}}
+            d[key] = self.push_transform(x, extra_info={"lo": lo, "hi": hi})
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            x = d[key]
+            window = self.pop_transform(x)[TraceKeys.EXTRA_INFO]
+            if len(x) != len(window["lo"]):
+                raise ValueError(
+                    f"'{key}' comes back with {len(x)} channels, the image had {len(window['lo'])}; each "
+                    "channel has its own window: predict as many channels as were loaded"
+                )
+            low, high = _per_channel(window["lo"], x), _per_channel(window["hi"], x)
+            d[key] = low + x * (high - low)
+        return d
+
+    def _window(
+        self, image: torch.Tensor, brain: torch.Tensor
+    ) -> tuple[list[float], list[float], list[float]]:
+        name = (
+            image.meta.get("filename_or_obj", "the image") if isinstance(image, MetaTensor) else "the image"
+        )
+        if not brain.any():
+            raise ValueError(
+                f"the brain mask of {name} is empty; it must be non-zero in the brain: use LoadVolumesd's"
+            )
+        lo, hi, clipped = [], [], []
+        for channel, volume in enumerate(convert_to_tensor(image, track_meta=False)):
+            v = volume[brain]
+            lowest, highest = float(percentile(v, self.lower)), float(percentile(v, self.upper))
+            if not highest > lowest:
+                raise ValueError(
+                    f"channel {channel} of {name} is {lowest:g} from percentile {self.lower} to {self.upper} "
+                    "of the brain; a brain must have contrast: look at the file, or widen the percentiles"
+                )
+            lo.append(min(0.0, lowest))
+            hi.append(max(0.0, highest))
+            clipped.append(float(((v < lo[-1]) | (v > hi[-1])).double().mean()))
+        return lo, hi, clipped
+
+
+class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
+    r"""Map [0, 1] onto the range that network and scheduler see; the inverse also clips to [0, 1].
+
+    .. math:: y = \mathrm{minimum} + x\,(\mathrm{maximum} - \mathrm{minimum})
+
+    To bring predictions to [0, 1] for metrics, without ``Invertd``, MONAI has ``ScaleIntensityRanged`` with
+    ``a_min: -1, a_max: 1, b_min: 0, b_max: 1, clip: true``; one of the two per key, not both.
+
+    Args:
+        keys: Keys of the images.
+        minimum: Where 0 goes.
+        maximum: Where 1 goes.
+        allow_missing_keys: Pass over keys that an item lacks.
+    Raises:
+        ValueError: If ``minimum`` is not below ``maximum``.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        minimum: float = -1.0,
+        maximum: float = 1.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        if not minimum < maximum:
+            raise ValueError(f"minimum={minimum} must be below maximum={maximum}: for instance -1 and 1")
+        super().__init__(keys, allow_missing_keys)
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            y = self.minimum + d[key] * (self.maximum - self.minimum)
+            d[key] = self.push_transform(y)
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            self.pop_transform(d[key])
+            x = (d[key] - self.minimum) / (self.maximum - self.minimum)
+            d[key] = x.clamp(0, 1)
+        return d
+
+
+def air_level(image: torch.Tensor) -> torch.Tensor:
+    """Where the window put intensity 0, per channel: ``(C, 1, 1, 1)``; 0 if the image was not windowed."""
+    window = image.meta.get("window") if isinstance(image, MetaTensor) else None
+    if window is None:
+        return _per_channel([0.0] * len(image), image)
+    low, high = _per_channel(window["lo"], image), _per_channel(window["hi"], image)
+    return -low / (high - low)
+
+
+def _per_channel(values: Sequence[float], image: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, dtype=image.dtype, device=image.device).view(-1, *[1] * (image.ndim - 1))

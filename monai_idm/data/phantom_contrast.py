@@ -1,0 +1,102 @@
+r"""What a scanner shows of a synthetic head.
+
+With :math:`w_t` the share of tissue t at a place, the contrast m is
+
+.. math:: s_m = b_m \Big( \sum_t w_t (c_{tm} + a_t q_m) + \rho_m \Big)
+
+with tissue values c, a texture q of an amplitude a that differs by tissue, regional differences :math:`\rho`
+and a smooth bias field b. No table from one contrast's intensity to another's can be right:
+
+- the textures of T1 and of T2 or FLAIR are a quarter wave apart: no voxel of one tells the other, but its
+  neighbourhood does;
+- T2 and FLAIR differ from front to back, from base to top and with the distance to the ventricles, T1 hardly;
+- oedema and CSF are alike in T2 and opposite in FLAIR;
+- every contrast has a bias field of its own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from monai_idm.data.phantom_anatomy import Anatomy, Field, Points, Waves
+
+__all__ = ["CONTRASTS", "TISSUES", "Contrast", "show_contrast"]
+
+
+class Contrast(NamedTuple):
+    """What sets one modality apart, apart from its tissue values; all relative to a value of 1.
+
+    Attributes:
+        values: Column of ``TISSUES``.
+        quarter: 1 where the texture is a quarter wave behind T1's, otherwise 0.
+        texture: Strength of the texture.
+        to_back: Added to cerebral tissue at the back, taken away in front.
+        to_top: Added to it at the top, taken away at the base.
+        near_ventricle: Added to white matter beside the ventricles, falling off over 8 mm.
+        bias: Standard deviation of the bias field's logarithm.
+    """
+
+    values: int
+    quarter: int
+    texture: float
+    to_back: float
+    to_top: float
+    near_ventricle: float
+    bias: float
+
+
+# tissue: values in T1, T1ce, T2, FLAIR (1 is about the brightest in health) and the amplitude of its texture
+TISSUES = {
+    "csf": (0.28, 0.28, 0.86, 0.16, 0.02),
+    "cortex": (0.52, 0.54, 0.49, 0.58, 0.06),
+    "white": (0.76, 0.76, 0.42, 0.50, 0.07),
+    "cerebellar cortex": (0.54, 0.57, 0.52, 0.56, 0.05),
+    "cerebellar white": (0.74, 0.75, 0.43, 0.50, 0.04),
+    "stem": (0.72, 0.73, 0.46, 0.49, 0.04),
+    "thalamus": (0.63, 0.65, 0.47, 0.56, 0.04),
+    "striatum": (0.54, 0.56, 0.40, 0.58, 0.04),
+    "oedema": (0.48, 0.50, 0.80, 0.88, 0.08),
+    "ventricle": (0.20, 0.20, 0.96, 0.12, 0.02),
+    "rim": (0.54, 1.10, 0.66, 0.76, 0.06),
+    "core": (0.34, 0.36, 0.78, 0.48, 0.08),
+}
+CONTRASTS = {  # T1's bias field is strong, as at 3 T: the neighbourhood tells it, the single voxel does not
+    "t1": Contrast(0, quarter=0, texture=1.0, to_back=0.00, to_top=0.03, near_ventricle=0.00, bias=0.20),
+    "t1ce": Contrast(1, quarter=0, texture=1.0, to_back=0.00, to_top=0.03, near_ventricle=0.00, bias=0.20),
+    "t2": Contrast(2, quarter=1, texture=0.9, to_back=0.08, to_top=0.04, near_ventricle=0.08, bias=0.06),
+    "flair": Contrast(3, quarter=1, texture=0.8, to_back=-0.04, to_top=0.03, near_ventricle=0.10, bias=0.08),
+}
+
+
+def show_contrast(
+    rng: np.random.Generator,
+    modality: str,
+    anatomy: Anatomy,
+    waves: tuple[Field, Field],
+    scanner_mm: Points,
+) -> Field:
+    """One contrast of a head, without noise.
+
+    Args:
+        rng: Source of the scanner's own numbers: its bias field and how it rates each tissue (2 % apart).
+        modality: A key of ``CONTRASTS``.
+        anatomy: The head, at M points.
+        waves: A texture and its twin a quarter wave behind, each ``(M,)``.
+        scanner_mm: Where the points lie in the scanner, in mm, three arrays ``(M,)``.
+
+    Returns:
+        The signal, ``(M,)``, where 1 is about the brightest tissue in health.
+    """
+    contrast = CONTRASTS[modality]
+    rating = rng.normal(1, 0.02, len(TISSUES)).tolist()
+    signal = np.zeros_like(waves[0])
+    texture = contrast.texture * waves[contrast.quarter]
+    for (tissue, (*values, amplitude)), rated in zip(TISSUES.items(), rating, strict=True):
+        signal += anatomy.weights[tissue] * (rated * values[contrast.values] + amplitude * texture)
+    _, y, z = anatomy.points
+    region = contrast.to_back * np.tanh(y / 25) + contrast.to_top * np.tanh((z - 8) / 18)
+    signal += (anatomy.weights["cortex"] + anatomy.weights["white"]) * region
+    signal += contrast.near_ventricle * anatomy.weights["white"] * np.exp(anatomy.ventricle_mm / -8)
+    return signal * np.exp(contrast.bias * Waves(rng, 5, 190.0)(scanner_mm))

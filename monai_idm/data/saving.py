@@ -1,0 +1,99 @@
+"""Writes predictions as NIfTI, one file per modality, the way BraTS users keep their data."""
+
+import logging
+import os
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_to_numpy, ensure_tuple, ensure_tuple_rep
+
+__all__ = ["SaveVolumesd"]
+
+_logger = logging.getLogger(__name__)
+
+
+class SaveVolumesd(MapTransform):
+    """Write each channel to ``<subject>_<modality>.nii.gz``: float32, mm, on the tensor's affine.
+
+    Characters of the subject other than letters, digits, ``.``, ``_`` and ``-`` become ``_``. A file replaces
+    an older one in one step. Of the input's header only the affine comes along. The data pass unchanged.
+
+    Args:
+        keys: Keys of the volumes, ``(C, X, Y, Z)``.
+        output_dir: Folder to write to; it is made.
+        modalities: Name of each channel.
+        output_postfix: Added to the names as ``_<postfix>``, one per key; several keys need different ones.
+        subject_key: Key of the subject's name.
+        allow_missing_keys: Pass over keys that an item lacks.
+    Raises:
+        ValueError: If two keys have the same postfix; when called, if a channel has no name or a name no
+            channel, an item names no subject, or a tensor has no affine.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | os.PathLike,
+        modalities: Sequence[str],
+        output_postfix: Sequence[str] | str = "",
+        subject_key: str = "subject",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir = Path(output_dir)
+        self.modalities = ensure_tuple(modalities)
+        self.output_postfix = ensure_tuple_rep(output_postfix, len(self.keys))
+        if len(set(self.output_postfix)) < len(self.keys):
+            raise ValueError(
+                f"output_postfix {self.output_postfix} for the keys {self.keys}; the keys' files must differ "
+                "in name: give each key a postfix of its own"
+            )
+        self.subject_key = subject_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key, postfix in self.key_iterator(d, self.output_postfix):
+            volume = d[key]
+            if volume.ndim != 4 or len(volume) != len(self.modalities):
+                raise ValueError(
+                    f"'{key}' has the shape {tuple(volume.shape)}; it must be (C, X, Y, Z), a channel for "
+                    f"each of {', '.join(self.modalities)}: correct modalities, or decollate the batch"
+                )
+            if not isinstance(volume, MetaTensor):
+                raise ValueError(
+                    f"'{key}' is a plain tensor, which Invertd leaves on the network's grid; it must carry an "
+                    "affine: put EnsureTyped before Invertd, or PlaceOnTrainingGridd after pure sampling"
+                )
+            for modality, channel in zip(self.modalities, convert_to_numpy(volume), strict=True):
+                name = "_".join(part for part in (self._subject(d), modality, postfix) if part)
+                _write(self.output_dir / f"{name}.nii.gz", channel, volume.affine.cpu().numpy())
+        return d
+
+    def _subject(self, data: Mapping[Hashable, Any]) -> str:
+        given = data.get(self.subject_key)
+        name = re.sub(r"[^\w.-]", "_", "" if given is None else str(given), flags=re.ASCII).lstrip(".")
+        if not name:
+            raise ValueError(
+                f"'{self.subject_key}' is {given!r}; it must be the name that the files are to have: "
+                "give it in the datalist, or choose another subject_key"
+            )
+        return name
+
+
+def _write(file: Path, channel: np.ndarray, affine: np.ndarray) -> None:
+    image = nib.Nifti1Image(channel.astype(np.float32), affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code="aligned")  # "aligned": to a scanner or an atlas, nobody says which
+    image.set_qform(affine, code="aligned")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{os.getpid()}.{file.name}")  # nibabel goes by the ending
+    nib.save(image, temporary)
+    os.replace(temporary, file)
+    _logger.info("wrote %s", file)

@@ -1,0 +1,47 @@
+"""One generated volume per validation, to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.engines import SupervisedEvaluator
+from monai.networks.schedulers.scheduler import Scheduler
+from torch import Tensor
+
+__all__ = ["GenerateVolume"]
+
+
+class GenerateVolume:
+    """Sample a volume with an evaluator's network and InvertibleDiffusionInferer; the same noise every time.
+
+    Args:
+        spatial_size: In voxels.
+        channels: Of the image.
+        network_range: What the network sees of intensities in [0, 1].
+        scheduler: Of sampling; None: the training scheduler, every step.
+        seed: Of the noise.
+    """
+
+    def __init__(
+        self,
+        spatial_size: Sequence[int],
+        channels: int,
+        network_range: tuple[float, float] = (-1.0, 1.0),
+        scheduler: Scheduler | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.shape = (1, channels, *spatial_size)
+        self.network_range = network_range
+        self.scheduler = scheduler
+        self.seed = seed
+
+    def __call__(self, engine: SupervisedEvaluator) -> Tensor:
+        """A volume ``(C, *spatial_size)`` in [0, 1]."""
+        low, high = self.network_range
+        # forked: sampling must not change what training draws next
+        with engine.mode(engine.network), torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            noise = torch.randn(self.shape).to(engine.state.device)
+            sample = engine.inferer.sample(noise, engine.network, scheduler=self.scheduler, verbose=False)
+        return ((sample[0] - low) / (high - low)).clamp(0, 1)

@@ -1,0 +1,237 @@
+"""One picture per evaluation: real, noisy, reconstructed and generated volumes side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+from ignite.engine import Engine, Events
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from monai.utils import convert_to_numpy
+from torch import Tensor
+
+from monai_idm.handlers.atomic_file import atomic_file
+from monai_idm.handlers.cases import evaluated_cases
+
+__all__ = ["MontageHandler", "montage"]
+
+CAPTION = (
+    "Grey scale 0 to 1. Axial and coronal: the patient's left is on the right of the image\n"
+    "(radiological convention). Sagittal: anterior is on the left."
+)
+VIEWS = ("axial", "coronal", "sagittal")
+COLUMNS = {"image": "real", "noisy": "noisy", "pred": "reconstructed"}  # item of a case: heading
+
+# Per view: the axis cut through, the one that runs down the picture and the one that runs across. Volumes are
+# RAS, so both run against the index: superior or anterior up, the patient's right on the left of the image.
+AXES = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
+EDGES = {
+    "axial": tuple("ALPR"),
+    "coronal": tuple("SLIR"),
+    "sagittal": tuple("SPIA"),
+}  # clockwise from the top
+
+WIDTH_PX, MIN_WIDTH_PX, MAX_TILE_PX, DPI = 1200, 640, 400, 100
+LEFT_PX, GAP_PX, BREAK_PX, HEAD_PX, FOOT_PX = 44, 4, 14, 62, 42
+
+
+def montage(
+    columns: Mapping[str, Tensor],
+    modalities: Sequence[str],
+    mask: Tensor | None = None,
+    title: str = "",
+) -> Figure:
+    """Draw three slices of each modality of several volumes.
+
+    Rows are modality by axial, coronal and sagittal slice, columns the volumes, all on one fixed grey scale
+    from 0 to 1. All are cut at the same place: the centre of mass of the mask.
+
+    Args:
+        columns: Heading to volume ``(C, D, H, W)`` in RAS orientation and [0, 1]; one of another size is cut
+            at the same fraction of each axis.
+        modalities: Names of the ``C`` channels.
+        mask: ``(1, D, H, W)`` or ``(C, D, H, W)``; ``None`` or empty: the middle.
+        title: Line above.
+    Returns:
+        A figure with its own canvas, 1200 pixels wide (less for one or two volumes).
+    Raises:
+        ValueError: If there is no volume, or one is not ``(C, D, H, W)`` with a channel per modality.
+    """
+    volumes = {name: _checked(name, volume, modalities) for name, volume in columns.items()}
+    if not volumes:
+        raise ValueError("there is no volume to draw; give columns such as {'real': volume}")
+    first = next(iter(volumes.values()))
+    centre = _centre(mask)
+    count = len(volumes)
+    tile_px = min(MAX_TILE_PX, (WIDTH_PX - LEFT_PX) / count - GAP_PX)
+    content_px = LEFT_PX + count * (tile_px + GAP_PX)
+    width_px = max(MIN_WIDTH_PX, content_px)  # the caption needs some room
+    left_px = (width_px - content_px) / 2
+    rows = [
+        (c, view, _height(first.shape[1:], view) * tile_px) for c in range(len(modalities)) for view in VIEWS
+    ]
+    gaps_px = len(modalities) * (2 * GAP_PX + BREAK_PX)
+    height_px = HEAD_PX + FOOT_PX + gaps_px + sum(height for *_, height in rows)
+
+    figure = Figure(figsize=(width_px / DPI, height_px / DPI), dpi=DPI, facecolor="black")
+    FigureCanvasAgg(figure)  # becomes figure.canvas; no pyplot, whose state is global
+    top = float(HEAD_PX)
+    for c, view, tile_height in rows:
+        bottom = 1 - (top + tile_height) / height_px
+        middle = bottom + tile_height / 2 / height_px
+        label = f"{modalities[c]}   {view}"
+        figure.text(
+            (left_px + 22) / width_px, middle, label, **_text(13, rotation=90, ha="center", va="center")
+        )
+        for column, (name, volume) in enumerate(volumes.items()):
+            left = (left_px + LEFT_PX + column * (tile_px + GAP_PX)) / width_px
+            axes = figure.add_axes((left, bottom, tile_px / width_px, tile_height / height_px))
+            axes.imshow(_slice(volume[c], view, centre), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_axis_off()
+            if column == 0:
+                _mark_edges(axes, view)
+            if top == HEAD_PX:
+                axes.set_title(name, pad=5, **_text(14))
+        top += tile_height + (BREAK_PX if view == VIEWS[-1] else GAP_PX)
+    figure.text(0.5, 1 - 20 / height_px, title, **_text(15, ha="center", va="center"))
+    figure.text(0.5, FOOT_PX / 2 / height_px, CAPTION, **_text(10, ha="center", va="center", color="0.75"))
+    return figure
+
+
+class MontageHandler:
+    """Write a picture of the first case of each evaluation: real, noisy, reconstructed, generated.
+
+    Cases need ``image``; ``noisy`` and ``pred`` are drawn where they are, with values in [0, 1] and RAS
+    orientation. Files are replaced whole. In distributed runs the first process draws.
+
+    Args:
+        output_dir: Folder for the pictures.
+        modalities: Names of the channels in order.
+        sampler: Called as ``sampler(engine)`` at the end of the epoch; returns a generated volume
+            ``(C, D, H, W)`` in [0, 1], or ``None`` for none this time. It is shown beside the first case.
+        summary_writer: A TensorBoard ``SummaryWriter`` that gets the pictures too.
+        num_cases: How many cases to draw, each in a picture of its own; the second one's file name ends in
+            ``_case2``.
+        filename: Name of the file, with ``{epoch}``, the trainer's where a ValidationHandler evaluates.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        modalities: Sequence[str],
+        sampler: Callable[[Engine], Tensor | None] | None = None,
+        summary_writer: Any = None,
+        num_cases: int = 1,
+        filename: str = "montage_epoch{epoch:04d}.png",
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.modalities = tuple(modalities)
+        self.sampler = sampler
+        self.summary_writer = summary_writer
+        self.num_cases = num_cases
+        self.filename = filename
+        self._cases: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Subscribe to an evaluator.
+
+        Args:
+            engine: A MONAI evaluator with ``decollate=True``.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self._started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
+
+    def _started(self, engine: Engine) -> None:
+        self._cases = []
+
+    def _keep(self, engine: Engine) -> None:
+        if len(self._cases) >= self.num_cases:
+            return
+        for case in evaluated_cases(engine)[: self.num_cases - len(self._cases)]:
+            # to the host: a kept volume shall not take device memory for the rest of the epoch
+            kept = {
+                key: case[key].detach().cpu()
+                for key in (*COLUMNS, "mask")
+                if isinstance(case.get(key), Tensor)
+            }
+            self._cases.append({"subject": str(case["subject"]), **kept})
+
+    def _draw(self, engine: Engine) -> None:
+        # asked on every process: a sampler may need them all
+        generated = None if self.sampler is None else self.sampler(engine)
+        if idist.get_rank() != 0:
+            return
+        epoch = engine.state.epoch
+        for number, case in enumerate(self._cases, start=1):
+            columns = {heading: case[key] for key, heading in COLUMNS.items() if key in case}
+            if generated is not None and number == 1:
+                columns["generated"] = generated
+            figure = montage(columns, self.modalities, case.get("mask"), f"epoch {epoch}, {case['subject']}")
+            file = self.output_dir / self.filename.format(epoch=epoch)
+            if number > 1:
+                file = file.with_stem(f"{file.stem}_case{number}")
+            with atomic_file(file) as unfinished:
+                figure.savefig(unfinished, format="png", facecolor="black")
+            if self.summary_writer is not None:
+                # an image, not add_figure, which would bring in pyplot
+                self.summary_writer.add_image(
+                    f"montage/case{number}", _pixels(figure), epoch, dataformats="HWC"
+                )
+        self._cases = []
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def _checked(name: str, volume: Tensor, modalities: Sequence[str]) -> np.ndarray:
+    if volume.ndim != 4 or volume.shape[0] != len(modalities):
+        raise ValueError(
+            f"{name!r} has the shape {tuple(volume.shape)}; give one volume (C, D, H, W) whose C channels "
+            f"are the {len(modalities)} modalities {tuple(modalities)}"
+        )
+    return convert_to_numpy(volume.detach().float())
+
+
+def _centre(mask: Tensor | None) -> tuple[float, ...]:
+    """Where to cut, as a fraction of each axis."""
+    if mask is None or not bool(mask.any()):
+        return (0.5, 0.5, 0.5)
+    inside = convert_to_numpy(mask).astype(bool).any(0)
+    middle = np.argwhere(inside).mean(0) + 0.5  # voxel i spans i to i + 1
+    return tuple(middle / inside.shape)
+
+
+def _slice(volume: np.ndarray, view: str, centre: tuple[float, ...]) -> np.ndarray:
+    through, _, _ = AXES[view]
+    index = min(int(centre[through] * volume.shape[through]), volume.shape[through] - 1)
+    return volume.take(index, axis=through).T[::-1, ::-1]
+
+
+def _height(size: Sequence[int], view: str) -> float:
+    """Height of a view over the width of the widest one."""
+    _, down, _ = AXES[view]
+    return size[down] / max(size[across] for _, _, across in AXES.values())
+
+
+def _mark_edges(axes: Any, view: str) -> None:
+    top, right, bottom, left = EDGES[view]
+    for letter, x, y in ((top, 0.5, 0.97), (right, 0.97, 0.5), (bottom, 0.5, 0.03), (left, 0.03, 0.5)):
+        vertical = {0.97: "top", 0.03: "bottom"}.get(y, "center")
+        horizontal = {0.97: "right", 0.03: "left"}.get(x, "center")
+        style = _text(
+            10, ha=horizontal, va=vertical, path_effects=[withStroke(linewidth=2, foreground="black")]
+        )
+        axes.text(x, y, letter, transform=axes.transAxes, **style)
+
+
+def _text(size: float, **style: Any) -> dict[str, Any]:
+    return {"color": "white", "fontsize": size, **style}

@@ -1,0 +1,35 @@
+"""Two of Ignite's listeners in the form that MONAI's handler lists take: ``attach(engine)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar, TerminateOnNan
+from monai.handlers import from_engine
+from monai.utils.enums import CommonKeys
+
+__all__ = ["StopOnNaN", "TrainingProgress"]
+
+_loss = from_engine(CommonKeys.LOSS, first=True)
+
+
+class StopOnNaN:
+    """Stop a training whose loss is no longer a finite number."""
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, TerminateOnNan(output_transform=_loss))
+
+
+class TrainingProgress:
+    """A progress bar per epoch with the loss; nothing where the output is not a terminal.
+
+    Args:
+        kwargs: Of ``tqdm``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.bar = ProgressBar(**{"disable": None, **kwargs})
+
+    def attach(self, engine: Engine) -> None:
+        self.bar.attach(engine, output_transform=lambda output: {"loss": float(_loss(output))})

@@ -1,0 +1,145 @@
+r"""PSNR, MAE and 3D SSIM of one volume, inside a mask, one number per channel.
+
+With reference :math:`x`, prediction :math:`y`, mask :math:`M` and data range :math:`L`,
+
+.. math::
+    \text{MSE} = \frac{1}{|M|} \sum_{i \in M} (y_i - x_i)^2, \qquad
+    \text{PSNR} = 10 \log_{10} \frac{L^2}{\text{MSE}}\ \text{dB}, \qquad
+    \text{MAE} = \frac{1}{|M|} \sum_{i \in M} |y_i - x_i|.
+
+SSIM is MONAI's map over uniform windows of 7 voxels a side that lie wholly inside the volume, averaged over
+the windows whose centre is in the mask. Without a mask all voxels, or all windows, count.
+
+Source: Wang et al. 2004, doi:10.1109/TIP.2003.819861.
+"""
+
+from __future__ import annotations
+
+import torch
+from monai.metrics.regression import KernelType, compute_ssim_and_cs
+from monai.utils import convert_to_tensor
+from torch import Tensor
+
+__all__ = ["SSIM_WINDOW", "mae", "masked_mean", "psnr", "rmse", "ssim3d", "ssim_map"]
+
+SSIM_WINDOW = 7  # voxels a side
+
+
+def psnr(pred: Tensor, reference: Tensor, mask: Tensor | None = None, data_range: float = 1.0) -> Tensor:
+    """Peak signal-to-noise ratio in dB; ``inf`` where both are equal.
+
+    Args:
+        pred: Prediction, ``(C, D, H, W)`` or ``(C, H, W)``.
+        reference: Reference of the same shape.
+        mask: ``(1, ...)`` or ``(C, ...)``, true where voxels count; ``None``: everywhere.
+        data_range: Largest minus smallest value an image may have.
+    Returns:
+        ``(C,)``.
+    Raises:
+        ValueError: If shapes do not fit, the mask is empty in a channel, or ``data_range`` is not positive.
+    """
+    pred, reference, mask = _checked(pred, reference, mask, data_range)
+    return 10 * torch.log10(data_range**2 / masked_mean((pred - reference).square(), mask))
+
+
+def mae(pred: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean absolute error, in units of the image. Arguments, result and errors as in :func:`psnr`."""
+    pred, reference, mask = _checked(pred, reference, mask)
+    return masked_mean((pred - reference).abs(), mask)
+
+
+def rmse(pred: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Root mean squared error, in units of the image. Arguments, result and errors as in :func:`psnr`."""
+    pred, reference, mask = _checked(pred, reference, mask)
+    return masked_mean((pred - reference).square(), mask).sqrt()
+
+
+def ssim3d(pred: Tensor, reference: Tensor, mask: Tensor | None = None, data_range: float = 1.0) -> Tensor:
+    """Structural similarity over windows of 7^3 voxels (7^2 in images). Arguments as in :func:`psnr`.
+
+    Raises:
+        ValueError: As in :func:`psnr`; if the volume is smaller than the window; if no window that lies
+            wholly inside the volume has its centre in the mask.
+    """
+    _, _, mask = _checked(pred, reference, mask, data_range)
+    return masked_mean(ssim_map(pred, reference, data_range), mask)
+
+
+def ssim_map(pred: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor:
+    """SSIM of each window, ``(C, D-6, H-6, W-6)``, in float32. Arguments and errors as in :func:`ssim3d`."""
+    pred, reference, _ = _checked(pred, reference, None, data_range)
+    spatial_dims = pred.ndim - 1
+    if min(pred.shape[1:]) < SSIM_WINDOW:
+        raise ValueError(
+            f"volume size {tuple(pred.shape[1:])} is smaller than the SSIM window of {SSIM_WINDOW} voxels on "
+            f"some axis; evaluate at {SSIM_WINDOW} voxels a side or more"
+        )
+    similarity, _ = compute_ssim_and_cs(
+        pred[:, None],  # channels as batch: memory for one kernel, whatever the number of channels
+        reference[:, None],
+        spatial_dims=spatial_dims,
+        kernel_size=(SSIM_WINDOW,) * spatial_dims,
+        kernel_sigma=(1.0,) * spatial_dims,  # the uniform window has none
+        data_range=data_range,
+        kernel_type=KernelType.UNIFORM,
+    )
+    return similarity[:, 0]
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean per channel of the values inside a mask.
+
+    Args:
+        values: ``(C, ...)``; where smaller than the mask on every axis, as a map of windows is, the mask's
+            margin is cut off evenly.
+        mask: ``(1, ...)`` or ``(C, ...)``; ``None``: the mean over everything.
+    Returns:
+        ``(C,)``.
+    Raises:
+        ValueError: If the mask is empty in a channel.
+    """
+    if mask is None:
+        return values.flatten(1).mean(1)
+    mask = convert_to_tensor(mask, track_meta=False).to(values.device).bool()
+    for axis, size in enumerate(values.shape[1:], start=1):
+        mask = mask.narrow(axis, (mask.shape[axis] - size) // 2, size)
+    mask = mask.expand_as(values)
+    count = mask.flatten(1).sum(1)
+    if not bool(count.all()):
+        empty = [channel for channel, voxels in enumerate(count.tolist()) if voxels == 0]
+        raise ValueError(
+            f"the mask holds no voxel to average over in channel {empty} (of {tuple(values.shape[1:])} voxels, "
+            "or windows); a brain mask is `reference != 0`, and mask=None means the whole volume"
+        )
+    # where, not a product: 0 * nan is nan, and what lies outside shall not matter
+    return torch.where(mask, values, 0).flatten(1).sum(1) / count
+
+
+def _checked(
+    pred: Tensor, reference: Tensor, mask: Tensor | None, data_range: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    if pred.shape != reference.shape:
+        raise ValueError(
+            f"prediction {tuple(pred.shape)} and reference {tuple(reference.shape)} differ in shape; "
+            "bring both to one grid (C, D, H, W) first"
+        )
+    if reference.ndim not in (3, 4):
+        raise ValueError(
+            f"a volume of shape {tuple(reference.shape)} came; give one volume (C, D, H, W) or one image "
+            "(C, H, W), and loop over a batch"
+        )
+    if data_range <= 0:
+        raise ValueError(f"data_range is {data_range}; it is largest minus smallest value, as 1.0 for [0, 1]")
+    channels, *size = reference.shape
+    if mask is not None and (mask.shape[0] not in (1, channels) or list(mask.shape[1:]) != size):
+        raise ValueError(
+            f"a mask of shape {tuple(mask.shape)} does not fit volumes of shape {tuple(reference.shape)}; "
+            f"give (1, ...) or ({channels}, ...) on the same grid"
+        )
+    return _plain(pred).to(reference.device), _plain(reference), mask
+
+
+def _plain(volume: Tensor) -> Tensor:
+    """Without MONAI's metadata, and at least float32: half precision cannot hold a sum over a volume."""
+    volume = convert_to_tensor(volume, track_meta=False)
+    return volume if volume.dtype == torch.float64 else volume.float()

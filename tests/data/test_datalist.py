@@ -1,0 +1,134 @@
+"""A split keeps patients together, depends on its seed only, and survives its file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+
+import pytest
+
+from monai_idm.data import brats_datalist, load_datalist, prepare_datalist, split_by_subject
+from tests.data.test_brats import make_cases, make_decathlon
+
+PARTS = ("training", "validation", "test")
+
+
+def items_named(*subjects: str) -> list[dict]:
+    return [{"subject": subject, "image": []} for subject in subjects]
+
+
+def subjects(split: dict) -> list[set[str]]:
+    return [{item["subject"] for item in split[name]} for name in PARTS]
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 10, 11, 100])
+@pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.1), (0.2, 0.6, 0.2), (0.02, 0.49, 0.49)])
+def test_parts_are_disjoint_complete_and_not_empty(n, fractions):
+    items = items_named(*(f"case_{i:03d}" for i in range(n)))
+    parts = subjects(split_by_subject(items, fractions))
+    assert all(parts)
+    assert sum(map(len, parts)) == n
+    assert set.union(*parts) == {item["subject"] for item in items}
+
+
+def test_fractions_give_the_sizes():
+    split = split_by_subject(items_named(*map(str, range(100))), (0.7, 0.2, 0.1))
+    assert [len(split[name]) for name in PARTS] == [70, 20, 10]
+
+
+def test_the_seed_and_the_names_alone_decide():
+    items = items_named(*(f"case_{i}" for i in range(20)))
+    again = split_by_subject(items[::-1], seed=3)
+    assert subjects(split_by_subject(items, seed=3)) == subjects(again)
+    assert subjects(split_by_subject(items, seed=4)) != subjects(again)
+
+
+def test_time_points_of_a_patient_stay_together():
+    items = items_named(*(f"BraTS-GLI-{i:05d}-{scan:03d}" for i in range(12) for scan in range(3)))
+    patients = [{name[:15] for name in part} for part in subjects(split_by_subject(items))]
+    assert sum(map(len, patients)) == 12
+    assert len(set.union(*patients)) == 12
+
+
+def test_other_names_are_patients_of_their_own():
+    items = items_named("BraTS20_Training_001", "BraTS20_Training_002", "TCGA-DU-7294", "TCGA-DU-7295")
+    assert sum(map(len, subjects(split_by_subject(items)))) == 4
+
+
+def test_two_patients_share_validation_and_test_and_the_log_says_so(caplog):
+    with caplog.at_level(logging.WARNING, "monai_idm.data.datalist"):
+        training, validation, test = subjects(split_by_subject(items_named("a", "b")))
+    assert validation == test != training
+    assert len(training) == len(validation) == 1
+    assert f"two patients only: the validation set, {validation.pop()}, is also the test set" in caplog.text
+
+
+def test_one_patient_is_everything_and_the_log_says_so(caplog):
+    with caplog.at_level(logging.WARNING, "monai_idm.data.datalist"):
+        assert subjects(split_by_subject(items_named("a"))) == [{"a"}] * 3
+    assert "ONE patient only: a is training, validation and test set alike" in caplog.text
+
+
+def test_a_usual_split_warns_of_nothing(caplog):
+    split_by_subject(items_named("a", "b", "c"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.8, 0.2, 0.0), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1)])
+def test_fractions_that_break_their_rule_are_an_error(fractions):
+    with pytest.raises(ValueError, match=r"three numbers above 0 that sum to 1"):
+        split_by_subject(items_named("a", "b", "c"), fractions)
+
+
+def test_nothing_to_split_is_an_error():
+    with pytest.raises(ValueError, match="no items to split"):
+        split_by_subject([])
+
+
+@pytest.mark.parametrize("layout", ["folders", "decathlon"])
+def test_the_file_says_what_was_returned(tmp_path, layout):
+    data, file = tmp_path / "data", tmp_path / "new" / "folder" / "datalist.json"
+    if layout == "folders":
+        make_cases(data, "BraTS 2021", numbers=range(10))
+    else:
+        make_decathlon(data)
+    prepared = prepare_datalist(data, file, ("t2", "t1"), seed=5, labels=True)
+    found = brats_datalist(data, ("t2", "t1"), labels=True)
+    assert {name: prepared[name] for name in PARTS} == split_by_subject(found, seed=5)
+    assert load_datalist(file) == prepared
+    assert prepared["modalities"] == ["t2", "t1"]
+    assert prepared["seed"] == 5
+    assert prepared["dataset_dir"] == str(data)
+    assert os.listdir(file.parent) == ["datalist.json"]  # no temporary file stays
+
+
+def test_paths_in_the_file_are_relative_so_the_data_may_move(tmp_path):
+    make_cases(tmp_path / "data", "BraTS 2020", numbers=range(3))
+    prepare_datalist(tmp_path / "data", tmp_path / "datalist.json", labels=True)
+    [item] = json.loads((tmp_path / "datalist.json").read_text())["test"]
+    subject = item["subject"]
+    assert item["image"] == [f"{subject}/{subject}_t1.nii", f"{subject}/{subject}_t2.nii"]
+    assert item["label"] == f"{subject}/{subject}_seg.nii"
+    (tmp_path / "data").rename(tmp_path / "moved")
+    [item] = load_datalist(tmp_path / "datalist.json", tmp_path / "moved")["test"]
+    assert item["image"][1] == str(tmp_path / "moved" / subject / f"{subject}_t2.nii")
+
+
+def test_the_counts_are_logged(tmp_path, caplog):
+    make_cases(tmp_path, "BraTS 2020", numbers=range(10))
+    with caplog.at_level(logging.INFO, "monai_idm.data.datalist"):
+        prepare_datalist(tmp_path, tmp_path / "datalist.json")
+    assert "datalist.json: 8 training, 1 validation, 1 test" in caplog.text
+
+
+def test_missing_file_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"datalist .*none\.json does not exist.*prepare_datalist"):
+        load_datalist(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"dataset_dir": "."}', '{"dataset_dir": ".", "training": [1]}'])
+def test_file_that_is_no_datalist_is_an_error(tmp_path, text):
+    (tmp_path / "some.json").write_text(text)
+    with pytest.raises(ValueError, match=r"some\.json is not a datalist"):
+        load_datalist(tmp_path / "some.json")

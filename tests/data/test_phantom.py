@@ -1,0 +1,410 @@
+"""Phantoms: reproducible, shaped and contrasted like brains, and no easy prey for a table or a mean image."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from monai_idm.data import phantom as phantom_module
+from monai_idm.data.phantom import GENERATOR, MODALITIES, generate_phantom, write_phantoms
+from monai_idm.data.phantom_contrast import TISSUES
+
+SIZE = (48, 48, 32)
+KINDS = (*MODALITIES, "seg")
+
+
+@pytest.fixture(scope="module")
+def heads():
+    return [generate_phantom(seed, SIZE) for seed in range(12)]
+
+
+@pytest.fixture(scope="module")
+def scaled(heads):
+    """Per head its mask, and its modalities in [0, 1]."""
+    return [(h.images["t1"] != 0, {m: in_window(v) for m, v in h.images.items()}) for h in heads]
+
+
+def in_window(image):
+    """Scaled by the brain's 0.5 and 99.5 percentiles, 0 included in the window."""
+    low, high = np.percentile(image[image != 0], [0.5, 99.5])
+    low = min(low, 0.0)
+    return np.clip((image - low) / (high - low), 0, 1)
+
+
+def psnr_db(guess, truth):
+    return -10 * np.log10(np.mean((guess - truth) ** 2))
+
+
+def table(source, target, bins):
+    """The best table from intensity to intensity: the target's mean in each bin of the source."""
+    index = np.minimum((source * bins).astype(int), bins - 1)
+    count = np.bincount(index, minlength=bins)
+    return np.bincount(index, target, bins) / np.maximum(count, 1)
+
+
+def looked_up(values, source):
+    return values[np.minimum((source * len(values)).astype(int), len(values) - 1)]
+
+
+# the same again ---------------------------------------------------------------------------------------------
+
+
+def test_same_seed_gives_same_voxels(heads):
+    again = generate_phantom(3, SIZE)
+    for modality in MODALITIES:
+        np.testing.assert_array_equal(again.images[modality], heads[3].images[modality])
+    np.testing.assert_array_equal(again.label, heads[3].label)
+
+
+def test_voxels_belong_to_the_generator_version(heads):
+    """If this fails, the heads have changed: raise the number in GENERATOR, and these with it."""
+    means = [heads[0].images[m].mean() for m in MODALITIES]
+    assert GENERATOR == "monai_idm phantom 1"
+    np.testing.assert_allclose(means, [60.436, 137.488, 133.117, 61.391], rtol=1e-3)
+    assert np.bincount(heads[0].label.ravel(), minlength=5).tolist() == pytest.approx(
+        [73200, 52, 364, 0, 112], abs=3
+    )
+
+
+def test_different_seeds_give_different_heads(heads):
+    first, second = heads[:2]
+    both = (first.images["t1"] != 0) & (second.images["t1"] != 0)
+    assert np.mean((first.images["t1"] != 0) != (second.images["t1"] != 0)) > 0.005
+    assert abs(np.corrcoef(first.images["t1"][both], second.images["t1"][both])[0, 1]) < 0.5
+    assert not np.array_equal(first.label, second.label)
+
+
+def test_modality_is_independent_of_those_asked_for(heads):
+    few = generate_phantom(2, SIZE, modalities=("flair", "t1"))
+    assert list(few.images) == ["flair", "t1"]
+    for modality, voxels in few.images.items():
+        np.testing.assert_array_equal(voxels, heads[2].images[modality])
+    np.testing.assert_array_equal(few.label, heads[2].label)
+
+
+def test_same_head_at_another_size(heads):
+    fine = generate_phantom(1, [2 * n for n in SIZE]).images["t2"].astype(float)
+    blocks = fine.reshape(48, 2, 48, 2, 32, 2).mean((1, 3, 5))
+    coarse = heads[1].images["t2"]
+    full = coarse != 0
+    assert np.corrcoef(blocks[full], coarse[full])[0, 1] > 0.9
+    assert np.corrcoef(heads[0].images["t2"][full], coarse[full])[0, 1] < 0.7
+
+
+# shape ------------------------------------------------------------------------------------------------------
+
+
+def test_background_is_zero_and_brain_is_not(heads):
+    for head in heads:
+        masks = [head.images[m] != 0 for m in MODALITIES]
+        assert 0.1 < masks[0].mean() < 0.5
+        assert all(np.array_equal(masks[0], other) for other in masks[1:])
+        assert not head.label[~masks[0]].any()
+        assert not any(masks[0][edge].any() for edge in (0, -1)), "the brain is cut off at the left or right"
+
+
+def test_noise_makes_no_hole_in_the_brain(monkeypatch):
+    """A brain voxel that came out as 0 would be background to whoever reads the file."""
+    monkeypatch.setattr(phantom_module, "NOISE", 1.0)
+    t1, t2, flair = generate_phantom(0, SIZE, ("t1", "t2", "flair")).images.values()
+    assert np.array_equal(t1 != 0, t2 != 0)
+    assert np.array_equal(t1 != 0, flair != 0)
+    assert (flair < 0).any()
+
+
+def test_brains_are_scaled_as_scanners_do(heads):
+    tops = np.array([[np.percentile(h.images[m][h.images[m] != 0], 99.5) for m in MODALITIES] for h in heads])
+    assert tops.min() > 300
+    assert tops.max() < 3000
+    assert (tops.max(0) > 1.5 * tops.min(0)).all()
+    assert all(h.images["t1"].dtype == np.int16 and h.label.dtype == np.uint8 for h in heads)
+
+
+@pytest.mark.parametrize("size", [(240, 240, 155), (48, 48, 32), (17, 16, 19)])
+def test_affine_is_lps_over_the_same_field_of_view(size):
+    affine = phantom_module._affine(size)
+    assert nib.aff2axcodes(affine) == ("L", "P", "S")
+    edges = nib.affines.apply_affine(affine, [(-0.5, -0.5, -0.5), np.array(size) - 0.5])
+    np.testing.assert_allclose(edges, [(0.5, 239.5, -0.5), (-239.5, -0.5, 154.5)], atol=1e-9)
+
+
+def test_native_affine_is_that_of_brats():
+    brats = [[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]]
+    np.testing.assert_array_equal(phantom_module._affine((240, 240, 155)), brats)
+
+
+def test_every_label_of_brats_occurs(heads):
+    for head in heads:
+        assert np.unique(head.label).tolist() == [0, 1, 2, 4]
+
+
+def test_tumours_differ_widely_in_size(heads):
+    volumes = [np.isin(h.label, (1, 4)).sum() for h in heads]
+    assert max(volumes) > 3 * min(volumes)
+
+
+# contrast ---------------------------------------------------------------------------------------------------
+
+
+def test_tissue_values_follow_the_order_of_the_contrasts():
+    t1, t1ce, t2, flair = ({t: v[i] for t, v in TISSUES.items()} for i in range(4))
+    assert t1["white"] > t1["cortex"] > t1["csf"] > t1["ventricle"]
+    assert t2["csf"] > t2["oedema"] > t2["cortex"] > t2["white"]
+    assert flair["oedema"] > flair["rim"] > flair["cortex"] > flair["csf"]
+    assert t1ce["rim"] == max(t1ce.values())
+    assert t1ce["rim"] > 1.5 * t1["rim"]
+
+
+def test_t1_and_t2_correlate_negatively_in_the_brain(scaled):
+    correlation = [np.corrcoef(v["t1"][mask], v["t2"][mask])[0, 1] for mask, v in scaled]
+    assert max(correlation) < 0
+    assert -0.6 < np.mean(correlation) < -0.3
+
+
+def test_rim_enhances(heads):
+    for head in heads:
+        t1, t1ce = (head.images[m] / head.images[m][head.images[m] != 0].mean() for m in ("t1", "t1ce"))
+        rim = head.label == 4
+        assert t1ce[rim].mean() > 1.2 * t1[rim].mean()
+
+
+def test_oedema_is_bright_in_flair(heads):
+    for head in heads:
+        flair = head.images["flair"]
+        assert 1.4 < flair[head.label == 2].mean() / flair[flair != 0].mean() < 1.9
+
+
+def test_oedema_and_csf_are_alike_in_t2_and_opposite_in_flair(heads):
+    t2_of_oedema, t2_of_csf = [], []
+    for head in heads:
+        t2, flair = (head.images[m] / head.images[m][head.images[m] != 0].mean() for m in ("t2", "flair"))
+        oedema, csf = head.label == 2, (flair != 0) & (flair < 0.5)
+        assert flair[oedema].mean() > 3 * flair[csf].mean()
+        t2_of_oedema.append(t2[oedema].mean())
+        t2_of_csf.append(t2[csf].mean())
+    assert min(t2_of_oedema + t2_of_csf) > 1.2
+    assert np.mean(t2_of_csf) == pytest.approx(np.mean(t2_of_oedema), abs=0.4)
+
+
+# no easy prey -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bins", [64, 128])
+def test_table_from_t1_to_t2_is_poor(scaled, bins):
+    """Even the table fitted to the very head it is tried on, which nobody has."""
+    pairs = [(v["t1"][mask], v["t2"][mask]) for mask, v in scaled]
+    own = [psnr_db(looked_up(table(a, b, bins), a), b) for a, b in pairs]
+    assert max(own) < 24
+    train = [np.concatenate(part) for part in zip(*pairs[:8], strict=True)]
+    common = table(*train, bins)
+    unseen = [psnr_db(looked_up(common, a), b) for a, b in pairs[8:]]
+    assert 16 < np.mean(unseen) < 22
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_mean_image_is_poor(scaled, modality):
+    total = sum(v[modality] for _, v in scaled)
+    for mask, values in scaled:
+        others = (total - values[modality]) / (len(scaled) - 1)
+        assert psnr_db(others[mask], values[modality][mask]) < 19
+
+
+def test_neighbourhood_tells_what_the_voxel_does_not(scaled):
+    """A linear correction of the table, from T1 around the voxel and the place, helps in unseen heads."""
+
+    def features(mask, values):
+        t1 = values["t1"]
+        around = [np.roll(t1, step, axis)[mask] for axis in range(3) for step in (-2, -1, 1, 2)]
+        place = np.argwhere(mask)
+        place = ((place - place.mean(0)) / place.std(0)).T
+        return np.stack(
+            [looked_up(common, t1[mask]), np.ones(mask.sum()), *around, *place, *place**2], axis=1
+        )
+
+    t1, t2 = (np.concatenate([v[m][mask] for mask, v in scaled[:8]]) for m in ("t1", "t2"))
+    common = table(t1, t2, 64)
+    weights = np.linalg.lstsq(np.concatenate([features(*case) for case in scaled[:8]]), t2, rcond=None)[0]
+    gain_db = []
+    for mask, values in scaled[8:]:
+        x, y = features(mask, values), values["t2"][mask]
+        gain_db.append(psnr_db(x @ weights, y) - psnr_db(x[:, 0], y))
+    assert np.mean(gain_db) > 0.4
+
+
+# files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small():
+    """Files are tested on 16 x 18 x 20 voxels of two modalities."""
+    return {"spatial_size": (16, 18, 20), "seed": 5, "modalities": ("t1", "t2")}
+
+
+def files_of(directory):
+    return {p.relative_to(directory).as_posix(): p for p in directory.rglob("*") if p.is_file()}
+
+
+def test_files_hold_the_heads_in_brats_layout(tmp_path):
+    directory = write_phantoms(tmp_path / "new" / "phantoms", 2, SIZE, seed=5)
+    record = json.loads((directory / "phantoms.json").read_text())
+    assert "synthetic" in record["note"]
+    assert record["spatial_size"] == list(SIZE)
+    cases = [f"PHANTOM_00{i}" for i in range(2)]
+    assert list(record["subjects"]) == cases
+    assert set(files_of(directory)) == {f"{c}/{c}_{k}.nii.gz" for c in cases for k in KINDS} | {
+        "phantoms.json"
+    }
+    for case, seed in record["subjects"].items():
+        head = generate_phantom(seed, SIZE)
+        for kind, voxels in {**head.images, "seg": head.label}.items():
+            image = nib.load(directory / case / f"{case}_{kind}.nii.gz")
+            np.testing.assert_array_equal(np.asanyarray(image.dataobj), voxels)
+            assert image.get_data_dtype() == np.int16
+            np.testing.assert_allclose(image.get_sform(), head.affine, atol=1e-5)
+            np.testing.assert_allclose(image.get_qform(), head.affine, atol=1e-5)
+            assert image.header["sform_code"] > 0
+            assert image.header["qform_code"] > 0
+
+
+def test_head_is_independent_of_how_many_there_are(tmp_path, small):
+    one, three = (files_of(write_phantoms(tmp_path / str(n), n, **small)) for n in (1, 3))
+    images = set(one) - {"phantoms.json"}
+    assert images
+    assert all(one[name].read_bytes() == three[name].read_bytes() for name in images)
+
+
+def test_neighbouring_seeds_share_no_head(tmp_path, small):
+    a, b = (write_phantoms(tmp_path / str(s), 3, **{**small, "seed": s}) for s in (0, 1))
+    seeds = [set(json.loads((d / "phantoms.json").read_text())["subjects"].values()) for d in (a, b)]
+    assert len(seeds[0] | seeds[1]) == 6
+
+
+def test_reuse_writes_nothing(tmp_path, small, monkeypatch):
+    directory = write_phantoms(tmp_path, 2, **small)
+    before = {name: p.stat().st_mtime_ns for name, p in files_of(directory).items()}
+    monkeypatch.setattr(phantom_module, "generate_phantom", None)
+    assert write_phantoms(tmp_path, 2, **small) == directory
+    assert {name: p.stat().st_mtime_ns for name, p in files_of(directory).items()} == before
+
+
+@pytest.mark.parametrize("missing", ["phantoms.json", "PHANTOM_001/PHANTOM_001_t2.nii.gz"])
+def test_incomplete_folder_is_completed(tmp_path, small, missing):
+    whole = {name: p.read_bytes() for name, p in files_of(write_phantoms(tmp_path, 2, **small)).items()}
+    (tmp_path / missing).unlink()
+    (tmp_path / "PHANTOM_000/PHANTOM_000_t1.nii.gz").write_bytes(b"cut short")
+    write_phantoms(tmp_path, 2, **small)
+    assert {name: p.read_bytes() for name, p in files_of(tmp_path).items()} == whole
+
+
+def test_interrupted_write_leaves_no_record_and_no_partial_file(tmp_path, small, monkeypatch):
+    def interrupted(seed, *args):
+        if seed == second:
+            raise KeyboardInterrupt
+        return generate_phantom(seed, *args)
+
+    second = phantom_module._subject_seed(5, 1)
+    monkeypatch.setattr(phantom_module, "generate_phantom", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_phantoms(tmp_path, 2, **small)
+    assert set(files_of(tmp_path)) == {f"PHANTOM_000/PHANTOM_000_{k}.nii.gz" for k in ("t1", "t2", "seg")}
+
+
+def test_failed_replacement_leaves_no_partial_file(tmp_path, small, monkeypatch):
+    def full_disk(source, target):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(phantom_module.os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        write_phantoms(tmp_path, 1, **small)
+    assert files_of(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 6}, "seed"),
+        ({"spatial_size": (16, 16, 16)}, "spatial_size"),
+        ({"modalities": ("t1",)}, "modalities"),
+        ({"num_subjects": 1}, "subjects"),
+    ],
+)
+def test_another_record_is_refused(tmp_path, small, change, named):
+    write_phantoms(tmp_path, num_subjects=2, **small)
+    before = {name: p.read_bytes() for name, p in files_of(tmp_path).items()}
+    with pytest.raises(
+        ValueError, match=rf"differs in .*{named}.*delete the folder or name another directory"
+    ):
+        write_phantoms(tmp_path, **{"num_subjects": 2, **small, **change})
+    assert {name: p.read_bytes() for name, p in files_of(tmp_path).items()} == before
+
+
+def test_heads_of_another_generator_are_refused(tmp_path, small, monkeypatch):
+    write_phantoms(tmp_path, 1, **small)
+    monkeypatch.setattr(phantom_module, "GENERATOR", "monai_idm phantom 0")
+    with pytest.raises(ValueError, match="differs in generator,"):
+        write_phantoms(tmp_path, 1, **small)
+
+
+@pytest.mark.parametrize("text", ["not json", "[1, 2]"])
+def test_broken_record_is_refused(tmp_path, small, text):
+    (tmp_path / "phantoms.json").write_text(text)
+    with pytest.raises(ValueError, match=r"is not a record of phantoms; delete the folder"):
+        write_phantoms(tmp_path, 1, **small)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "BraTS20_Training_001/BraTS20_Training_001_t1.nii.gz"])
+@pytest.mark.parametrize("written_before", [True, False])
+def test_foreign_files_are_refused(tmp_path, small, name, written_before):
+    if written_before:
+        write_phantoms(tmp_path, 1, **small)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(
+        ValueError, match=rf"holds 1 files besides these phantoms, the first {name}; .*delete"
+    ):
+        write_phantoms(tmp_path, 1, **small)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_leftovers_of_a_larger_interrupted_write_are_refused(tmp_path, small):
+    write_phantoms(tmp_path, 2, **small)
+    (tmp_path / "phantoms.json").unlink()
+    with pytest.raises(ValueError, match=r"holds 3 files besides these phantoms, the first PHANTOM_001/"):
+        write_phantoms(tmp_path, 1, **small)
+
+
+def test_hidden_files_do_not_count(tmp_path, small):
+    (tmp_path / ".DS_Store").touch()
+    write_phantoms(tmp_path, 1, **small)
+    assert (tmp_path / "phantoms.json").is_file()
+
+
+def test_file_in_place_of_the_folder_is_refused(tmp_path, small):
+    (tmp_path / "phantoms").touch()
+    with pytest.raises(ValueError, match="is a file, but phantoms need a folder; name another directory"):
+        write_phantoms(tmp_path / "phantoms", 1, **small)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": -1}, "seed is -1, but must not be negative"),
+        ({"spatial_size": (64, 64)}, r"spatial_size is \(64, 64\), but must be 3 axes"),
+        ({"spatial_size": (64, 64, 15)}, "of 16 voxels or more"),
+        ({"modalities": ("t1", "pd")}, r"modalities are \('t1', 'pd'\), but must be some of"),
+        ({"modalities": ("t1", "t1")}, "each named once"),
+        ({"modalities": ()}, "must be some of"),
+    ],
+)
+def test_impossible_requests_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        generate_phantom(**{"seed": 0, **arguments})
+    with pytest.raises(ValueError, match=message):
+        write_phantoms(tmp_path, 1, **arguments)
+    assert files_of(tmp_path) == {}
+
+
+def test_no_phantoms_at_all_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="num_subjects is 0, but must be at least 1"):
+        write_phantoms(tmp_path, 0)

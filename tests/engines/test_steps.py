@@ -1,0 +1,101 @@
+"""What a validation step returns, on a real MONAI evaluator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.data import MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.networks.schedulers import DDPMScheduler
+from torch import nn
+
+from monai_idm.engines import GenerateVolume, ReconstructionIteration
+from monai_idm.handlers import ReconstructionErrorHandler
+from monai_idm.inferers import InvertibleDiffusionInferer
+from monai_idm.networks import InvertibleDiffusionUNet
+from monai_idm.schedulers import StridedDDIMScheduler
+from tests.reversible.chains import disturb
+
+SCHEDULER = DDPMScheduler(100, "cosine")
+DDIM = StridedDDIMScheduler(100, "cosine", num_inference_steps=10)
+
+
+class Oracle(nn.Module):
+    """Knows that every image is constant 0.5, so that it knows the noise."""
+
+    def forward(self, x, timesteps, context=None):
+        a = SCHEDULER.alphas_cumprod[timesteps.long()].view(-1, 1, 1, 1)
+        return (x - a.sqrt() * 0.5) / (1 - a).sqrt()
+
+
+def run(subjects, batch_size=1, network=None, handlers=(), scheduler=DDIM):
+    items = [{"image": MetaTensor(torch.full((1, 4, 4), 0.5)), "subject": s} for s in subjects]
+    evaluator = SupervisedEvaluator(
+        torch.device("cpu"),
+        torch.utils.data.DataLoader(items, batch_size, collate_fn=collate),
+        network or Oracle(),
+        inferer=InvertibleDiffusionInferer(SCHEDULER),
+        iteration_update=ReconstructionIteration(40, scheduler, seed=3),
+        val_handlers=list(handlers),
+    )
+    outputs = {}
+    evaluator.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda e: outputs.update({b["subject"]: o for b, o in zip(e.state.batch, e.state.output, strict=True)}),
+    )
+    evaluator.run()
+    return evaluator, outputs
+
+
+def collate(items):
+    return {"image": torch.stack([i["image"] for i in items]), "subject": [i["subject"] for i in items]}
+
+
+def test_a_step_returns_image_reconstruction_and_both_noises():
+    _, outputs = run(["a"])
+    a = outputs["a"]
+    torch.testing.assert_close(a["pred"], torch.full((1, 4, 4), 0.5), rtol=0, atol=1e-2)
+    torch.testing.assert_close(a["noise_pred"], a["noise"], rtol=0, atol=1e-4)
+    alpha_bar = SCHEDULER.alphas_cumprod[40]
+    noisy = 0.5 + (1 - alpha_bar).sqrt() / alpha_bar.sqrt() * a["noise"]
+    torch.testing.assert_close(a["noisy"], noisy)
+
+
+def test_the_noise_of_a_case_depends_on_its_name_alone():
+    _, one = run(["a", "b", "c"])
+    _, other = run(["c", "a"], batch_size=2)
+    assert torch.equal(one["a"]["noise"], other["a"]["noise"])
+    assert torch.equal(one["c"]["noise"], other["c"]["noise"])
+    assert not torch.equal(one["a"]["noise"], one["b"]["noise"])
+
+
+def test_a_stochastic_sampler_leaves_the_random_state_of_training():
+    found = []
+    for scheduler in (DDIM, None):  # DDPM draws noise, DDIM does not
+        torch.manual_seed(9)
+        evaluator, _ = run(["a"], scheduler=scheduler)
+        GenerateVolume((4, 4), 1, (-1.0, 1.0), scheduler)(evaluator)
+        found.append(torch.rand(3))
+    assert torch.equal(*found)
+
+
+def test_a_generated_volume_is_in_range_and_the_same_every_time():
+    evaluator, _ = run(["a"])
+    generate = GenerateVolume((4, 4), 1, (-1.0, 1.0), DDIM, seed=5)
+    volume = generate(evaluator)
+    assert volume.shape == (1, 4, 4)
+    torch.testing.assert_close(volume, torch.full((1, 4, 4), 0.75), rtol=0, atol=2e-2)  # 0.5 of [-1, 1]
+    assert torch.equal(volume, generate(evaluator))
+
+
+def test_the_reconstruction_error_of_the_core_is_a_metric():
+    network = disturb(
+        InvertibleDiffusionUNet(2, 1, 1, channels=(16, 32), num_res_blocks=1, attention_levels=(False, False),
+                                norm_num_groups=4, embedding_channels=16)
+    )  # fmt: skip
+    evaluator, _ = run(["a"], network=network, handlers=[ReconstructionErrorHandler()])
+    assert evaluator.state.metrics["core_reconstruction_error"] == pytest.approx(
+        network.reconstruction_error(torch.full((1, 1, 4, 4), 0.5))
+    )
+    assert 0 < evaluator.state.metrics["core_reconstruction_error"] < 1e-4

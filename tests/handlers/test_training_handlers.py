@@ -1,0 +1,175 @@
+"""Handlers around training, on a real MONAI trainer."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from torch import nn
+
+from monai_idm.checkpoints import PHANTOM, RunRecord
+from monai_idm.handlers import (
+    HostEMA,
+    RecordHandler,
+    StopOnNaN,
+    TrainingCheckpoint,
+    TrainingProgress,
+    UseEMA,
+)
+
+
+class Batches(torch.utils.data.Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        x = torch.randn(3, generator=torch.Generator().manual_seed(i))
+        return {"image": x, "label": x.sum()[None]}
+
+
+def trainer(handlers, epochs=3, lr=0.1, network=None, loss=None):
+    network = nn.Linear(3, 1) if network is None else network
+    optimizer = torch.optim.Adam(network.parameters(), lr)
+    engine = SupervisedTrainer(
+        torch.device("cpu"),
+        epochs,
+        torch.utils.data.DataLoader(Batches(), 2),
+        network,
+        optimizer,
+        loss or nn.MSELoss(),
+        train_handlers=handlers(network, optimizer) if callable(handlers) else handlers,
+    )
+    return engine, network
+
+
+def test_ema_is_the_recursion_it_says_and_lives_on_the_host():
+    seen, network = [], nn.Linear(3, 1)
+    ema = HostEMA(network, decay=0.9, every=3)
+    engine, _ = trainer([ema], network=network)
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED(every=3), lambda _: seen.append(network.weight.detach().clone())
+    )
+    engine.run()
+    expected = seen[0]  # the first update copies
+    for n, weight in enumerate(seen[1:], start=1):
+        decay = min(0.9, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * weight
+    torch.testing.assert_close(ema.average.module.weight, expected)
+    assert ema.average.module.weight.device.type == "cpu"
+
+
+def evaluator(network, handlers, fail=False):
+    def step(engine, batch):
+        if fail:
+            raise RuntimeError("planted")
+        return {"weight": network.weight.detach().clone()}
+
+    return SupervisedEvaluator(
+        torch.device("cpu"), [{"image": torch.zeros(1, 3)}], network, iteration_update=step, val_handlers=handlers,
+        decollate=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_an_evaluator_sees_the_average_and_training_gets_its_weights_back(fail):
+    network = nn.Linear(3, 1)
+    ema = HostEMA(network, every=1)
+    trainer([ema], network=network)[0].run()
+    trained = network.weight.detach().clone()
+    average = ema.average.module.weight.detach().clone()
+    assert not torch.equal(trained, average)
+    engine = evaluator(network, [UseEMA(ema)], fail)
+    if fail:
+        with pytest.raises(RuntimeError, match="planted"):
+            engine.run()
+    else:
+        engine.run()
+        assert torch.equal(engine.state.output["weight"], average)
+    assert torch.equal(network.weight, trained)
+    assert torch.equal(ema.average.module.weight, average)
+
+
+def test_before_the_first_update_the_weights_stay():
+    network = nn.Linear(3, 1)
+    weight = network.weight.detach().clone()
+    network_later = HostEMA(network)
+    with torch.no_grad():
+        network.weight.add_(1)
+    engine = evaluator(network, [UseEMA(network_later)])
+    engine.run()
+    torch.testing.assert_close(engine.state.output["weight"], weight + 1)
+
+
+@pytest.mark.parametrize(("decay", "every"), [(1.0, 1), (0.9, 0)])
+def test_an_impossible_average_is_refused(decay, every):
+    with pytest.raises(ValueError, match="choose 0 <= decay < 1 and every >= 1"):
+        HostEMA(nn.Linear(1, 1), decay, every)
+
+
+def checkpointed(folder, epochs, resume=False):
+    def handlers(network, optimizer):
+        ema = HostEMA(network, every=1)
+        return [TrainingCheckpoint(folder, {"network": network, "optimizer": optimizer, "ema": ema}, resume), ema]
+
+    torch.manual_seed(0)
+    return trainer(handlers, epochs)
+
+
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    whole, expected = checkpointed(tmp_path / "whole", 4)
+    whole.run()
+    checkpointed(tmp_path / "cut", 2)[0].run()
+    engine, network = checkpointed(tmp_path / "cut", 4, resume=True)
+    with torch.no_grad():
+        network.weight.zero_()
+    engine.run()
+    torch.testing.assert_close(network.weight, expected.weight)
+    assert engine.state.epoch == 4
+    assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
+    assert sorted(f.name for f in (tmp_path / "cut").iterdir()) == ["checkpoint_epoch=3.pt", "checkpoint_epoch=4.pt"]
+
+
+def test_with_nothing_to_resume_it_starts_anew_and_says_so(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    engine, _ = checkpointed(tmp_path, 1, resume=True)
+    engine.run()
+    assert engine.state.epoch == 1
+    assert "starting anew" in caplog.text
+
+
+def test_the_newest_checkpoint_is_the_one_written_last(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    checkpointed(tmp_path, 10)[0].run()
+    checkpointed(tmp_path, 2)[0].run()  # a new training in the same folder
+    checkpointed(tmp_path, 3, resume=True)[0].run()
+    assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
+
+
+def test_training_stops_when_the_loss_is_no_number():
+    engine, _ = trainer([StopOnNaN()], loss=lambda pred, label: (pred * float("nan")).mean())
+    engine.run()
+    assert engine.state.iteration == 1
+
+
+def test_the_progress_bar_shows_the_loss(capfd):
+    trainer([TrainingProgress(disable=False)], epochs=1)[0].run()
+    assert "loss=" in capfd.readouterr().err
+
+
+def test_a_run_on_phantoms_stops_before_it_replaces_a_model_of_data(tmp_path):
+    file = tmp_path / "model.pt"
+    theirs = RunRecord({})
+    theirs.describe_data("BraTS2020", 369, 2.8)
+    torch.save(theirs.sign(nn.Linear(3, 1)).state_dict(), file)
+    record = RunRecord({})
+    handler = RecordHandler(record, file, PHANTOM, 32, 5.0)
+    assert record.content["data"] == {"source": PHANTOM, "num_cases": 32, "spacing_mm": 5.0}
+    engine, network = trainer([handler])
+    before = network.weight.detach().clone()
+    with pytest.raises(FileExistsError, match="369 cases of BraTS2020"):
+        engine.run()
+    assert torch.equal(network.weight, before)
