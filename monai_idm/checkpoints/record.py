@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,21 @@ class RunRecord:
         network.register_load_state_dict_pre_hook(partial(RunRecord._check, self))
         return network
 
-    def describe_data(self, data: str, num_cases: int, spacing_mm: float) -> None:
+    def describe_data(self, source: str, num_cases: int, spatial_size: Sequence[int], spacing_mm: float) -> None:
         """Say what the weights are trained on.
 
         Args:
-            data: Where the cases came from; :data:`PHANTOM` for generated ones.
+            source: Where the cases came from; :data:`PHANTOM` for generated ones.
             num_cases: Number of training cases.
+            spatial_size: Of the training grid, in voxels.
             spacing_mm: Voxel size of the training grid.
         """
-        self.content["data"] = {"source": data, "num_cases": num_cases, "spacing_mm": spacing_mm}
+        self.content["data"] = {
+            "source": source,
+            "num_cases": num_cases,
+            "spatial_size": list(spatial_size),
+            "spacing_mm": spacing_mm,
+        }
 
     def refuse_to_replace(self, file: str | Path) -> None:
         """Before training: a run on phantoms must not overwrite what was trained on data.

@@ -5,19 +5,27 @@ from monai_idm.data.datalist import load_datalist, prepare_datalist, split_by_su
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
 from monai_idm.data.intensity import ScaleToNetworkRanged, WindowIntensityd
 from monai_idm.data.loading import LoadVolumesd
+from monai_idm.data.phantom import Phantom, generate_phantom, write_phantoms
 from monai_idm.data.sampling import DrawNoised, PlaceOnTrainingGridd, sample_list
 from monai_idm.data.saving import SaveVolumesd
 from monai_idm.data.source import dataset_or_phantoms
 
 __all__ = [
+    "DrawNoised",
     "FitToGridd",
     "LoadVolumesd",
+    "Phantom",
+    "PlaceOnTrainingGridd",
     "SaveVolumesd",
     "ScaleToNetworkRanged",
     "WindowIntensityd",
     "brats_datalist",
+    "dataset_or_phantoms",
+    "generate_phantom",
     "grid_spacing_mm",
     "load_datalist",
     "prepare_datalist",
+    "sample_list",
     "split_by_subject",
+    "write_phantoms",
 ]

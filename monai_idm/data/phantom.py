@@ -121,7 +121,7 @@ def write_phantoms(
         "generator": GENERATOR,
         "seed": int(seed),
         "spatial_size": list(size),
-        "modalities": list(modalities),
+        "modalities": [m for m in MODALITIES if m in modalities],
         "subjects": subjects,
     }
     files = {f"{s}/{s}_{kind}.nii.gz" for s in subjects for kind in (*modalities, "seg")}

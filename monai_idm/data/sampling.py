@@ -31,16 +31,30 @@ class DrawNoised(MapTransform):
     Args:
         keys: Where to put it, ``(channels, *spatial_size)``.
         channels: Of the image.
-        spatial_size: In voxels.
+        record: Of the checkpoint that samples.
+        spatial_size: In voxels; None: that of the checkpoint's training.
+    Raises:
+        ValueError: When called, if neither argument nor checkpoint says the size.
     """
 
-    def __init__(self, keys: KeysCollection, channels: int, spatial_size: Sequence[int]) -> None:
+    def __init__(
+        self, keys: KeysCollection, channels: int, record: RunRecord, spatial_size: Sequence[int] | None = None
+    ) -> None:
         super().__init__(keys)
-        self.shape = (channels, *spatial_size)
+        self.channels = channels
+        self.record = record
+        self.spatial_size = spatial_size
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        size = self.spatial_size or _trained_on(self.record).get("spatial_size")
+        if size is None:
+            raise ValueError(
+                "the checkpoint does not say on which grid it was trained; give the size of the samples in voxels with "
+                "--spatial_size"
+            )
         generator = torch.Generator().manual_seed(data["seed"])
-        return {**data, **{key: MetaTensor(torch.randn(self.shape, generator=generator)) for key in self.keys}}
+        drawn = {key: MetaTensor(torch.randn(self.channels, *size, generator=generator)) for key in self.keys}
+        return {**data, **drawn}
 
 
 class PlaceOnTrainingGridd(MapTransform):
@@ -56,7 +70,7 @@ class PlaceOnTrainingGridd(MapTransform):
         self.record = record
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        spacing = (self.record.loaded or {}).get("data", {}).get("spacing_mm", 1.0)
+        spacing = _trained_on(self.record).get("spacing_mm", 1.0)
         placed = dict(data)
         for key in self.keys:
             sides = torch.tensor(data[key].shape[1:], dtype=torch.float64)
@@ -65,3 +79,7 @@ class PlaceOnTrainingGridd(MapTransform):
             affine[3, 3] = 1
             placed[key] = MetaTensor(data[key], affine=affine)
         return placed
+
+
+def _trained_on(record: RunRecord) -> dict[str, Any]:
+    return (record.loaded or {}).get("data", {})

@@ -68,10 +68,10 @@ class SaveVolumesd(MapTransform):
                 )
             if not isinstance(volume, MetaTensor):
                 raise ValueError(
-                    f"'{key}' is a plain tensor, which Invertd leaves on the network's grid; it must carry an "
-                    "affine: put EnsureTyped before Invertd, or PlaceOnTrainingGridd after pure sampling"
+                    f"'{key}' is a plain tensor, which Invertd leaves on the network's grid; it must carry "
+                    "an affine: put EnsureTyped before Invertd, or PlaceOnTrainingGridd after pure sampling"
                 )
-            for modality, channel in zip(self.modalities, convert_to_numpy(volume), strict=True):
+            for modality, channel in zip(self.modalities, convert_to_numpy(volume.float()), strict=True):
                 name = "_".join(part for part in (self._subject(d), modality, postfix) if part)
                 _write(self.output_dir / f"{name}.nii.gz", channel, volume.affine.cpu().numpy())
         return d
@@ -88,7 +88,7 @@ class SaveVolumesd(MapTransform):
 
 
 def _write(file: Path, channel: np.ndarray, affine: np.ndarray) -> None:
-    image = nib.Nifti1Image(channel.astype(np.float32), affine)
+    image = nib.Nifti1Image(channel, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code="aligned")  # "aligned": to a scanner or an atlas, nobody says which
     image.set_qform(affine, code="aligned")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from monai.engines import SupervisedEvaluator
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
@@ -36,7 +36,7 @@ class GenerateVolume:
         self.scheduler = scheduler
         self.seed = seed
 
-    def __call__(self, engine: SupervisedEvaluator) -> Tensor:
+    def __call__(self, engine: Any) -> Tensor:
         """A volume ``(C, *spatial_size)`` in [0, 1]."""
         low, high = self.network_range
         # forked: sampling must not change what training draws next

@@ -6,7 +6,6 @@ import zlib
 from typing import Any
 
 import torch
-from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.networks.schedulers.scheduler import Scheduler
 from monai.utils.enums import CommonKeys
@@ -23,12 +22,13 @@ class ReconstructionIteration:
     The noise of a case depends on its name and the seed alone, so that every epoch, batch size and order of cases
     measures the same thing.
 
+    Output, per case: ``image`` as it came; ``pred``, its reconstruction; ``noisy``, x_t rescaled to the image's scale
+    (:math:`x_t / \\sqrt{\\bar\\alpha_t}`); ``noise`` and, from one pass at t, ``noise_pred``.
+
     Args:
         timestep: t of the noise.
         scheduler: Of the way back; None: the training scheduler, every step.
         seed: Of the noise.
-    Output, per case: ``image`` as it came; ``pred``, its reconstruction; ``noisy``, x_t rescaled to the image's scale
-    (:math:`x_t / \\sqrt{\\bar\\alpha_t}`); ``noise`` and, from one pass at t, ``noise_pred``.
     """
 
     def __init__(self, timestep: int, scheduler: Scheduler | None = None, seed: int = 0) -> None:
@@ -36,7 +36,7 @@ class ReconstructionIteration:
         self.scheduler = scheduler
         self.seed = seed
 
-    def __call__(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         image = batchdata[CommonKeys.IMAGE].to(engine.state.device, non_blocking=engine.non_blocking)
         noise = torch.stack([self._noise(subject, image.shape[1:]) for subject in batchdata["subject"]]).to(image)
         noise = noise.as_subclass(Tensor)

@@ -72,9 +72,7 @@ def montage(
     content_px = LEFT_PX + count * (tile_px + GAP_PX)
     width_px = max(MIN_WIDTH_PX, content_px)  # the caption needs some room
     left_px = (width_px - content_px) / 2
-    rows = [
-        (c, view, _height(first.shape[1:], view) * tile_px) for c in range(len(modalities)) for view in VIEWS
-    ]
+    rows = [(c, view, _height(first.shape[1:], view) * tile_px) for c in range(len(modalities)) for view in VIEWS]
     gaps_px = len(modalities) * (2 * GAP_PX + BREAK_PX)
     height_px = HEAD_PX + FOOT_PX + gaps_px + sum(height for *_, height in rows)
 
@@ -85,9 +83,7 @@ def montage(
         bottom = 1 - (top + tile_height) / height_px
         middle = bottom + tile_height / 2 / height_px
         label = f"{modalities[c]}   {view}"
-        figure.text(
-            (left_px + 22) / width_px, middle, label, **_text(13, rotation=90, ha="center", va="center")
-        )
+        figure.text((left_px + 22) / width_px, middle, label, **_text(13, rotation=90, ha="center", va="center"))
         for column, (name, volume) in enumerate(volumes.items()):
             left = (left_px + LEFT_PX + column * (tile_px + GAP_PX)) / width_px
             axes = figure.add_axes((left, bottom, tile_px / width_px, tile_height / height_px))
@@ -155,11 +151,7 @@ class MontageHandler:
             return
         for case in evaluated_cases(engine)[: self.num_cases - len(self._cases)]:
             # to the host: a kept volume shall not take device memory for the rest of the epoch
-            kept = {
-                key: case[key].detach().cpu()
-                for key in (*COLUMNS, "mask")
-                if isinstance(case.get(key), Tensor)
-            }
+            kept = {key: case[key].detach().cpu() for key in (*COLUMNS, "mask") if isinstance(case.get(key), Tensor)}
             self._cases.append({"subject": str(case["subject"]), **kept})
 
     def _draw(self, engine: Engine) -> None:
@@ -180,9 +172,7 @@ class MontageHandler:
                 figure.savefig(unfinished, format="png", facecolor="black")
             if self.summary_writer is not None:
                 # an image, not add_figure, which would bring in pyplot
-                self.summary_writer.add_image(
-                    f"montage/case{number}", _pixels(figure), epoch, dataformats="HWC"
-                )
+                self.summary_writer.add_image(f"montage/case{number}", _pixels(figure), epoch, dataformats="HWC")
         self._cases = []
 
 
@@ -227,9 +217,7 @@ def _mark_edges(axes: Any, view: str) -> None:
     for letter, x, y in ((top, 0.5, 0.97), (right, 0.97, 0.5), (bottom, 0.5, 0.03), (left, 0.03, 0.5)):
         vertical = {0.97: "top", 0.03: "bottom"}.get(y, "center")
         horizontal = {0.97: "right", 0.03: "left"}.get(x, "center")
-        style = _text(
-            10, ha=horizontal, va=vertical, path_effects=[withStroke(linewidth=2, foreground="black")]
-        )
+        style = _text(10, ha=horizontal, va=vertical, path_effects=[withStroke(linewidth=2, foreground="black")])
         axes.text(x, y, letter, transform=axes.transAxes, **style)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
+
+from monai_idm.handlers.cases import evaluated_cases
 
 __all__ = ["ReconstructionErrorHandler"]
 
@@ -22,8 +26,9 @@ class ReconstructionErrorHandler:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._report)
 
     def _measure(self, engine: Engine) -> None:
-        image = engine.state.output[0][CommonKeys.IMAGE][None]
-        self._error = engine.network.reconstruction_error(image.to(engine.state.device))
+        image = evaluated_cases(engine)[0][CommonKeys.IMAGE][None]
+        network = cast(Any, engine).network
+        self._error = network.reconstruction_error(image.to(next(network.parameters()).device))
 
     def _report(self, engine: Engine) -> None:
         engine.state.metrics["core_reconstruction_error"] = self._error

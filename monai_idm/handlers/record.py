@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ignite.engine import Engine, Events
 
@@ -17,17 +18,15 @@ class RecordHandler:
     Args:
         record: Already attached to the network.
         file: The model that training will replace, if it exists by then.
-        data: Where the cases came from; ``PHANTOM`` for generated ones.
-        num_cases: Number of training cases.
-        spacing_mm: Voxel size of the training grid.
+        data: ``source, num_cases, spatial_size, spacing_mm`` of ``RunRecord.describe_data``.
     Raises:
         FileExistsError: At the start, if phantoms would replace data: see ``RunRecord.refuse_to_replace``.
     """
 
-    def __init__(self, record: RunRecord, file: str | Path, data: str, num_cases: int, spacing_mm: float) -> None:
+    def __init__(self, record: RunRecord, file: str | Path, data: dict[str, Any]) -> None:
         self.record = record
         self.file = file
-        record.describe_data(data, num_cases, spacing_mm)
+        record.describe_data(**data)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)

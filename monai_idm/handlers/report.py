@@ -28,9 +28,7 @@ class CaseMetrics(Protocol):
     """What the report asks of a metrics object: see :class:`~monai_idm.metrics.ReconstructionMetrics`."""
 
     def reset(self) -> None: ...
-    def update(
-        self, subject: str, pred: Tensor, reference: Tensor, mask: Tensor, **optional: Tensor
-    ) -> None: ...
+    def update(self, subject: str, pred: Tensor, reference: Tensor, mask: Tensor, **optional: Tensor) -> None: ...
     def gather(self) -> None: ...
     def rows(self) -> list[dict[str, Any]]: ...
     def summary(self) -> dict[str, Any]: ...
@@ -95,18 +93,14 @@ class ReconstructionReport:
                     f"{case['subject']}: neither output nor batch holds {missing}, only {sorted(case)}; the "
                     "evaluator must leave the reference as 'image' and the reconstruction as 'pred'"
                 )
-            optional = {
-                name: case[key] for key, name in OPTIONAL.items() if isinstance(case.get(key), Tensor)
-            }
+            optional = {name: case[key] for key, name in OPTIONAL.items() if isinstance(case.get(key), Tensor)}
             self.metrics.update(str(case["subject"]), case["pred"], case["image"], case["mask"], **optional)
 
     def _completed(self, engine: Engine) -> None:
         self.metrics.gather()
         scalars = self.metrics.scalars()
         if self._key is not None and self._key not in scalars:
-            raise ValueError(
-                f"the key metric {self._key!r} is not one of {sorted(scalars)}; name one of these"
-            )
+            raise ValueError(f"the key metric {self._key!r} is not one of {sorted(scalars)}; name one of these")
         engine.state.metrics.update(scalars)
         if idist.get_rank() != 0:
             return

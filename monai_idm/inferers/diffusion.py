@@ -28,7 +28,7 @@ class InvertibleDiffusionInferer(DiffusionInferer):
     """
 
     def __call__(  # type: ignore[override]
-        self, inputs: Tensor, diffusion_model: Callable, *args: Any, class_labels: Tensor | None = None, **kwargs: Any
+        self, inputs: Tensor, diffusion_model: Any, *args: Any, class_labels: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
         """One training pass: noise the inputs and let the network predict.
 
@@ -41,10 +41,10 @@ class InvertibleDiffusionInferer(DiffusionInferer):
         # metadata of a MetaTensor costs time in every operation
         return super().__call__(_plain(inputs), _labelled(diffusion_model, class_labels), *args, **kwargs)
 
-    def sample(  # type: ignore[override]
+    def sample(
         self,
         input_noise: Tensor,
-        diffusion_model: Callable,
+        diffusion_model: Any,
         *args: Any,
         class_labels: Tensor | None = None,
         **kwargs: Any,
@@ -55,7 +55,7 @@ class InvertibleDiffusionInferer(DiffusionInferer):
     def reconstruct(
         self,
         inputs: Tensor,
-        diffusion_model: Callable,
+        diffusion_model: Any,
         timestep: int,
         noise: Tensor | None = None,
         scheduler: Scheduler | None = None,
@@ -102,7 +102,7 @@ class SamplingInferer(Inferer):
         self.scheduler = scheduler
         self.verbose = verbose
 
-    def __call__(self, inputs: Tensor, network: Callable, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, inputs: Tensor, network: Callable, **kwargs: Any) -> Tensor:
         """Sample images.
 
         Args:
@@ -117,5 +117,5 @@ def _plain(x: Tensor) -> Tensor:
     return x.as_subclass(Tensor)
 
 
-def _labelled(diffusion_model: Callable, class_labels: Tensor | None) -> Callable:
+def _labelled(diffusion_model: Any, class_labels: Tensor | None) -> Any:
     return diffusion_model if class_labels is None else partial(diffusion_model, class_labels=class_labels)

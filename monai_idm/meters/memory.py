@@ -190,9 +190,7 @@ def _keys(values: Any) -> set[int]:
 
 
 def _has_storage(tensor: torch.Tensor) -> bool:
-    return (
-        tensor.layout is torch.strided
-    )  # sparse tensors are made of strided ones, which are seen themselves
+    return tensor.layout is torch.strided  # sparse tensors are made of strided ones, which are seen themselves
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:

@@ -55,9 +55,7 @@ def best_gaussian_blur(
             empty.
     """
     if len(sigmas) == 0 or min(sigmas) < 0:
-        raise ValueError(
-            f"sigmas are {tuple(sigmas)}; give one or more standard deviations in voxels, 0 or larger"
-        )
+        raise ValueError(f"sigmas are {tuple(sigmas)}; give one or more standard deviations in voxels, 0 or larger")
     noisy = convert_to_tensor(noisy, dtype=torch.float32, device=reference.device, track_meta=False)
     channels = noisy.shape[0]
     column = (-1, *[1] * (noisy.ndim - 1))

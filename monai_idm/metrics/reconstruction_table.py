@@ -32,16 +32,10 @@ def reconstruction_table(summary: dict[str, Any]) -> str:
         "brain: voxels, and centres of windows, inside the brain mask; whole: all of the volume.",
     ]
     if any("gaussian_blur" in m for regions in summary.get("image", {}).values() for m in regions.values()):
-        notes.append(
-            "gaussian_blur: best blur of the same noisy volume, chosen against the reference in the brain."
-        )
+        notes.append("gaussian_blur: best blur of the same noisy volume, chosen against the reference in the brain.")
     if "noise" in summary:
-        notes.append(
-            "noise: predicted against added noise, whole volume, in standard deviations of the noise."
-        )
-    notes.append(
-        f"* best_batch_of_{size} (as in the paper, optimistic): the best mean over {size} consecutive cases."
-    )
+        notes.append("noise: predicted against added noise, whole volume, in standard deviations of the noise.")
+    notes.append(f"* best_batch_of_{size} (as in the paper, optimistic): the best mean over {size} consecutive cases.")
     return "\n".join([*blocks, *notes])
 
 
@@ -65,9 +59,6 @@ def _cells(statistics: dict[str, Any], form: str, best: str) -> tuple[str, str]:
 
 def _aligned(lines: list[list[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    texts = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     rule = "-" * max(map(len, texts))
     return "\n".join([rule, texts[0], rule, *texts[1:], rule])

@@ -75,7 +75,7 @@ def ssim_map(pred: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor
             f"some axis; evaluate at {SSIM_WINDOW} voxels a side or more"
         )
     similarity, _ = compute_ssim_and_cs(
-        pred[:, None],  # channels as batch: memory for one kernel, whatever the number of channels
+        pred[:, None],  # channels as batch: one kernel for all
         reference[:, None],
         spatial_dims=spatial_dims,
         kernel_size=(SSIM_WINDOW,) * spatial_dims,
@@ -108,7 +108,7 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if not bool(count.all()):
         empty = [channel for channel, voxels in enumerate(count.tolist()) if voxels == 0]
         raise ValueError(
-            f"the mask holds no voxel to average over in channel {empty} (of {tuple(values.shape[1:])} voxels, "
+            f"the mask holds no voxel to average over in channel {empty} (of {tuple(values.shape[1:])} voxels "
             "or windows); a brain mask is `reference != 0`, and mask=None means the whole volume"
         )
     # where, not a product: 0 * nan is nan, and what lies outside shall not matter

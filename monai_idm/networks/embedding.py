@@ -30,7 +30,7 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, timesteps: Tensor, class_labels: Tensor | None = None) -> Tensor:
         features = get_timestep_embedding(timesteps, self.num_features)
-        embedding = self.perceptron(features.to(self.perceptron[0].weight.dtype))
+        embedding = self.perceptron(features.to(next(self.parameters()).dtype))
         if (self.classes is None) != (class_labels is None):
             expected = "no class_labels" if self.classes is None else f"class_labels of shape {tuple(timesteps.shape)}"
             raise ValueError(

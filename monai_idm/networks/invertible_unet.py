@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -243,7 +244,7 @@ class InvertibleDiffusionUNet(nn.Module):
             timesteps = x.new_zeros(batch)
         if timesteps.shape not in ((1,), (batch,)):
             raise ValueError(
-                f"timesteps of shape {tuple(timesteps.shape)} for a batch of {batch}; give one per image, or one for all"
+                f"timesteps of shape {tuple(timesteps.shape)} for a batch of {batch}; give one per image or one for all"
             )
         return self.embedding(timesteps.to(x.device).expand(batch), class_labels)
 
@@ -298,7 +299,7 @@ def _check_arguments(
         )
     if attention_levels[-1]:
         raise ValueError("attention_levels ends with True, but the last level has no skip connection; end with False")
-    if any(after != 2 * before for before, after in zip(channels, channels[1:])):  # noqa: B905
+    if any(after != 2 * before for before, after in pairwise(channels)):
         raise ValueError(
             f"channels={tuple(channels)}; resampling is lossless, so each level has twice the channels before it"
         )

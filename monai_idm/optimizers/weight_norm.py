@@ -54,7 +54,8 @@ def weight_norm_groups(network: nn.Module) -> list[dict[str, Any]]:
     Regularised are weights of two and more dimensions; not biases and norms, and not the generators of orthogonal
     matrices, whose size is an angle.
     """
-    regularised, free = [], []
+    regularised: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, p in network.named_parameters():
         (regularised if p.ndim >= 2 and not name.endswith("generator") else free).append(p)
     return [{"params": regularised}, {"params": free, "lambda_l2": 0.0}]

@@ -20,7 +20,7 @@ Etmann et al. 2020, arXiv:2005.05220.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +90,8 @@ class ReversibleOperation(nn.Module):
         inputs = self.inverse(outputs, condition)
         there = linearise(_Map(self, len(inputs)), *inputs, *condition)
         n = len(inputs)
-        gradients, weight_gradients = there.pull(*gradients)
-        return Rebuilt(inputs, _dense(gradients[:n], inputs), gradients[n:], weight_gradients)
+        found, weight_gradients = there.pull(*gradients)
+        return Rebuilt(inputs, _dense(found[:n], inputs), found[n:], weight_gradients)
 
     def forward(self, inputs: Tensors, embedding: Tensor, policy: Policy) -> Tensors:
         return policy(self, inputs, self.condition(embedding))
@@ -128,7 +128,7 @@ class ReversibleSequence(nn.Module):
         if torch.is_grad_enabled() and activations == "rebuilt":
             policy = _Rebuilding(tape := Tape())
             stack = list(_Entry.apply(tape, *stack))
-        for operation in self.operations:
+        for operation in self._program():
             x = _take(stack, operation.num_inputs)
             stack += operation(x, embedding, policy)
         if isinstance(policy, _Rebuilding):
@@ -138,10 +138,13 @@ class ReversibleSequence(nn.Module):
     def inverse(self, outputs: Tensors, embedding: Tensor) -> tuple[Tensor, ...]:
         """The stack at the entry, from the stack at the exit."""
         stack = list(outputs)
-        for operation in reversed(self.operations):
+        for operation in reversed(self._program()):
             y = _take(stack, operation.num_outputs)
             stack += operation.inverse(y, operation.condition(embedding))
         return tuple(stack)
+
+    def _program(self) -> list[ReversibleOperation]:
+        return [cast(ReversibleOperation, operation) for operation in self.operations]
 
 
 class Linearised(NamedTuple):
@@ -243,7 +246,7 @@ class _Step(torch.autograd.Function):
     """One operation. Its weights are arguments, so that autograd knows them and delivers their gradients."""
 
     @staticmethod
-    def forward(ctx, operation, tape, position, replay, num_conditions, *tensors):  # type: ignore[override]
+    def forward(ctx, operation, tape, position, replay, num_conditions, *tensors):
         n = operation.num_inputs
         condition = tensors[n : n + num_conditions]
         ctx.operation, ctx.tape, ctx.position, ctx.replay = operation, tape, position, replay
@@ -266,7 +269,7 @@ class _Entry(torch.autograd.Function):
     """Nothing forward; backward lets go of the last tensors on the tape."""
 
     @staticmethod
-    def forward(ctx, tape, *inputs):  # type: ignore[override]
+    def forward(ctx, tape, *inputs):
         ctx.tape = tape
         return tuple(x.view_as(x) for x in inputs)
 
@@ -280,7 +283,7 @@ class _Exit(torch.autograd.Function):
     """Saves the stack at the exit; backward seeds the tape with it, as often as backward runs."""
 
     @staticmethod
-    def forward(ctx, tape, position, *outputs):  # type: ignore[override]
+    def forward(ctx, tape, position, *outputs):
         ctx.tape, ctx.position = tape, position
         ctx.save_for_backward(*outputs)
         return tuple(y.view_as(y) for y in outputs)

@@ -15,7 +15,7 @@ CONVENTION = {"network_range": [-1.0, 1.0], "prediction_type": "v_prediction"}
 
 def save(file, data=PHANTOM, key=None, **convention):
     record = RunRecord({**CONVENTION, **convention}, seed=7)
-    record.describe_data(data, 12, 2.5)
+    record.describe_data(data, 12, (32, 32, 32), 2.5)
     weights = record.sign(nn.Linear(2, 3)).state_dict()
     torch.save(weights if key is None else {key: weights, "trainer": {"epoch": 1}}, file)
     return record
@@ -25,7 +25,12 @@ def save(file, data=PHANTOM, key=None, **convention):
 def test_the_record_is_read_back_beside_bare_weights(tmp_path, key):
     record = save(tmp_path / "model.pt", key=key)
     assert read_record(tmp_path / "model.pt") == record.content
-    assert record.content["data"] == {"source": PHANTOM, "num_cases": 12, "spacing_mm": 2.5}
+    assert record.content["data"] == {
+        "source": PHANTOM,
+        "num_cases": 12,
+        "spatial_size": [32, 32, 32],
+        "spacing_mm": 2.5,
+    }
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     nn.Linear(2, 3).load_state_dict(content if key is None else content[key])  # no loader trips over it
 
@@ -59,8 +64,8 @@ def test_phantoms_do_not_replace_a_model_of_data(tmp_path):
     save(tmp_path / "phantom.pt")
     torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "foreign.pt")
     phantoms, data = RunRecord(CONVENTION), RunRecord(CONVENTION)
-    phantoms.describe_data(PHANTOM, 3, 1.0)
-    data.describe_data("BraTS2021", 3, 1.0)
+    phantoms.describe_data(PHANTOM, 3, (8, 8, 8), 1.0)
+    data.describe_data("BraTS2021", 3, (8, 8, 8), 1.0)
     with pytest.raises(FileExistsError, match="12 cases of BraTS2020"):
         phantoms.refuse_to_replace(tmp_path / "data.pt")
     with pytest.raises(FileExistsError, match="unknown data"):

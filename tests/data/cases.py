@@ -111,6 +111,8 @@ def write_case(
         values = smooth_brain(seed=10 * seed + channel) * scale[channel]
         brain = np.argwhere(values != 0)
         values[tuple(brain[:: len(brain) // 7].T)] = -0.02 * scale[channel]
+        if np.issubdtype(dtype, np.integer):
+            values = np.round(values)
         file = folder / subject / f"{subject}_{modality}.nii.gz"
-        volumes.append(write_volume(file, np.round(values), matrix, dtype))
+        volumes.append(write_volume(file, values, matrix, dtype))
     return {"subject": subject, "image": volumes}

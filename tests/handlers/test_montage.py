@@ -12,7 +12,7 @@ from monai.handlers import ValidationHandler
 from monai_idm.handlers import MontageHandler
 from monai_idm.handlers.montage import montage
 
-from .evaluators import MODALITIES, SIZE, make_evaluator, make_item
+from .evaluators import MODALITIES, SIZE, make_evaluator, make_item, reconstruct
 
 
 def pictures(figure):
@@ -160,6 +160,20 @@ def test_more_cases_get_a_file_each_and_a_sampler_may_give_nothing(tmp_path):
     make_evaluator([handler]).run(1)
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["look.png", "look_case2.png", "look_case3.png"]
+
+
+def test_a_run_that_broke_off_leaves_nothing_to_the_next(tmp_path):
+    handler = MontageHandler(tmp_path, MODALITIES, num_cases=5)
+
+    def breaking(engine, batch):
+        if engine.state.iteration == 2:
+            raise ArithmeticError("on purpose")
+        return reconstruct(engine, batch)
+
+    with pytest.raises(ArithmeticError):
+        make_evaluator([handler], iteration=breaking).run(1)
+    make_evaluator([handler]).run(2)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_pyplot_is_not_touched(tmp_path, monkeypatch):

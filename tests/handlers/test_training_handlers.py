@@ -163,11 +163,12 @@ def test_the_progress_bar_shows_the_loss(capfd):
 def test_a_run_on_phantoms_stops_before_it_replaces_a_model_of_data(tmp_path):
     file = tmp_path / "model.pt"
     theirs = RunRecord({})
-    theirs.describe_data("BraTS2020", 369, 2.8)
+    theirs.describe_data("BraTS2020", 369, (64, 64, 64), 2.8)
     torch.save(theirs.sign(nn.Linear(3, 1)).state_dict(), file)
     record = RunRecord({})
-    handler = RecordHandler(record, file, PHANTOM, 32, 5.0)
-    assert record.content["data"] == {"source": PHANTOM, "num_cases": 32, "spacing_mm": 5.0}
+    data = {"source": PHANTOM, "num_cases": 32, "spatial_size": [32, 32, 32], "spacing_mm": 5.0}
+    handler = RecordHandler(record, file, data)
+    assert record.content["data"] == data
     engine, network = trainer([handler])
     before = network.weight.detach().clone()
     with pytest.raises(FileExistsError, match="369 cases of BraTS2020"):

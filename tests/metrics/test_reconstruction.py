@@ -105,9 +105,7 @@ def test_scalars_are_the_means_by_flat_names():
     assert scalars["psnr_brain"] == pytest.approx((scalars["psnr_t1_brain"] + scalars["psnr_t2_brain"]) / 2)
     blur = (scalars["blur_psnr_t1_brain"] + scalars["blur_psnr_t2_brain"]) / 2
     assert scalars["psnr_brain_gain_over_blur"] == pytest.approx(scalars["psnr_brain"] - blur)
-    assert (
-        scalars["noise_mae_t1"] == metrics.summary()["noise"]["t1"]["whole"]["reconstruction"]["mae"]["mean"]
-    )
+    assert scalars["noise_mae_t1"] == metrics.summary()["noise"]["t1"]["whole"]["reconstruction"]["mae"]["mean"]
     assert all(isinstance(value, float) for value in scalars.values())
 
 

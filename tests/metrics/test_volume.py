@@ -85,9 +85,11 @@ def test_ssim_sees_windows_that_reach_out_of_the_mask_but_not_out_of_the_volume(
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_summed_in_single(dtype):
-    pred = torch.full((1, 40, 40, 40), 0.5, dtype=dtype)
-    reference = torch.zeros(1, 40, 40, 40, dtype=dtype)
-    assert mae(pred, reference).item() == 0.5  # in float16 the sum overflows
+    pred = torch.full((1, 60, 60, 60), 0.7, dtype=dtype)
+    reference, mask = torch.zeros_like(pred), torch.ones_like(pred)
+    result = mae(pred, reference, mask)  # in float16 the sum overflows, in bfloat16 it is off by a hundredth
+    assert result.dtype == torch.float32
+    assert result.item() == pytest.approx(pred[0, 0, 0, 0].item(), rel=1e-5)
 
 
 def test_metadata_and_float_masks_are_taken():

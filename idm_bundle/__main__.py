@@ -1,0 +1,57 @@
+"""``python -m idm_bundle COMMAND``: what a user does around the bundle.
+
+Examples:
+    python -m idm_bundle phantom phantoms --subjects 40 --size 64 64 48
+    python -m idm_bundle prepare /data/BraTS2020 datalist.json --modalities t1 t2
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from monai_idm import __version__
+from monai_idm.data import prepare_datalist, write_phantoms
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Of the command line; None: those of this process.
+    Returns:
+        The exit code: 0, or 1 after an error that is the input's, which is printed.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    parser = argparse.ArgumentParser(
+        "python -m idm_bundle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    phantom = commands.add_parser("phantom", help="generate synthetic brains in BraTS's folder layout")
+    phantom.add_argument("directory", help="folder to write to")
+    phantom.add_argument("--subjects", type=int, default=40, help="how many (40)")
+    phantom.add_argument("--size", type=int, nargs=3, default=[240, 240, 155], help="voxels (240 240 155)")
+    phantom.add_argument("--seed", type=int, default=0, help="same seed, same voxels (0)")
+    phantom.set_defaults(run=lambda a: write_phantoms(a.directory, a.subjects, a.size, a.seed))
+
+    prepare = commands.add_parser("prepare", help="check a BraTS folder, split it by subject, write the datalist")
+    prepare.add_argument("dataset_dir", help="folder in one of BraTS's layouts")
+    prepare.add_argument("file", help="datalist to write, JSON")
+    prepare.add_argument("--modalities", nargs="+", default=["t1", "t2"], help="of t1 t1ce t2 flair (t1 t2)")
+    prepare.add_argument("--seed", type=int, default=0, help="of the split (0)")
+    prepare.set_defaults(run=lambda a: prepare_datalist(a.dataset_dir, a.file, modalities=a.modalities, seed=a.seed))
+
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

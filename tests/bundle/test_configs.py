@@ -1,0 +1,84 @@
+"""The bundle as MONAI's tools see it, without running it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+import yaml
+from monai.bundle import ConfigParser, verify_net_in_out
+from monai.bundle.config_item import ComponentLocator
+
+import monai_idm
+from tests.bundle.workspace import CONFIGS, TINY, workflow
+
+
+@pytest.mark.parametrize(
+    ("configs", "kind"),
+    [
+        ("train", "train"),
+        ("inference", "infer"),
+        (["train", "evaluate"], "train"),
+        (["train", "paper"], "train"),
+    ],
+)
+def test_properties_are_complete_before_a_checkpoint_exists(configs, kind, tmp_path):
+    run = workflow(configs, kind, tmp_path)
+    assert run.check_properties() in ([], None)
+
+
+@pytest.mark.parametrize("config", ["train", "inference"])
+def test_network_def_passes_with_one_tensor(config):
+    verify_net_in_out(
+        "network_def",
+        meta_file=str(CONFIGS / "metadata.json"),
+        config_file=str(CONFIGS / f"{config}.yaml"),
+        device="cpu",
+        n=1,
+    )
+
+
+def targets(content):
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key == "_target_":
+                yield value
+            yield from targets(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from targets(value)
+
+
+@pytest.mark.parametrize("config", ["train", "inference", "evaluate", "paper"])
+def test_short_target_names_resolve(config):
+    parser = ConfigParser({"imports": ["$import monai_idm"]})
+    parser.parse()
+    locator = ComponentLocator()
+    for target in targets(yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())):
+        if "." not in target:
+            assert isinstance(locator.get_component_module_name(target), str), f"{target} is missing or ambiguous"
+
+
+def test_public_names_are_not_those_of_monai():
+    locator = ComponentLocator()
+    for room in monai_idm.__all__:
+        for name in getattr(getattr(monai_idm, room), "__all__", ()):
+            component = getattr(getattr(monai_idm, room), name)
+            if inspect.isclass(component):
+                assert locator.get_component_module_name(name) == component.__module__, name
+
+
+def test_the_version_is_the_same_everywhere():
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    assert metadata["version"] == monai_idm.__version__
+    assert metadata["version"] in metadata["changelog"]
+
+
+@pytest.mark.parametrize("config", ["train", "inference"])
+def test_the_paper_preset_is_one_flag(config, tmp_path):
+    run = workflow(config, "train" if config == "train" else "infer", tmp_path, preset="paper", **TINY)
+    run.initialize()
+    definition = run.parser.get_parsed_content("network_def", instantiate=False).get_config()
+    assert definition["preset"] == "paper"
+    assert definition["activations" if config == "train" else "precision"] in ("rebuilt", "float32")

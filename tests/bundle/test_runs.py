@@ -1,0 +1,157 @@
+"""The bundle's configs run for real, at tiny size on phantoms."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from monai_idm.checkpoints import read_record
+from tests.bundle.workspace import CONFIGS, TINY, train, workflow
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    train(folder)
+    return folder
+
+
+def test_training_leaves_model_events_memory_table_and_montage(trained):
+    output = trained / "output"
+    record = read_record(trained / "models" / "model.pt")
+    assert record["data"]["source"] == "phantom"
+    assert record["data"]["spatial_size"] == [16, 16, 16]
+    assert record["data"]["spacing_mm"] > 5
+    assert sorted(f.name for f in (trained / "models").iterdir()) == [
+        "checkpoint_epoch=1.pt",
+        "checkpoint_epoch=2.pt",
+        "model.pt",
+    ]
+    assert list((output / "tensorboard").glob("events*"))
+    with (output / "memory.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2
+    assert float(rows[0]["live_peak_gib"]) > 0
+    assert (output / "montage_epoch0002.png").stat().st_size > 10_000
+    table = json.loads((output / "validation.json").read_text())
+    assert {row["modality"] for row in table["cases"]} == {"t1", "t2"}
+    assert {row["method"] for row in table["cases"]} >= {"reconstruction", "gaussian_blur"}
+    assert not list(trained.rglob("*unfinished*"))
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint(trained, tmp_path, caplog):
+    caplog.set_level("INFO")
+    shutil.copytree(trained, tmp_path / "run")
+    run = train(tmp_path / "run", resume=True, **{"demo#max_epochs": 3})
+    assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
+    assert run.parser.get_parsed_content("train#trainer").state.iteration == 6
+    with (tmp_path / "run" / "output" / "memory.csv").open() as stream:
+        assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2", "3"]
+
+
+def test_evaluation_writes_reconstructions_on_the_grid_of_their_inputs(trained):
+    run = workflow(
+        ["train", "evaluate"], "train", trained, **{**TINY, "ckpt_dir": str(trained / "models")}
+    )
+    run.initialize()
+    run.run()
+    written = sorted((trained / "output" / "evaluation").glob("*_reconstruction.nii.gz"))
+    assert len(written) == 2  # one case, two modalities
+    for file in written:
+        subject, modality = file.name.split("_t")[0], "t" + file.name.split("_t")[1][0]
+        source = nib.load(trained / "output" / "phantoms" / subject / f"{subject}_{modality}.nii.gz")
+        image = nib.load(file)
+        assert image.shape == source.shape
+        np.testing.assert_allclose(image.affine, source.affine, atol=1e-6)
+        window = np.percentile(source.get_fdata()[source.get_fdata() != 0], 99.5)
+        assert image.get_fdata().min() >= -1e-3 * window
+        assert image.get_fdata().max() <= window * (1 + 1e-5)
+    assert json.loads((trained / "output" / "evaluation" / "reconstruction.json").read_text())["cases"]
+
+
+def sample(trained, folder, **overrides):
+    run = workflow(
+        "inference", "infer", folder, ckpt_file=str(trained / "models" / "model.pt"),
+        **{"device": TINY["device"], "num_inference_steps": 4, "num_samples": 2, **overrides},
+    )  # fmt: skip
+    run.initialize()
+    run.run()
+    return folder / "output"
+
+
+def test_sampling_writes_volumes_on_the_training_grid(trained, tmp_path):
+    output = sample(trained, tmp_path)
+    record = read_record(trained / "models" / "model.pt")
+    files = sorted(output.glob("*.nii.gz"))
+    assert [f.name for f in files] == [f"sample_00{i}_{m}.nii.gz" for i in (0, 1) for m in ("t1", "t2")]
+    for file in files:
+        image = nib.load(file)
+        assert image.shape == (16, 16, 16)
+        assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+        np.testing.assert_allclose(image.header.get_zooms(), record["data"]["spacing_mm"], rtol=1e-6)
+        np.testing.assert_allclose(image.affine @ [7.5, 7.5, 7.5, 1], [0, 0, 0, 1], atol=1e-4)
+        assert 0 <= image.get_fdata().min() < image.get_fdata().max() <= 1
+    assert {f.name for f in output.glob("*.png")} == {"sample_000.png", "sample_001.png"}
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_the_others(trained, tmp_path):
+    both = nib.load(sample(trained, tmp_path / "a") / "sample_001_t1.nii.gz").get_fdata()
+    alone = sample(trained, tmp_path / "b", seed=1, num_samples=1) / "sample_001_t1.nii.gz"
+    np.testing.assert_allclose(nib.load(alone).get_fdata(), both, atol=1e-5)
+
+
+def test_full_ddpm_sampling_takes_every_step(trained, tmp_path):
+    overrides = {"num_inference_steps": None, "num_train_timesteps": 2000, "num_samples": 1}
+    run = workflow("inference", "infer", tmp_path, ckpt_file=str(trained / "models" / "model.pt"), **overrides)
+    run.initialize()
+    inferer = run.inferer
+    assert inferer.scheduler is None
+    assert len(inferer.inferer.scheduler.timesteps) == 2000
+
+
+def test_weights_of_another_convention_or_network_are_refused(trained, tmp_path):
+    with pytest.raises(Exception, match="Failed to evaluate") as error:
+        sample(trained, tmp_path, prediction_type="epsilon")
+    assert "prediction_type: v_prediction in the checkpoint, epsilon here" in chain(error.value)
+    with pytest.raises(Exception, match="Failed to evaluate") as error:
+        sample(trained, tmp_path, preset="base")
+    assert "belongs to another network (channels" in chain(error.value)
+
+
+def chain(error):
+    return "" if error is None else f"{error}\n{chain(error.__cause__)}"
+
+
+def test_phantoms_do_not_replace_a_model_of_data(trained, tmp_path):
+    models = tmp_path / "models"
+    models.mkdir()
+    weights = torch.load(trained / "models" / "model.pt", weights_only=True)
+    weights._metadata[""]["record"]["data"]["source"] = "BraTS2020"
+    torch.save(weights, models / "model.pt")
+    before = (models / "model.pt").read_bytes()
+    with pytest.raises(Exception, match="Failed to evaluate") as error:
+        train(tmp_path)
+    assert "cases of BraTS2020" in chain(error.value)
+    assert (models / "model.pt").read_bytes() == before
+
+
+def test_a_folder_without_cases_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, message in (("absent", "absent"), ("empty", "empty")):
+        with pytest.raises(Exception, match="Failed to evaluate") as error:
+            train(tmp_path, dataset_dir=str(tmp_path / folder))
+        assert message in chain(error.value)
+
+
+@pytest.mark.parametrize("place", ["above", "inside"])
+def test_the_bundle_is_found_from_above_and_from_inside(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parents[1] if place == "above" else CONFIGS.parent)
+    run = workflow("train", "train", tmp_path, bundle_root="$monai_idm.find_bundle_root()")
+    run.initialize()
+    assert run.bundle_root == ("bundle" if place == "above" else ".")
