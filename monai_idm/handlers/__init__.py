@@ -1,6 +1,6 @@
 """Ignite handlers: they listen to an engine, call a meter or a metrics object, and write what it says."""
 
-from monai_idm.handlers.ema import HostEMA, UseEMA
+from monai_idm.handlers.ema import HostEMA, UpdateEMA, UseEMA
 from monai_idm.handlers.montage import MontageHandler
 from monai_idm.handlers.peak_memory import PeakMemoryHandler
 from monai_idm.handlers.reconstruction_error import ReconstructionErrorHandler
@@ -19,5 +19,6 @@ __all__ = [
     "StopOnNaN",
     "TrainingCheckpoint",
     "TrainingProgress",
+    "UpdateEMA",
     "UseEMA",
 ]

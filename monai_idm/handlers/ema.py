@@ -9,11 +9,11 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["HostEMA", "UseEMA"]
+__all__ = ["HostEMA", "UpdateEMA", "UseEMA"]
 
 
 class HostEMA:
-    """Averages a network's weights while a trainer runs. Attach it to the trainer.
+    """An average of a network's weights, kept on the host; :class:`UpdateEMA` and :class:`UseEMA` work with it.
 
     Args:
         network: The network being trained.
@@ -30,12 +30,6 @@ class HostEMA:
         self.every = every
         self.average = AveragedModel(network, torch.device(device), avg_fn=self._mean)
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self)
-
-    def __call__(self, engine: Engine) -> None:
-        self.average.update_parameters(self.network)
-
     def state_dict(self) -> dict[str, Any]:
         return self.average.state_dict()
 
@@ -45,6 +39,23 @@ class HostEMA:
     def _mean(self, averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
         decay = min(self.decay, (1 + int(updates)) / (10 + int(updates)))
         return averaged.lerp(current, 1 - decay)
+
+
+class UpdateEMA:
+    """Updates the average while a trainer runs. Attach it to the trainer.
+
+    Args:
+        ema: The average.
+    """
+
+    def __init__(self, ema: HostEMA) -> None:
+        self.ema = ema
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.ema.every), self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.ema.average.update_parameters(self.ema.network)
 
 
 class UseEMA:

@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from monai.utils import convert_to_numpy
 from torch import Tensor
 
-from monai_idm.handlers.atomic_file import atomic_file
+from monai_idm.atomic_file import atomic_file
 from monai_idm.handlers.cases import evaluated_cases
 
 __all__ = ["MontageHandler", "montage"]
@@ -102,8 +102,8 @@ def montage(
 class MontageHandler:
     """Write a picture of the first case of each evaluation: real, noisy, reconstructed, generated.
 
-    Cases need ``image``; ``noisy`` and ``pred`` are drawn where they are, with values in [0, 1] and RAS
-    orientation. Files are replaced whole. In distributed runs the first process draws.
+    Volumes have values in [0, 1] and RAS orientation. Files are replaced whole. In distributed runs the first
+    process draws.
 
     Args:
         output_dir: Folder for the pictures.
@@ -111,9 +111,10 @@ class MontageHandler:
         sampler: Called as ``sampler(engine)`` at the end of the epoch; returns a generated volume
             ``(C, D, H, W)`` in [0, 1], or ``None`` for none this time. It is shown beside the first case.
         summary_writer: A TensorBoard ``SummaryWriter`` that gets the pictures too.
-        num_cases: How many cases to draw, each in a picture of its own; the second one's file name ends in
-            ``_case2``.
-        filename: Name of the file, with ``{epoch}``, the trainer's where a ValidationHandler evaluates.
+        num_cases: How many cases to draw, each in a picture of its own.
+        filename: Name of a picture, from ``{epoch}`` (the trainer's where a ValidationHandler evaluates),
+            ``{subject}`` and ``{case}``, counted from 1.
+        columns: Item of a case to the heading above it; an item that a case lacks is left out.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class MontageHandler:
         summary_writer: Any = None,
         num_cases: int = 1,
         filename: str = "montage_epoch{epoch:04d}.png",
+        columns: Mapping[str, str] = COLUMNS,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.modalities = tuple(modalities)
@@ -131,6 +133,7 @@ class MontageHandler:
         self.summary_writer = summary_writer
         self.num_cases = num_cases
         self.filename = filename
+        self.columns = dict(columns)
         self._cases: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -151,7 +154,7 @@ class MontageHandler:
             return
         for case in evaluated_cases(engine)[: self.num_cases - len(self._cases)]:
             # to the host: a kept volume shall not take device memory for the rest of the epoch
-            kept = {key: case[key].detach().cpu() for key in (*COLUMNS, "mask") if isinstance(case.get(key), Tensor)}
+            kept = {key: case[key].detach().cpu() for key in (*self.columns, "mask") if isinstance(case.get(key), Tensor)}
             self._cases.append({"subject": str(case["subject"]), **kept})
 
     def _draw(self, engine: Engine) -> None:
@@ -161,14 +164,12 @@ class MontageHandler:
             return
         epoch = engine.state.epoch
         for number, case in enumerate(self._cases, start=1):
-            columns = {heading: case[key] for key, heading in COLUMNS.items() if key in case}
+            columns = {heading: case[key] for key, heading in self.columns.items() if key in case}
             if generated is not None and number == 1:
                 columns["generated"] = generated
             figure = montage(columns, self.modalities, case.get("mask"), f"epoch {epoch}, {case['subject']}")
-            file = self.output_dir / self.filename.format(epoch=epoch)
-            if number > 1:
-                file = file.with_stem(f"{file.stem}_case{number}")
-            with atomic_file(file) as unfinished:
+            name = self.filename.format(epoch=epoch, subject=case["subject"], case=number)
+            with atomic_file(self.output_dir / name) as unfinished:
                 figure.savefig(unfinished, format="png", facecolor="black")
             if self.summary_writer is not None:
                 # an image, not add_figure, which would bring in pyplot

@@ -13,7 +13,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from monai_idm.handlers.atomic_file import atomic_file
+from monai_idm.atomic_file import atomic_file
 from monai_idm.handlers.cases import evaluated_cases
 
 __all__ = ["ReconstructionReport"]

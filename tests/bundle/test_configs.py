@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser, verify_net_in_out
 from monai.bundle.config_item import ComponentLocator
 
 import monai_idm
-from tests.bundle.workspace import CONFIGS, TINY, workflow
+from tests.bundle.workspace import CONFIGS, workflow
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,7 @@ from tests.bundle.workspace import CONFIGS, TINY, workflow
 )
 def test_properties_are_complete_before_a_checkpoint_exists(configs, kind, tmp_path):
     run = workflow(configs, kind, tmp_path)
+    run.initialize()
     assert run.check_properties() in ([], None)
 
 
@@ -77,7 +78,7 @@ def test_the_version_is_the_same_everywhere():
 
 @pytest.mark.parametrize("config", ["train", "inference"])
 def test_the_paper_preset_is_one_flag(config, tmp_path):
-    run = workflow(config, "train" if config == "train" else "infer", tmp_path, preset="paper", **TINY)
+    run = workflow(config, "train" if config == "train" else "infer", tmp_path, preset="paper")
     run.initialize()
     definition = run.parser.get_parsed_content("network_def", instantiate=False).get_config()
     assert definition["preset"] == "paper"

@@ -156,14 +156,14 @@ def test_the_handler_draws_the_first_case_at_the_trainers_epoch(tmp_path, monkey
 
 
 def test_more_cases_get_a_file_each_and_a_sampler_may_give_nothing(tmp_path):
-    handler = MontageHandler(tmp_path, MODALITIES, lambda engine: None, num_cases=3, filename="look.png")
+    handler = MontageHandler(tmp_path, MODALITIES, lambda engine: None, num_cases=3, filename="look_{case}.png")
     make_evaluator([handler]).run(1)
     names = sorted(file.name for file in tmp_path.iterdir())
-    assert names == ["look.png", "look_case2.png", "look_case3.png"]
+    assert names == ["look_1.png", "look_2.png", "look_3.png"]
 
 
 def test_a_run_that_broke_off_leaves_nothing_to_the_next(tmp_path):
-    handler = MontageHandler(tmp_path, MODALITIES, num_cases=5)
+    handler = MontageHandler(tmp_path, MODALITIES, num_cases=5, filename="{epoch}_{case}.png")
 
     def breaking(engine, batch):
         if engine.state.iteration == 2:

@@ -17,6 +17,7 @@ from monai_idm.handlers import (
     StopOnNaN,
     TrainingCheckpoint,
     TrainingProgress,
+    UpdateEMA,
     UseEMA,
 )
 
@@ -48,7 +49,7 @@ def trainer(handlers, epochs=3, lr=0.1, network=None, loss=None):
 def test_ema_is_the_recursion_it_says_and_lives_on_the_host():
     seen, network = [], nn.Linear(3, 1)
     ema = HostEMA(network, decay=0.9, every=3)
-    engine, _ = trainer([ema], network=network)
+    engine, _ = trainer([UpdateEMA(ema)], network=network)
     engine.add_event_handler(
         Events.ITERATION_COMPLETED(every=3), lambda _: seen.append(network.weight.detach().clone())
     )
@@ -77,7 +78,7 @@ def evaluator(network, handlers, fail=False):
 def test_an_evaluator_sees_the_average_and_training_gets_its_weights_back(fail):
     network = nn.Linear(3, 1)
     ema = HostEMA(network, every=1)
-    trainer([ema], network=network)[0].run()
+    trainer([UpdateEMA(ema)], network=network)[0].run()
     trained = network.weight.detach().clone()
     average = ema.average.module.weight.detach().clone()
     assert not torch.equal(trained, average)
@@ -112,7 +113,7 @@ def test_an_impossible_average_is_refused(decay, every):
 def checkpointed(folder, epochs, resume=False):
     def handlers(network, optimizer):
         ema = HostEMA(network, every=1)
-        return [TrainingCheckpoint(folder, {"network": network, "optimizer": optimizer, "ema": ema}, resume), ema]
+        return [TrainingCheckpoint(folder, {"network": network, "optimizer": optimizer, "ema": ema}, resume), UpdateEMA(ema)]
 
     torch.manual_seed(0)
     return trainer(handlers, epochs)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from monai_idm.handlers.atomic_file import atomic_file
+from monai_idm.atomic_file import atomic_file
 
 
 def test_the_file_is_replaced_at_the_end_and_its_folder_made(tmp_path):

@@ -1,0 +1,46 @@
+"""Where sampling starts and where its results lie."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from monai_idm.checkpoints import PHANTOM, RunRecord
+from monai_idm.data import DrawNoised, PlaceOnTrainingGridd, sample_list
+
+
+def loaded_record(size=(6, 4, 8), spacing_mm=2.5):
+    trained, record = RunRecord({}), RunRecord({})
+    trained.describe_data(PHANTOM, 3, size, spacing_mm)
+    record.sign(nn.Linear(1, 1)).load_state_dict(trained.sign(nn.Linear(1, 1)).state_dict())
+    return record
+
+
+def test_noise_is_normal_and_follows_the_seed_alone():
+    draw = DrawNoised("image", 2, loaded_record((32, 32, 32)))
+    first, second = (draw(item)["image"] for item in sample_list(2, seed=7))
+    assert first.shape == (2, 32, 32, 32)
+    assert abs(float(first.mean())) < 0.02
+    assert abs(float(first.std()) - 1) < 0.02
+    assert not torch.equal(first, second)
+    assert torch.equal(second, draw(sample_list(1, seed=8)[0])["image"])
+    assert [item["subject"] for item in sample_list(2, seed=7)] == ["sample_007", "sample_008"]
+
+
+def test_the_size_is_that_of_training_unless_given():
+    item = sample_list(1)[0]
+    assert DrawNoised("image", 2, loaded_record())(item)["image"].shape == (2, 6, 4, 8)
+    assert DrawNoised("image", 2, loaded_record(), (4, 4, 4))(item)["image"].shape == (2, 4, 4, 4)
+    with pytest.raises(ValueError, match="--spatial_size"):
+        DrawNoised("image", 2, RunRecord({}))(item)
+
+
+def test_samples_lie_centred_on_the_origin_with_the_spacing_of_training():
+    place = PlaceOnTrainingGridd("pred", loaded_record())
+    affine = place({"pred": torch.zeros(2, 6, 4, 8)})["pred"].affine.numpy()
+    np.testing.assert_allclose(np.diag(affine), [2.5, 2.5, 2.5, 1])
+    np.testing.assert_allclose(affine @ [2.5, 1.5, 3.5, 1], [0, 0, 0, 1])
+    unknown = PlaceOnTrainingGridd("pred", RunRecord({}))({"pred": torch.zeros(2, 6, 4, 8)})["pred"]
+    np.testing.assert_allclose(np.diag(unknown.affine.numpy()), 1)
