@@ -21,9 +21,7 @@ __all__ = ["load_datalist", "prepare_datalist", "split_by_subject"]
 
 PARTS = ("training", "validation", "test")
 _PATHS = ("image", "label")
-_TIME_POINT = re.compile(
-    r"(BraTS-\w+-\d+)-\d{3}", re.IGNORECASE
-)  # BraTS-GLI-00000-001: patient 00000, scan 001
+_TIME_POINT = re.compile(r"(BraTS-\w+-\d+)-\d{3}", re.IGNORECASE)  # BraTS-GLI-00000-001: patient 00000, scan 001
 
 _logger = logging.getLogger(__name__)
 
@@ -52,15 +50,10 @@ def split_by_subject(
         )
     patients = sorted({_patient(item) for item in items})
     if not patients:
-        raise ValueError(
-            "no items to split; a split needs at least one case: look at what brats_datalist gives"
-        )
+        raise ValueError("no items to split; a split needs at least one case: look at what brats_datalist gives")
     random.Random(seed).shuffle(patients)
     parts = map(set, _parts(patients, fractions))
-    return {
-        name: [item for item in items if _patient(item) in part]
-        for name, part in zip(PARTS, parts, strict=True)
-    }
+    return {name: [item for item in items if _patient(item) in part] for name, part in zip(PARTS, parts, strict=True)}
 
 
 def prepare_datalist(
@@ -97,9 +90,7 @@ def prepare_datalist(
         "dataset_dir": str(dataset_dir),
     }
     root = _absolute(dataset_dir)
-    _write_json(
-        Path(file), settings | _with_paths(split, lambda p: Path(os.path.relpath(p, root)).as_posix())
-    )
+    _write_json(Path(file), settings | _with_paths(split, lambda p: Path(os.path.relpath(p, root)).as_posix()))
     _logger.info("%s: %s", file, ", ".join(f"{len(split[name])} {name}" for name in PARTS))
     return settings | split
 
@@ -119,9 +110,7 @@ def load_datalist(file: str | os.PathLike, dataset_dir: str | os.PathLike | None
         ValueError: If the file is not such a datalist.
     """
     if not Path(file).is_file():
-        raise FileNotFoundError(
-            f"datalist {file} does not exist; it must be written first: run prepare_datalist"
-        )
+        raise FileNotFoundError(f"datalist {file} does not exist; it must be written first: run prepare_datalist")
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
         root = _absolute(content["dataset_dir"] if dataset_dir is None else dataset_dir)
@@ -160,9 +149,7 @@ def _parts(patients: list[str], fractions: Sequence[float]) -> tuple[list[str], 
 def _with_paths(split: dict[str, Any], change: Callable[[str], str]) -> dict[str, list[dict[str, Any]]]:
     def changed(item: dict[str, Any]) -> dict[str, Any]:
         paths = {key: item[key] for key in _PATHS if key in item}
-        return item | {
-            k: [change(p) for p in v] if isinstance(v, list) else change(v) for k, v in paths.items()
-        }
+        return item | {k: [change(p) for p in v] if isinstance(v, list) else change(v) for k, v in paths.items()}
 
     return {name: [changed(item) for item in split[name]] for name in PARTS}
 

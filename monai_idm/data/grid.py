@@ -55,9 +55,7 @@ class FitToGridd(MapTransform, InvertibleTransform):
         super().__init__(keys, allow_missing_keys)
         self.spatial_size = tuple(int(n) for n in ensure_tuple_rep(spatial_size, 3))
         if min(self.spatial_size) < 1:
-            raise ValueError(
-                f"spatial_size {self.spatial_size} must be positive on every axis: for instance 64"
-            )
+            raise ValueError(f"spatial_size {self.spatial_size} must be positive on every axis: for instance 64")
         self.mask_key = ensure_tuple(mask_key)
         self.zoom = zoom
         self.pad = SpatialPad(self.spatial_size)
@@ -118,6 +116,4 @@ def grid_spacing_mm(dataset: Iterable[Mapping[Hashable, Any]], limit: int = 16, 
             f"{len(images)} items, {with_affine} with an affine; there must be at least one, and an affine "
             "in each: give a dataset that is preprocessed from files"
         )
-    return float(
-        np.median([abs(float(torch.linalg.det(image.affine[:3, :3]))) ** (1 / 3) for image in images])
-    )
+    return float(np.median([abs(float(torch.linalg.det(image.affine[:3, :3]))) ** (1 / 3) for image in images]))

@@ -87,16 +87,10 @@ class WindowIntensityd(MapTransform, InvertibleTransform):
             d[key] = low + x * (high - low)
         return d
 
-    def _window(
-        self, image: torch.Tensor, brain: torch.Tensor
-    ) -> tuple[list[float], list[float], list[float]]:
-        name = (
-            image.meta.get("filename_or_obj", "the image") if isinstance(image, MetaTensor) else "the image"
-        )
+    def _window(self, image: torch.Tensor, brain: torch.Tensor) -> tuple[list[float], list[float], list[float]]:
+        name = image.meta.get("filename_or_obj", "the image") if isinstance(image, MetaTensor) else "the image"
         if not brain.any():
-            raise ValueError(
-                f"the brain mask of {name} is empty; it must be non-zero in the brain: use LoadVolumesd's"
-            )
+            raise ValueError(f"the brain mask of {name} is empty; it must be non-zero in the brain: use LoadVolumesd's")
         lo, hi, clipped = [], [], []
         for channel, volume in enumerate(convert_to_tensor(image, track_meta=False)):
             v = volume[brain]

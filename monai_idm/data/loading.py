@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor, NibabelReader
+from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
 
 __all__ = ["LoadVolumesd"]
@@ -95,9 +95,7 @@ class LoadVolumesd(MapTransform):
                 "prepare the datalist anew"
             )
         try:
-            # a reader given per call raises its own error, where LoadImage would try every other one first;
-            # a new reader, because it keeps state and threads share this object
-            volume = self._load(path, reader=NibabelReader(squeeze_non_spatial_dims=True))
+            volume = self._load(path)
         except Exception as error:  # damaged files raise OSError, EOFError, zlib.error, nibabel's own ...
             raise ValueError(
                 f"cannot read {path} as NIfTI ({type(error).__name__}: {error}); it must be a whole .nii or "
@@ -105,7 +103,8 @@ class LoadVolumesd(MapTransform):
             ) from error
         if volume.ndim != 4:
             raise ValueError(
-                f"{path} has {volume.ndim - 1} dimensions; it must have 3, or 4 with channels: convert it"
+                f"{path} gives an array {tuple(volume.shape)}, channels first; it must be (C, X, Y, Z), from a 3D "
+                "file, or a 4D one with its channels last: convert it"
             )
         if not _invertible(volume.affine):
             raise ValueError(
@@ -136,8 +135,7 @@ def _check_same_grid(first_path: str, first: MetaTensor, path: str, volume: Meta
     way_out = "the volumes of a case must share one grid: co-register them, or resample one onto the other"
     if first.shape[1:] != volume.shape[1:]:
         raise ValueError(
-            f"{first_path} has {tuple(first.shape[1:])} voxels, "
-            f"{path} has {tuple(volume.shape[1:])}; {way_out}"
+            f"{first_path} has {tuple(first.shape[1:])} voxels, {path} has {tuple(volume.shape[1:])}; {way_out}"
         )
     if not np.allclose(first.affine, volume.affine, rtol=0, atol=_AFFINE_TOLERANCE):
         raise ValueError(

@@ -102,9 +102,7 @@ def write_volume(file: Path, values: np.ndarray, matrix=None, dtype=np.float32, 
     return str(file)
 
 
-def write_case(
-    folder: Path, subject="case", matrix=None, scale=(500.0, 2000.0), dtype=np.int16, seed=0
-) -> dict:
+def write_case(folder: Path, subject="case", matrix=None, scale=(500.0, 2000.0), dtype=np.int16, seed=0) -> dict:
     """A case of two modalities with negative voxels inside the brain; return its datalist item."""
     volumes = []
     for channel, modality in enumerate(("t1", "t2")):

@@ -47,9 +47,7 @@ def test_every_layout_gives_the_modalities_in_the_order_asked_for(tmp_path, year
     expected = []
     for number in (1, 2):
         subject = case.format(number)
-        paths = {
-            k: str(tmp_path / below / subject / (subject + ending.format(n))) for k, n in path_of.items()
-        }
+        paths = {k: str(tmp_path / below / subject / (subject + ending.format(n))) for k, n in path_of.items()}
         expected.append(
             {"subject": subject, "image": [paths[m] for m in ("t2", "flair", "t1")], "label": paths["label"]}
         )
@@ -79,11 +77,12 @@ def test_decathlon_channels_follow_the_description(tmp_path):
     assert brats_datalist(tmp_path)[0]["channels"] == [1, 0]
 
 
-def test_hidden_files_and_folders_are_passed_over(tmp_path):
+def test_hidden_files_and_what_is_no_volume_are_passed_over(tmp_path):
     make_cases(tmp_path, "BraTS 2021", numbers=(7,))
     case = tmp_path / "BraTS2021_00007"
     touch(case / "._BraTS2021_00007_t1.nii.gz", tmp_path / ".trash/BraTS2021_00009/BraTS2021_00009_t1.nii.gz")
     touch(tmp_path / "._BraTS2021_00007", case / "BraTS2021_00007_t1_brain.nii.gz", case / "notes.txt")
+    (case / "BraTS2021_00007_t1n.nii.gz").mkdir()  # unpacked by a tool that makes a folder of every file
     [item] = brats_datalist(tmp_path)
     assert item["image"][0] == str(case / "BraTS2021_00007_t1.nii.gz")
 

@@ -14,16 +14,12 @@ from tests.data.cases import affine, smooth_brain
 
 
 def make_image(shape, matrix=None, channels=1) -> MetaTensor:
-    return MetaTensor(
-        torch.rand(channels, *shape), affine=torch.as_tensor(affine() if matrix is None else matrix)
-    )
+    return MetaTensor(torch.rand(channels, *shape), affine=torch.as_tensor(affine() if matrix is None else matrix))
 
 
 def world(matrix: torch.Tensor, shape) -> torch.Tensor:
     """Position in mm of every voxel, ``(3, X, Y, Z)``."""
-    voxels = torch.stack(
-        torch.meshgrid(*[torch.arange(n, dtype=torch.float64) for n in shape], indexing="ij")
-    )
+    voxels = torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float64) for n in shape], indexing="ij"))
     return torch.einsum("ij,jxyz->ixyz", matrix[:3, :3], voxels) + matrix[:3, 3].view(3, 1, 1, 1)
 
 
@@ -34,7 +30,8 @@ def world(matrix: torch.Tensor, shape) -> torch.Tensor:
         ((40, 50, 30), (1.25, 1, 1), (25, 25, 25), (25, 25, 15)),  # 40 of 1.25 mm are as long as 50 of 1 mm
         ((40, 50, 30), (1, 1, 3), (32, 20, 18), (8, 10, 18)),  # the axis that is longest for its grid decides
         ((8, 10, 6), (1, 1, 1), (20, 20, 20), (16, 20, 12)),  # a small one grows
-        ((60, 60, 1), (1, 1, 1), (10, 10, 10), (10, 10, 1)),  # no axis vanishes
+        ((60, 60, 2), (1, 1, 1), (10, 10, 10), (10, 10, 1)),  # no axis vanishes
+        ((42, 50, 31), (1, 1, 1), (20, 20, 20), (17, 20, 12)),  # 16.8 and 12.4
     ],
 )
 def test_one_spacing_for_all_axes(shape, spacing, grid, resized):
@@ -50,9 +47,7 @@ def test_one_spacing_for_all_axes(shape, spacing, grid, resized):
 
 
 def test_the_padding_is_symmetric():
-    fitted = FitToGridd("image", (24, 12, 16))(
-        {"image": MetaTensor(torch.ones(1, 12, 12, 12), affine=torch.eye(4))}
-    )
+    fitted = FitToGridd("image", (24, 12, 16))({"image": MetaTensor(torch.ones(1, 12, 12, 12), affine=torch.eye(4))})
     filled = fitted["image"][0].nonzero()
     assert filled.min(0).values.tolist() == [6, 0, 2]
     assert filled.max(0).values.tolist() == [17, 11, 13]
@@ -110,6 +105,13 @@ def test_the_border_is_air_for_every_channel(offset):
     assert fitted.max() <= 1 + 1e-6
 
 
+def test_nothing_but_air_stays_air():
+    """Smoothing must not darken the edge of the box where air is not 0."""
+    image = MetaTensor(torch.full((2, 20, 20, 20), 0.25), meta={"window": {"lo": [-1.0, -1.0], "hi": [3.0, 3.0]}})
+    fitted = FitToGridd("image", (12, 10, 10))({"image": image})["image"]
+    torch.testing.assert_close(fitted.as_tensor(), torch.full((2, 12, 10, 10), 0.25))
+
+
 def test_without_zoom_every_voxel_stays():
     image = make_image((9, 12, 7), channels=2)
     fitted = FitToGridd("image", (16, 12, 8), zoom=False)({"image": image})["image"]
@@ -139,9 +141,7 @@ def test_masks_invert_to_masks():
     mask = MetaTensor((torch.as_tensor(smooth_brain()) != 0).float()[None])
     transform = Compose([FitToGridd("mask", 30)])
     data = transform({"mask": mask})
-    pred = Invertd("pred", transform, "mask", nearest_interp=False)(data | {"pred": data["mask"].clone()})[
-        "pred"
-    ]
+    pred = Invertd("pred", transform, "mask", nearest_interp=False)(data | {"pred": data["mask"].clone()})["pred"]
     assert pred.unique().tolist() == [0, 1]
     assert (pred != mask).float().mean() < 0.02
 

@@ -67,9 +67,7 @@ def test_an_outlier_is_clipped_and_counted():
     assert window["lo"] == [0.0]
     assert window["hi"][0] < 1
     values = brain[brain != 0]
-    np.testing.assert_allclose(
-        window["clipped"], np.mean((values < 0) | (values > window["hi"][0])), rtol=1e-6
-    )
+    np.testing.assert_allclose(window["clipped"], np.mean((values < 0) | (values > window["hi"][0])), rtol=1e-6)
     assert window["clipped"][0] > 5 / len(values)
 
 

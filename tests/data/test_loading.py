@@ -69,6 +69,12 @@ def test_channels_choose_from_a_4d_file(tmp_path, single):
     assert [float(channel.mean()) for channel in image] == [4, 2]
 
 
+def test_endings_in_upper_case_load(tmp_path):
+    path = write_volume(tmp_path / "a.nii.gz", smooth_brain())
+    (tmp_path / "a.nii.gz").rename(tmp_path / "A.NII.GZ")
+    assert LoadVolumesd()({"image": path.replace("a.nii.gz", "A.NII.GZ")})["image"].shape == (1, *SHAPE)
+
+
 @pytest.mark.parametrize("n", [None, 1, 3])
 def test_one_path_gives_all_its_channels(tmp_path, n):
     values = np.ones(SHAPE if n is None else (*SHAPE, n))
@@ -80,10 +86,9 @@ def test_one_path_gives_all_its_channels(tmp_path, n):
 
 def test_keys_and_mask_have_the_names_given(tmp_path):
     item = write_case(tmp_path)
-    data = LoadVolumesd(["scan", "missing"], mask_key="brain", allow_missing_keys=True)(
-        {"scan": item["image"]}
-    )
+    data = LoadVolumesd(["scan", "missing"], mask_key="brain", allow_missing_keys=True)({"scan": item["image"]})
     assert set(data) == {"scan", "brain"}
+    assert LoadVolumesd("missing", allow_missing_keys=True)({"subject": "a"}) == {"subject": "a"}
 
 
 @pytest.mark.parametrize("dataset", [Dataset, CacheDataset])
@@ -128,6 +133,9 @@ def bad_file(name: str, folder) -> dict:
     elif name == "2d":
         write_volume(bad, values[..., 9])
         return {"image": [str(bad)]}
+    elif name == "5d":
+        write_volume(bad, np.stack([values, values], -1)[..., None, :])
+        return {"image": [str(bad)]}
     elif name == "4d":
         write_volume(bad, np.stack([values, values], -1))
     elif name == "singular":
@@ -149,7 +157,8 @@ def bad_file(name: str, folder) -> dict:
         ("nan", ValueError, r"bad\.nii\.gz holds 2 NaN or Inf voxels of 19602.*nan_to_num"),
         ("inf", ValueError, r"bad\.nii\.gz holds 1 NaN or Inf voxels"),
         ("zeros", ValueError, r"bad\.nii\.gz is 0 in every voxel"),
-        ("2d", ValueError, r"bad\.nii\.gz has 2 dimensions; it must have 3"),
+        ("2d", ValueError, r"bad\.nii\.gz gives an array \(1, 27, 33\).* must be \(C, X, Y, Z\)"),
+        ("5d", ValueError, r"bad\.nii\.gz gives an array \(2, 27, 33, 22, 1\)"),
         ("4d", ValueError, r'bad\.nii\.gz is 4D with 2 channels where a 3D file is needed.*"channels"'),
         ("singular", ValueError, r"bad\.nii\.gz has the affine .* no inverse"),
     ],
@@ -162,9 +171,7 @@ def test_a_bad_file_is_named(tmp_path, name, error, said):
 
 def test_affines_that_differ_by_rounding_are_one_grid(tmp_path):
     paths = [
-        write_volume(
-            tmp_path / f"{i}.nii", smooth_brain(), affine() + np.outer([1, 0, 0, 0], [0, 0, 0, i * 5e-4])
-        )
+        write_volume(tmp_path / f"{i}.nii", smooth_brain(), affine() + np.outer([1, 0, 0, 0], [0, 0, 0, i * 5e-4]))
         for i in range(2)
     ]
     assert LoadVolumesd()({"image": paths})["image"].shape == (2, *SHAPE)
