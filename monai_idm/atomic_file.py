@@ -20,7 +20,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path: The file wanted; its folder is made where it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    # hidden, by process, and with the ending that tells writers the format
+    unfinished = path.with_name(f".unfinished.{os.getpid()}.{path.name}")
     try:
         yield unfinished
         os.replace(unfinished, path)

@@ -1,7 +1,7 @@
 """BraTS folders to a datalist, volumes to the network's grid and back to files."""
 
 from monai_idm.data.brats import brats_datalist
-from monai_idm.data.datalist import load_datalist, prepare_datalist, split_by_subject
+from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
 from monai_idm.data.intensity import ScaleToNetworkRanged, WindowIntensityd
 from monai_idm.data.loading import LoadVolumesd
@@ -23,7 +23,6 @@ __all__ = [
     "dataset_or_phantoms",
     "generate_phantom",
     "grid_spacing_mm",
-    "load_datalist",
     "prepare_datalist",
     "sample_list",
     "split_by_subject",

@@ -15,9 +15,10 @@ from typing import Any
 
 from monai.utils import ensure_tuple
 
+from monai_idm.atomic_file import atomic_file
 from monai_idm.data.brats import brats_datalist
 
-__all__ = ["load_datalist", "prepare_datalist", "split_by_subject"]
+__all__ = ["prepare_datalist", "split_by_subject"]
 
 PARTS = ("training", "validation", "test")
 _PATHS = ("image", "label")
@@ -90,37 +91,11 @@ def prepare_datalist(
         "dataset_dir": str(dataset_dir),
     }
     root = _absolute(dataset_dir)
-    _write_json(Path(file), settings | _with_paths(split, lambda p: Path(os.path.relpath(p, root)).as_posix()))
+    content = settings | _with_paths(split, lambda p: Path(os.path.relpath(p, root)).as_posix())
+    with atomic_file(Path(file)) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     _logger.info("%s: %s", file, ", ".join(f"{len(split[name])} {name}" for name in PARTS))
     return settings | split
-
-
-def load_datalist(file: str | os.PathLike, dataset_dir: str | os.PathLike | None = None) -> dict[str, Any]:
-    """Read what :func:`prepare_datalist` wrote.
-
-    MONAI's ``load_decathlon_datalist`` would not do: it takes a subject named like its folder for a path.
-
-    Args:
-        file: The JSON file.
-        dataset_dir: Where the data lie now; ``None`` means where they lay when the file was written.
-    Returns:
-        What :func:`prepare_datalist` returned, with absolute paths.
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If the file is not such a datalist.
-    """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"datalist {file} does not exist; it must be written first: run prepare_datalist")
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-        root = _absolute(content["dataset_dir"] if dataset_dir is None else dataset_dir)
-        split = _with_paths(content, lambda p: os.path.normpath(os.path.join(root, p)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file} is not a datalist ({type(error).__name__}: {error}); it must be JSON with the keys "
-            f"dataset_dir, {', '.join(PARTS)}: write it anew with prepare_datalist"
-        ) from error
-    return content | split
 
 
 def _patient(item: dict[str, Any]) -> str:
@@ -156,10 +131,3 @@ def _with_paths(split: dict[str, Any], change: Callable[[str], str]) -> dict[str
 
 def _absolute(folder: str | os.PathLike) -> str:
     return os.path.abspath(Path(folder).expanduser())
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, file)

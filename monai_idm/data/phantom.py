@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from monai_idm.atomic_file import atomic_file
 from monai_idm.data.phantom_anatomy import Anatomy, Field, Points, Waves, build_anatomy
 from monai_idm.data.phantom_contrast import CONTRASTS, show_contrast
 
@@ -131,11 +132,12 @@ def write_phantoms(
         return directory
     for subject, subject_seed in subjects.items():
         phantom = generate_phantom(subject_seed, size, modalities)
-        (directory / subject).mkdir(parents=True, exist_ok=True)
         for kind, voxels in {**phantom.images, "seg": phantom.label.astype(np.int16)}.items():
             path = directory / subject / f"{subject}_{kind}.nii.gz"
-            _replace(path, gzip.compress(_nifti_bytes(voxels, phantom.affine), compresslevel=1, mtime=0))
-    _replace(directory / RECORD_NAME, (json.dumps(record, indent=2) + "\n").encode())
+            with atomic_file(path) as unfinished:
+                unfinished.write_bytes(gzip.compress(_nifti_bytes(voxels, phantom.affine), compresslevel=1, mtime=0))
+    with atomic_file(directory / RECORD_NAME) as unfinished:
+        unfinished.write_text(json.dumps(record, indent=2) + "\n")
     return directory
 
 
@@ -164,13 +166,10 @@ class _Voxels:
         return volume.reshape(self.size)
 
 
-def _sample_points(
-    rng: np.random.Generator, grid: tuple[int, ...]
-) -> tuple[npt.NDArray[np.int64], Points, Points]:
+def _sample_points(rng: np.random.Generator, grid: tuple[int, ...]) -> tuple[npt.NDArray[np.int64], Points, Points]:
     """Flat indices of the samples near the head; their places in the scanner and in the head, in mm."""
     axes = [
-        (((np.arange(n) + 0.5) / n - 0.5) * f).astype(np.float32)
-        for n, f in zip(grid, FIELD_OF_VIEW_MM, strict=True)
+        (((np.arange(n) + 0.5) / n - 0.5) * f).astype(np.float32) for n, f in zip(grid, FIELD_OF_VIEW_MM, strict=True)
     ]
     scanner = np.meshgrid(*axes, indexing="ij", sparse=True)
     pose = np.diag(1 / (rng.uniform(0.93, 1.07) * rng.uniform(0.96, 1.04, 3)))
@@ -205,16 +204,6 @@ def _nifti_bytes(voxels: npt.NDArray[np.int16], affine: npt.NDArray[np.float64])
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
     return image.to_bytes()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    # hidden, so that a killed run's does not count; per process, for two may write the same phantoms
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _found_files(directory: Path) -> set[str]:

@@ -63,16 +63,8 @@ class Waves:
 
     def __init__(self, rng: np.random.Generator, count: int, wavelength_mm: float) -> None:
         k = rng.standard_normal((count, 3))
-        k *= (
-            2
-            * np.pi
-            / wavelength_mm
-            * rng.uniform(0.75, 1.25, (count, 1))
-            / np.linalg.norm(k, axis=1, keepdims=True)
-        )
-        k *= np.where(
-            k[:, 1:2] < 0, -1, 1
-        )  # all towards the back: the sine is then about the cosine's slope along y
+        k *= 2 * np.pi / wavelength_mm * rng.uniform(0.75, 1.25, (count, 1)) / np.linalg.norm(k, axis=1, keepdims=True)
+        k *= np.where(k[:, 1:2] < 0, -1, 1)  # all towards the back: the sine is then about the cosine's slope along y
         self.waves = np.concatenate([k, rng.uniform(0, 2 * np.pi, (count, 1))], axis=1).tolist()
         self.amplitude = math.sqrt(2 / count)
 

@@ -14,6 +14,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy, ensure_tuple, ensure_tuple_rep
 
+from monai_idm.atomic_file import atomic_file
+
 __all__ = ["SaveVolumesd"]
 
 _logger = logging.getLogger(__name__)
@@ -92,8 +94,6 @@ def _write(file: Path, channel: np.ndarray, affine: np.ndarray) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code="aligned")  # "aligned": to a scanner or an atlas, nobody says which
     image.set_qform(affine, code="aligned")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{os.getpid()}.{file.name}")  # nibabel goes by the ending
-    nib.save(image, temporary)
-    os.replace(temporary, file)
+    with atomic_file(file) as unfinished:
+        nib.save(image, unfinished)
     _logger.info("wrote %s", file)

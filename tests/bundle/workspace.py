@@ -33,9 +33,7 @@ def workflow(configs: str | list[str], kind: str, folder: Path, **overrides) -> 
     """
     files = [str(CONFIGS / f"{name}.yaml") for name in ([configs] if isinstance(configs, str) else configs)]
     places = {"bundle_root": str(CONFIGS.parent), "output_dir": str(folder / "output")}
-    return ConfigWorkflow(
-        config_file=files, workflow_type=kind, logging_file=False, **{**places, **overrides}
-    )
+    return ConfigWorkflow(config_file=files, workflow_type=kind, logging_file=False, **{**places, **overrides})
 
 
 def train(folder: Path, configs: str | list[str] = "train", **overrides) -> ConfigWorkflow:

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from monai_idm.data import brats_datalist, load_datalist, prepare_datalist, split_by_subject
+from monai_idm.data import brats_datalist, prepare_datalist, split_by_subject
 from tests.data.test_brats import make_cases, make_decathlon
 
 PARTS = ("training", "validation", "test")
@@ -96,7 +96,10 @@ def test_the_file_says_what_was_returned(tmp_path, layout):
     prepared = prepare_datalist(data, file, ("t2", "t1"), seed=5, labels=True)
     found = brats_datalist(data, ("t2", "t1"), labels=True)
     assert {name: prepared[name] for name in PARTS} == split_by_subject(found, seed=5)
-    assert load_datalist(file) == prepared
+    absolute = lambda path: os.path.normpath(data / path)  # noqa: E731
+    for name in PARTS:
+        for written, returned in zip(json.loads(file.read_text())[name], prepared[name], strict=True):
+            assert [absolute(path) for path in written["image"]] == returned["image"]
     assert prepared["modalities"] == ["t2", "t1"]
     assert prepared["seed"] == 5
     assert prepared["dataset_dir"] == str(data)
@@ -110,9 +113,6 @@ def test_paths_in_the_file_are_relative_so_the_data_may_move(tmp_path):
     subject = item["subject"]
     assert item["image"] == [f"{subject}/{subject}_t1.nii", f"{subject}/{subject}_t2.nii"]
     assert item["label"] == f"{subject}/{subject}_seg.nii"
-    (tmp_path / "data").rename(tmp_path / "moved")
-    [item] = load_datalist(tmp_path / "datalist.json", tmp_path / "moved")["test"]
-    assert item["image"][1] == str(tmp_path / "moved" / subject / f"{subject}_t2.nii")
 
 
 def test_the_counts_are_logged(tmp_path, caplog):
@@ -120,15 +120,3 @@ def test_the_counts_are_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "monai_idm.data.datalist"):
         prepare_datalist(tmp_path, tmp_path / "datalist.json")
     assert "datalist.json: 8 training, 1 validation, 1 test" in caplog.text
-
-
-def test_missing_file_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"datalist .*none\.json does not exist.*prepare_datalist"):
-        load_datalist(tmp_path / "none.json")
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"dataset_dir": "."}', '{"dataset_dir": ".", "training": [1]}'])
-def test_file_that_is_no_datalist_is_an_error(tmp_path, text):
-    (tmp_path / "some.json").write_text(text)
-    with pytest.raises(ValueError, match=r"some\.json is not a datalist"):
-        load_datalist(tmp_path / "some.json")

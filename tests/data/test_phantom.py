@@ -62,9 +62,7 @@ def test_voxels_belong_to_the_generator_version(heads):
     means = [heads[0].images[m].mean() for m in MODALITIES]
     assert GENERATOR == "monai_idm phantom 1"
     np.testing.assert_allclose(means, [60.436, 137.488, 133.117, 61.391], rtol=1e-3)
-    assert np.bincount(heads[0].label.ravel(), minlength=5).tolist() == pytest.approx(
-        [73200, 52, 364, 0, 112], abs=3
-    )
+    assert np.bincount(heads[0].label.ravel(), minlength=5).tolist() == pytest.approx([73200, 52, 364, 0, 112], abs=3)
 
 
 def test_different_seeds_give_different_heads(heads):
@@ -218,9 +216,7 @@ def test_neighbourhood_tells_what_the_voxel_does_not(scaled):
         around = [np.roll(t1, step, axis)[mask] for axis in range(3) for step in (-2, -1, 1, 2)]
         place = np.argwhere(mask)
         place = ((place - place.mean(0)) / place.std(0)).T
-        return np.stack(
-            [looked_up(common, t1[mask]), np.ones(mask.sum()), *around, *place, *place**2], axis=1
-        )
+        return np.stack([looked_up(common, t1[mask]), np.ones(mask.sum()), *around, *place, *place**2], axis=1)
 
     t1, t2 = (np.concatenate([v[m][mask] for mask, v in scaled[:8]]) for m in ("t1", "t2"))
     common = table(t1, t2, 64)
@@ -252,9 +248,7 @@ def test_files_hold_the_heads_in_brats_layout(tmp_path):
     assert record["spatial_size"] == list(SIZE)
     cases = [f"PHANTOM_00{i}" for i in range(2)]
     assert list(record["subjects"]) == cases
-    assert set(files_of(directory)) == {f"{c}/{c}_{k}.nii.gz" for c in cases for k in KINDS} | {
-        "phantoms.json"
-    }
+    assert set(files_of(directory)) == {f"{c}/{c}_{k}.nii.gz" for c in cases for k in KINDS} | {"phantoms.json"}
     for case, seed in record["subjects"].items():
         head = generate_phantom(seed, SIZE)
         for kind, voxels in {**head.images, "seg": head.label}.items():
@@ -332,9 +326,7 @@ def test_failed_replacement_leaves_no_partial_file(tmp_path, small, monkeypatch)
 def test_another_record_is_refused(tmp_path, small, change, named):
     write_phantoms(tmp_path, num_subjects=2, **small)
     before = {name: p.read_bytes() for name, p in files_of(tmp_path).items()}
-    with pytest.raises(
-        ValueError, match=rf"differs in .*{named}.*delete the folder or name another directory"
-    ):
+    with pytest.raises(ValueError, match=rf"differs in .*{named}.*delete the folder or name another directory"):
         write_phantoms(tmp_path, **{"num_subjects": 2, **small, **change})
     assert {name: p.read_bytes() for name, p in files_of(tmp_path).items()} == before
 
@@ -360,9 +352,7 @@ def test_foreign_files_are_refused(tmp_path, small, name, written_before):
         write_phantoms(tmp_path, 1, **small)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    with pytest.raises(
-        ValueError, match=rf"holds 1 files besides these phantoms, the first {name}; .*delete"
-    ):
+    with pytest.raises(ValueError, match=rf"holds 1 files besides these phantoms, the first {name}; .*delete"):
         write_phantoms(tmp_path, 1, **small)
     assert (tmp_path / name).read_text() == "mine"
 

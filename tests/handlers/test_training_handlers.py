@@ -113,7 +113,10 @@ def test_an_impossible_average_is_refused(decay, every):
 def checkpointed(folder, epochs, resume=False):
     def handlers(network, optimizer):
         ema = HostEMA(network, every=1)
-        return [TrainingCheckpoint(folder, {"network": network, "optimizer": optimizer, "ema": ema}, resume), UpdateEMA(ema)]
+        return [
+            TrainingCheckpoint(folder, {"network": network, "optimizer": optimizer, "ema": ema}, resume),
+            UpdateEMA(ema),
+        ]
 
     torch.manual_seed(0)
     return trainer(handlers, epochs)

@@ -119,9 +119,7 @@ def test_autograd_grad_accumulation_and_a_retained_graph():
     expected = gradients(chain, inputs, embedding, "stored")
     chain.zero_grad()
     outputs = chain(inputs, embedding)
-    loss = sum(
-        (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sin().sum() for y in outputs
-    )
+    loss = sum((y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sin().sum() for y in outputs)
     names, parameters = zip(*chain.named_parameters(), strict=True)
     for name, gradient in zip(names, torch.autograd.grad(loss, parameters, retain_graph=True), strict=True):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-11, msg=name)
