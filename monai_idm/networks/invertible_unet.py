@@ -40,7 +40,7 @@ from monai_idm.reversible import (
 
 __all__ = ["InvertibleDiffusionUNet"]
 
-_PRECISIONS = ("float32", "mixed")
+_PRECISIONS = ("float32", "mixed", "exact", "exact-mixed")
 
 
 class InvertibleDiffusionUNet(nn.Module):
@@ -60,7 +60,10 @@ class InvertibleDiffusionUNet(nn.Module):
         num_class_embeds: Number of classes to condition on, or None.
         activations: What the core keeps for the backward pass: ``"rebuilt"`` nothing, ``"checkpointed"`` the input
             of every operation, ``"stored"`` everything. Same gradients, same weights, same ``state_dict``.
-        precision: ``"float32"``, or ``"mixed"``: float32 streams, bfloat16 inside branches and bookends.
+        precision: ``"float32"``; ``"mixed"``: float32 streams, bfloat16 inside branches and bookends; ``"exact"`` and
+            ``"exact-mixed"``: streams on a grid, so that every policy gives the same gradients bit for bit, for some
+            3.4 bytes per element of the first level. It needs operations that repeat bit for bit (on CUDA:
+            ``torch.backends.cudnn.deterministic``).
     Raises:
         ValueError: If the arguments do not fit each other.
     """
@@ -141,7 +144,7 @@ class InvertibleDiffusionUNet(nn.Module):
 
         self.embedding = TimestepEmbedding(channels[0], embedding_channels, num_class_embeds)
         self.entry = EntryBookend(spatial_dims, in_channels, channels[0], bookend_stride)
-        self.core = ReversibleSequence([*down, *bottom, *up])
+        self.core = ReversibleSequence([*down, *bottom, *up], exact=precision.startswith("exact"))
         self.exit = ExitBookend(spatial_dims, channels[0], out_channels, bookend_stride, norm_num_groups)
         self.register_state_dict_post_hook(_sign)
 
@@ -255,7 +258,7 @@ class InvertibleDiffusionUNet(nn.Module):
         return a, b
 
     def _autocast(self, device: torch.device) -> AbstractContextManager:
-        if self.precision == "float32":
+        if not self.precision.endswith("mixed"):
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 

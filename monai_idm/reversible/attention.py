@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from monai_idm.reversible.engine import Rebuilt, ReversibleOperation, Tensors, linearise
+from monai_idm.reversible.fixed_point import remainder, restore, snap
 
 __all__ = ["AttentionScale", "CheckerboardAttention"]
 
@@ -42,21 +43,27 @@ class CheckerboardAttention(ReversibleOperation):
         super().__init__()
         self.scale = scale
 
-    def map(self, inputs: Tensors, condition: Tensors) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
         y, low = torch.cat(tuple(inputs[:2]), 1), inputs[2:]
         for parity in (0, 1):
             known, free = _sites(y, parity)
-            y = _scatter(y, free, _gather(y, free) * self.scale(_gather(y, known), shape=y.shape[2:], parity=parity))
+            s = self.scale(_gather(y, known), shape=y.shape[2:], parity=parity)
+            y2 = _gather(y, free)
+            a = snap(y2 * s) if self.exact else y2 * s
+            if self.exact and kept is not None:
+                kept += remainder([y2], [a / s])
+            y = _scatter(y, free, a)
         return *_halves(y), *low
 
-    def inverse(self, outputs: Tensors, condition: Tensors) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
         y, low = torch.cat(tuple(outputs[:2]), 1), outputs[2:]
         for parity in (1, 0):
             known, free = _sites(y, parity)
-            y = _scatter(y, free, _gather(y, free) / self.scale(_gather(y, known), shape=y.shape[2:], parity=parity))
+            s = self.scale(_gather(y, known), shape=y.shape[2:], parity=parity)
+            y = _scatter(y, free, self._divide(_gather(y, free), s, kept[parity : parity + 1]))
         return *_halves(y), *low
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors) -> Rebuilt:
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
         y, low = torch.cat(tuple(outputs[:2]), 1), outputs[2:]
         dy, dlow = torch.cat(tuple(gradients[:2]), 1), gradients[2:]
         totals: list[Tensor | None] = [None] * len(self.weights())
@@ -64,13 +71,16 @@ class CheckerboardAttention(ReversibleOperation):
             known, free = _sites(y, parity)
             s = linearise(self.scale, _gather(y, known), shape=y.shape[2:], parity=parity)
             a, da = _gather(y, free), _gather(dy, free)
-            y2 = a / s.value
+            y2 = self._divide(a, s.value, kept[parity : parity + 1])
             (dy1,), dw = s.pull(da * y2)
             y, dy = _scatter(y, free, y2), _scatter(dy, free, da * s.value)
             if dy1 is not None:
                 dy = _scatter(dy, known, _gather(dy, known) + dy1)
             totals = [g if total is None else total if g is None else total + g for total, g in zip(totals, dw)]  # noqa: B905
         return Rebuilt((*_halves(y), *low), (*_halves(dy), *dlow), (), totals)
+
+    def _divide(self, a: Tensor, s: Tensor, kept: Tensors) -> Tensor:
+        return restore([a / s], kept)[0] if self.exact else a / s
 
 
 class AttentionScale(nn.Module):
@@ -114,8 +124,9 @@ class AttentionScale(nn.Module):
         v = self.norm(y1)
         grid = v.new_zeros(*v.shape[:2], shape.numel()).index_copy(2, known, v)
         q = self.neighbours(grid.unflatten(2, shape)).flatten(2).index_select(2, free)
-        v = v.mT
-        query = self._heads(self.to_q(q.mT + position.index_select(0, free)))
+        # contiguous: on strided tokens a linear layer chooses its kernel by requires_grad, and with it the last bit
+        v = v.mT.contiguous()
+        query = self._heads(self.to_q((q.mT + position.index_select(0, free)).contiguous()))
         key = self._heads(self.to_k(v + position.index_select(0, known)))
         attended = scaled_dot_product_attention(query, key, self._heads(self.to_v(v)))
         u = self.out(attended.transpose(1, 2).flatten(2)).mT

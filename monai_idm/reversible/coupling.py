@@ -2,9 +2,11 @@ r"""Additive coupling: one half of the channels changes by a function of the oth
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from monai_idm.reversible.engine import Rebuilt, ReversibleOperation, Tensors, linearise
+from monai_idm.reversible.fixed_point import snap
 
 __all__ = ["AdditiveCoupling"]
 
@@ -31,21 +33,25 @@ class AdditiveCoupling(ReversibleOperation):
     def condition(self, embedding: Tensor) -> tuple[Tensor, ...]:
         return (embedding,)
 
-    def map(self, inputs: Tensors, condition: Tensors) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
         a, b = inputs
-        return b, a + _same_shape(self.f(b, *condition), a)
+        return b, a + self._step(_same_shape(self.f(b, *condition), a))
 
-    def inverse(self, outputs: Tensors, condition: Tensors) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
         y1, y2 = outputs
-        return y2 - self.f(y1, *condition), y1
+        return y2 - self._step(self.f(y1, *condition)), y1
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors) -> Rebuilt:
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
         y1, y2 = outputs
         dy1, dy2 = gradients
         f = linearise(self.f, y1, *condition)
-        a = y2 - f.value
+        a = y2 - self._step(f.value)
         (db, *dc), dw = f.pull(dy2)
         return Rebuilt((a, y1), (dy2, dy1 if db is None else dy1 + db), dc, dw)
+
+    def _step(self, f: Tensor) -> Tensor:
+        # to the stream's precision first: a branch in bfloat16 has no such grid
+        return snap(f if f.dtype == torch.float64 else f.float()) if self.exact else f
 
 
 def _same_shape(f: Tensor, a: Tensor) -> Tensor:

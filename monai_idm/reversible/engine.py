@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from monai_idm.reversible.fixed_point import snap
 from monai_idm.reversible.replay import Replay
 
 __all__ = [
@@ -59,11 +60,15 @@ class ReversibleOperation(nn.Module):
     A subclass gives ``map`` and, below it, ``inverse``. It may give a ``rebuild`` that is cheaper than the one here,
     which inverts first and then runs the map once more to differentiate it.
 
+    Where ``exact`` is set, inputs and outputs lie on a grid (``fixed_point.py``). A map that leaves the grid snaps its
+    outputs and adds to ``kept`` what its inverse will miss.
+
     Call it as ``operation(inputs, embedding, policy)``: hooks, and whatever wraps the module, then see every pass.
     """
 
     num_inputs = 2
     num_outputs = 2
+    exact = False
 
     def condition(self, embedding: Tensor) -> tuple[Tensor, ...]:
         """Tensors that ``map`` and ``inverse`` depend on besides inputs and weights; they receive gradients."""
@@ -73,21 +78,22 @@ class ReversibleOperation(nn.Module):
         """The parameters read by ``map``, in the order in which ``rebuild`` returns their gradients."""
         return list(self.parameters())
 
-    def map(self, inputs: Tensors, condition: Tensors) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
         raise NotImplementedError(f"{type(self).__name__} has no map")
 
-    def inverse(self, outputs: Tensors, condition: Tensors) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
         raise NotImplementedError(f"{type(self).__name__} has no inverse")
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors) -> Rebuilt:
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
         """Inputs and gradients from outputs and their gradients.
 
         Args:
             outputs: What ``map`` returned.
             gradients: dL/d(output), one per output.
             condition: As ``map`` received it.
+            kept: What ``map`` added to it.
         """
-        inputs = self.inverse(outputs, condition)
+        inputs = self.inverse(outputs, condition, kept)
         there = linearise(_Map(self, len(inputs)), *inputs, *condition)
         n = len(inputs)
         found, weight_gradients = there.pull(*gradients)
@@ -102,11 +108,15 @@ class ReversibleSequence(nn.Module):
 
     Args:
         operations: Each takes ``num_inputs`` tensors from the top of the stack and puts ``num_outputs`` there.
+        exact: Keep the streams on a grid, so that what is rebuilt equals what was, bit for bit.
     """
 
-    def __init__(self, operations: Sequence[ReversibleOperation]) -> None:
+    def __init__(self, operations: Sequence[ReversibleOperation], exact: bool = False) -> None:
         super().__init__()
         self.operations = nn.ModuleList(operations)
+        self.exact = exact
+        for operation in self._program():
+            operation.exact = exact
 
     def forward(self, inputs: Tensors, embedding: Tensor, activations: str = "rebuilt") -> tuple[Tensor, ...]:
         """Run the chain.
@@ -122,7 +132,7 @@ class ReversibleSequence(nn.Module):
         if activations not in ACTIVATIONS:
             raise ValueError(f"activations={activations!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
         policy: Policy = _stored
-        stack = list(inputs)
+        stack = [snap(x) for x in inputs] if self.exact else list(inputs)
         if torch.is_grad_enabled() and activations == "checkpointed":
             policy = _checkpointed
         if torch.is_grad_enabled() and activations == "rebuilt":
@@ -250,17 +260,22 @@ class _Step(torch.autograd.Function):
         n = operation.num_inputs
         condition = tensors[n : n + num_conditions]
         ctx.operation, ctx.tape, ctx.position, ctx.replay = operation, tape, position, replay
-        ctx.save_for_backward(*condition)
+        ctx.num_conditions = num_conditions
+        kept: list[Tensor] = []
         with replay.autocast():
             # detached: hooks of counters refuse inputs that require a gradient while autograd is off
-            return tuple(operation.map([x.detach() for x in tensors[:n]], [c.detach() for c in condition]))
+            outputs = operation.map([x.detach() for x in tensors[:n]], [c.detach() for c in condition], kept)
+        ctx.save_for_backward(*condition, *kept)
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients):
         outputs = ctx.tape.take(ctx.operation, ctx.position)
+        saved = [t.detach() for t in ctx.saved_tensors]
+        condition, kept = saved[: ctx.num_conditions], saved[ctx.num_conditions :]
         with ctx.replay.autocast(), ctx.replay.random():
-            x, dx, dc, dw = ctx.operation.rebuild(outputs, gradients, ctx.saved_tensors)
+            x, dx, dc, dw = ctx.operation.rebuild(outputs, gradients, condition, kept)
         ctx.tape.leave(x)
         return None, None, None, None, None, *dx, *dc, *dw
 

@@ -12,8 +12,10 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from monai_idm.reversible.engine import Rebuilt, ReversibleOperation, Tensors
+from monai_idm.reversible.fixed_point import remainder, restore, snap
 from monai_idm.reversible.replay import full_precision
 
 __all__ = ["Merge", "OrthogonalDownsample", "OrthogonalMixing", "OrthogonalUpsample", "Split", "cayley"]
@@ -48,17 +50,17 @@ class Split(ReversibleOperation):
         super().__init__()
         self.skip_channels = skip_channels
 
-    def map(self, inputs: Tensors, condition: Tensors) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
         a, b = inputs
         k = self.skip_channels
         # clones: a view would pin the storage of the whole
         return a[:, :k].clone(), b[:, :k].clone(), a[:, k:].clone(), b[:, k:].clone()
 
-    def inverse(self, outputs: Tensors, condition: Tensors) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
         a_skip, b_skip, a_low, b_low = outputs
         return torch.cat((a_skip, a_low), 1), torch.cat((b_skip, b_low), 1)
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors) -> Rebuilt:
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
         return Rebuilt(self.inverse(outputs, ()), self.inverse(gradients, ()), (), ())
 
 
@@ -74,13 +76,13 @@ class Merge(ReversibleOperation):
         super().__init__()
         self.split = Split(skip_channels)
 
-    def map(self, inputs: Tensors, condition: Tensors) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
         return self.split.inverse(inputs, condition)
 
-    def inverse(self, outputs: Tensors, condition: Tensors) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
         return self.split.map(outputs, condition)
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors) -> Rebuilt:
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
         return Rebuilt(self.inverse(outputs, ()), self.inverse(gradients, ()), (), ())
 
 
@@ -99,19 +101,33 @@ class Orthogonal(ReversibleOperation):
         with full_precision(self.generator.device):
             return (self.matrix().to(self.generator.dtype),)
 
-    def map(self, inputs: Tensors, condition: Tensors) -> Tensors:
-        with full_precision(inputs[0].device):
-            return self.multiply(condition[0], inputs)
+    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
+        (w,) = condition
+        with full_precision(w.device):
+            if not self.exact:
+                return self.multiply(w, inputs)
+            outputs = _SnappedProduct.apply(self, w, *inputs)
+            if kept is not None:
+                kept += remainder(inputs, self.multiply_transposed(w, outputs))
+            return outputs
 
-    def inverse(self, outputs: Tensors, condition: Tensors) -> Tensors:
-        with full_precision(outputs[0].device):
-            return self.multiply_transposed(condition[0], outputs)
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
+        (w,) = condition
+        with full_precision(w.device):
+            inputs = self.multiply_transposed(w, outputs)
+            return restore(inputs, kept) if self.exact else inputs
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors) -> Rebuilt:
-        inputs = self.inverse(outputs, condition)
-        with full_precision(outputs[0].device):
-            dw = self.outer(gradients, inputs)
-        return Rebuilt(inputs, self.inverse(gradients, condition), (dw,), ())
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
+        inputs = self.inverse(outputs, condition, kept)
+        dx, dw = self.gradients(condition[0], inputs, gradients)
+        return Rebuilt(inputs, dx, (dw,), ())
+
+    def gradients(self, w: Tensor, inputs: Tensors, gradients: Tensors) -> tuple[Tensors, Tensor]:
+        """Those of the inputs and of W."""
+        # contiguous: strided operands are summed in another order, and the last bit would depend on the policy
+        gradients = tuple(g.contiguous() for g in gradients)
+        with full_precision(w.device):
+            return self.multiply_transposed(w, gradients), self.outer(gradients, inputs)
 
     def matrix(self) -> Tensor:
         """W in float64, from the generator."""
@@ -235,3 +251,21 @@ class OrthogonalUpsample(OrthogonalDownsample):
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
         return super().outer(inputs, gradients)
+
+
+class _SnappedProduct(torch.autograd.Function):
+    """``snap(W x)``; its gradients are computed as ``rebuild`` computes them, hence equal bit for bit."""
+
+    @staticmethod
+    def forward(ctx, operation, w, *inputs):
+        ctx.operation = operation
+        ctx.save_for_backward(w, *inputs)
+        # detached: torch.matmul chooses its kernel by requires_grad, and with it the last bit
+        return tuple(snap(z) for z in operation.multiply(w.detach(), [x.detach() for x in inputs]))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients):
+        w, *inputs = (t.detach() for t in ctx.saved_tensors)
+        dx, dw = ctx.operation.gradients(w, inputs, gradients)
+        return None, dw, *dx

@@ -51,11 +51,11 @@ class Shear(ReversibleOperation):
     def condition(self, embedding):
         return (embedding,)
 
-    def map(self, inputs, condition):
+    def map(self, inputs, condition, kept=None):
         a, b = inputs
         return a + self.weight * torch.tanh(b) * condition[0].mean(), b
 
-    def inverse(self, outputs, condition):
+    def inverse(self, outputs, condition, kept=()):
         a, b = outputs
         return a - self.weight * torch.tanh(b) * condition[0].mean(), b
 
