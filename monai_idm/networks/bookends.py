@@ -1,11 +1,12 @@
-"""The layers at the two ends of the network: ordinary convolutions whose activations are stored."""
+"""What stands at the two ends of the network: ordinary convolutions whose activations are stored, or nothing."""
 
 from __future__ import annotations
 
 from monai.networks.layers.factories import Conv
+from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
-__all__ = ["EntryBookend", "ExitBookend"]
+__all__ = ["DepthToSpace", "EntryBookend", "ExitBookend", "SpaceToDepth"]
 
 
 class EntryBookend(nn.Module):
@@ -55,3 +56,27 @@ class ExitBookend(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.act(self.conv1(self.act(self.norm(x)))))
+
+
+class SpaceToDepth(nn.Module):
+    """No bookend: voxels become channels until there are enough, for the ablation of section 4.
+
+    Args:
+        spatial_dims: 2 or 3.
+        factor: Of every side; channels grow by ``factor ** spatial_dims``.
+    """
+
+    def __init__(self, spatial_dims: int, factor: int) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pixelunshuffle(x, self.spatial_dims, self.factor)
+
+
+class DepthToSpace(SpaceToDepth):
+    """The reverse of :class:`SpaceToDepth`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pixelshuffle(x, self.spatial_dims, self.factor)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_idm.networks.bookends import EntryBookend, ExitBookend
+from monai_idm.networks.bookends import DepthToSpace, EntryBookend, ExitBookend, SpaceToDepth
 from monai_idm.networks.branch import ResidualBranch
 from monai_idm.networks.embedding import TimestepEmbedding
 from monai_idm.networks.presets import PRESETS
@@ -56,6 +56,8 @@ class InvertibleDiffusionUNet(nn.Module):
         num_head_channels: Channels per attention head.
         norm_num_groups: Groups of every GroupNorm.
         embedding_channels: Width of the timestep embedding.
+        bookends: False: none, voxels become channels instead (the paper's ablation); ``channels[0]`` is then
+            ``in_channels`` times a power of ``2 ** spatial_dims``, and ``out_channels`` equals ``in_channels``.
         bookend_stride: 1, or 2: the bookends halve and double the resolution, for large volumes.
         num_class_embeds: Number of classes to condition on, or None.
         activations: What the core keeps for the backward pass: ``"rebuilt"`` nothing, ``"checkpointed"`` the input
@@ -79,6 +81,7 @@ class InvertibleDiffusionUNet(nn.Module):
         num_head_channels: int = 64,
         norm_num_groups: int = 8,
         embedding_channels: int = 768,
+        bookends: bool = True,
         bookend_stride: int = 1,
         num_class_embeds: int | None = None,
         activations: str = "rebuilt",
@@ -94,7 +97,8 @@ class InvertibleDiffusionUNet(nn.Module):
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.divisor = bookend_stride * 2 ** (len(channels) - 1)
+        stride = bookend_stride if bookends else _factor(spatial_dims, in_channels, out_channels, channels[0])
+        self.divisor = stride * 2 ** (len(channels) - 1)
         # what a checkpoint says about its network: the arguments that decide the weights
         self.arguments: dict[str, Any] = {
             "spatial_dims": spatial_dims,
@@ -106,6 +110,7 @@ class InvertibleDiffusionUNet(nn.Module):
             "num_head_channels": num_head_channels,
             "norm_num_groups": norm_num_groups,
             "embedding_channels": embedding_channels,
+            "bookends": bookends,
             "bookend_stride": bookend_stride,
             "num_class_embeds": num_class_embeds,
         }
@@ -143,9 +148,17 @@ class InvertibleDiffusionUNet(nn.Module):
         bottom = couplings(len(channels) - 1, 2 * blocks[-1])
 
         self.embedding = TimestepEmbedding(channels[0], embedding_channels, num_class_embeds)
-        self.entry = EntryBookend(spatial_dims, in_channels, channels[0], bookend_stride)
+        self.entry: nn.Module
+        self.exit: nn.Module
+        if bookends:
+            self.entry = EntryBookend(spatial_dims, in_channels, channels[0], stride)
+        else:
+            self.entry = SpaceToDepth(spatial_dims, stride)
         self.core = ReversibleSequence([*down, *bottom, *up], exact=precision.startswith("exact"))
-        self.exit = ExitBookend(spatial_dims, channels[0], out_channels, bookend_stride, norm_num_groups)
+        if bookends:
+            self.exit = ExitBookend(spatial_dims, channels[0], out_channels, stride, norm_num_groups)
+        else:
+            self.exit = DepthToSpace(spatial_dims, stride)
         self.register_state_dict_post_hook(_sign)
 
     @classmethod
@@ -311,6 +324,19 @@ def _check_arguments(
             f"channels[0]={channels[0]} must be a multiple of 2 * norm_num_groups = {2 * groups} and of "
             f"{2**spatial_dims}; change channels or norm_num_groups"
         )
+
+
+def _factor(spatial_dims: int, in_channels: int, out_channels: int, channels: int) -> int:
+    """How often a side is divided until ``in_channels`` have become ``channels``."""
+    factor = 1
+    while in_channels * factor**spatial_dims < channels:
+        factor *= 2
+    if in_channels * factor**spatial_dims != channels or in_channels != out_channels:
+        raise ValueError(
+            f"in_channels={in_channels}, out_channels={out_channels}, channels[0]={channels}; without bookends, "
+            f"channels[0] is in_channels times a power of {2**spatial_dims}, and both ends have as many channels"
+        )
+    return factor
 
 
 def _sign(module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:

@@ -67,6 +67,19 @@ def test_gradients_equal_those_of_stored_activations(dims, size, activations, st
         torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-10, msg=name)
 
 
+@pytest.mark.parametrize("activations", ["rebuilt", "checkpointed"])
+def test_without_bookends_everything_is_rebuilt(activations):
+    net = small(bookends=False, in_channels=2, channels=(16, 32, 64)).double()
+    assert net.divisor == 8
+    assert not list(net.entry.parameters()) + list(net.exit.parameters())
+    x, t = torch.randn(2, 2, 16, 8, 24, dtype=torch.float64), torch.tensor([3, 700])
+    torch.testing.assert_close(net.exit(net.entry(x)), x)
+    expected = gradients(net.with_activations("stored"), x, t)
+    found = gradients(net.with_activations(activations), x, t)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-10, msg=name)
+
+
 def test_light_rebuilds_its_gradients_to_1e_5_in_float32():
     net = disturb(InvertibleDiffusionUNet.from_preset("light"), 0.02)
     x, t = torch.randn(2, 2, 16, 16, 16), torch.tensor([10, 1500])
@@ -169,6 +182,8 @@ def test_unfit_inputs_are_refused(shape, arguments, match):
         ({"attention_levels": (False, False, True)}, "no skip connection"),
         ({"norm_num_groups": 3}, "multiple of 2 \\* norm_num_groups"),
         ({"bookend_stride": 3}, "choose 1, or 2"),
+        ({"bookends": False, "in_channels": 1, "out_channels": 1}, "in_channels times a power of 8"),
+        ({"bookends": False, "out_channels": 1}, "both ends have as many channels"),
         ({"activations": "kept"}, "'rebuilt', 'checkpointed', 'stored'"),
         ({"precision": "half"}, "'float32', 'mixed'"),
         ({"num_head_channels": 7}, "choose a divisor"),
