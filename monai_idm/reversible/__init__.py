@@ -2,7 +2,8 @@
 
 from monai_idm.reversible.attention import AttentionScale, CheckerboardAttention
 from monai_idm.reversible.coupling import AdditiveCoupling
-from monai_idm.reversible.engine import ACTIVATIONS, ReversibleOperation, ReversibleSequence
+from monai_idm.reversible.engine import ACTIVATIONS, ReversibleSequence
+from monai_idm.reversible.operation import ReversibleOperation
 from monai_idm.reversible.resample import (
     Merge,
     OrthogonalDownsample,

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from monai_idm.reversible.engine import Rebuilt, ReversibleOperation, Tensors, linearise
 from monai_idm.reversible.fixed_point import remainder, restore, snap
+from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, linearise
 
 __all__ = ["AttentionScale", "CheckerboardAttention"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from monai_idm.reversible.engine import Rebuilt, ReversibleOperation, Tensors, linearise
 from monai_idm.reversible.fixed_point import snap
+from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, linearise
 
 __all__ = ["AdditiveCoupling"]
 

@@ -19,88 +19,21 @@ Etmann et al. 2020, arXiv:2005.05220.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from monai_idm.reversible.fixed_point import snap
+from monai_idm.reversible.operation import Policy, ReversibleOperation, Tensors
 from monai_idm.reversible.replay import Replay
 
-__all__ = [
-    "ACTIVATIONS",
-    "Linearised",
-    "Rebuilt",
-    "ReversibleOperation",
-    "ReversibleSequence",
-    "linearise",
-]
-
-Tensors = Sequence[Tensor]
+__all__ = ["ACTIVATIONS", "ReversibleSequence", "Tape"]
 
 ACTIVATIONS = ("rebuilt", "checkpointed", "stored")
-
-
-class Rebuilt(NamedTuple):
-    """What one operation gives back in the backward pass."""
-
-    inputs: Tensors
-    input_gradients: Tensors
-    condition_gradients: Sequence[Tensor | None]
-    weight_gradients: Sequence[Tensor | None]
-
-
-class ReversibleOperation(nn.Module):
-    """An invertible map between tuples of tensors.
-
-    A subclass gives ``map`` and, below it, ``inverse``. It may give a ``rebuild`` that is cheaper than the one here,
-    which inverts first and then runs the map once more to differentiate it.
-
-    Where ``exact`` is set, inputs and outputs lie on a grid (``fixed_point.py``). A map that leaves the grid snaps its
-    outputs and adds to ``kept`` what its inverse will miss.
-
-    Call it as ``operation(inputs, embedding, policy)``: hooks, and whatever wraps the module, then see every pass.
-    """
-
-    num_inputs = 2
-    num_outputs = 2
-    exact = False
-
-    def condition(self, embedding: Tensor) -> tuple[Tensor, ...]:
-        """Tensors that ``map`` and ``inverse`` depend on besides inputs and weights; they receive gradients."""
-        return ()
-
-    def weights(self) -> list[nn.Parameter]:
-        """The parameters read by ``map``, in the order in which ``rebuild`` returns their gradients."""
-        return list(self.parameters())
-
-    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
-        raise NotImplementedError(f"{type(self).__name__} has no map")
-
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
-        raise NotImplementedError(f"{type(self).__name__} has no inverse")
-
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
-        """Inputs and gradients from outputs and their gradients.
-
-        Args:
-            outputs: What ``map`` returned.
-            gradients: dL/d(output), one per output.
-            condition: As ``map`` received it.
-            kept: What ``map`` added to it.
-        """
-        inputs = self.inverse(outputs, condition, kept)
-        there = linearise(_Map(self, len(inputs)), *inputs, *condition)
-        n = len(inputs)
-        found, weight_gradients = there.pull(*gradients)
-        return Rebuilt(inputs, _dense(found[:n], inputs), found[n:], weight_gradients)
-
-    def forward(self, inputs: Tensors, embedding: Tensor, policy: Policy) -> Tensors:
-        return policy(self, inputs, self.condition(embedding))
 
 
 class ReversibleSequence(nn.Module):
@@ -109,14 +42,22 @@ class ReversibleSequence(nn.Module):
     Args:
         operations: Each takes ``num_inputs`` tensors from the top of the stack and puts ``num_outputs`` there.
         exact: Keep the streams on a grid, so that what is rebuilt equals what was, bit for bit.
+    Raises:
+        ValueError: If an operation holds a batch normalisation.
     """
 
     def __init__(self, operations: Sequence[ReversibleOperation], exact: bool = False) -> None:
         super().__init__()
         self.operations = nn.ModuleList(operations)
         self.exact = exact
-        for operation in self._program():
+        for position, operation in enumerate(self._program()):
             operation.exact = exact
+            for name, module in operation.named_modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    raise ValueError(
+                        f"{name} of {_name(operation, position)} is a {type(module).__name__}; a branch runs twice per "
+                        f"step and would update batch statistics twice: use GroupNorm"
+                    )
 
     def forward(self, inputs: Tensors, embedding: Tensor, activations: str = "rebuilt") -> tuple[Tensor, ...]:
         """Run the chain.
@@ -153,46 +94,42 @@ class ReversibleSequence(nn.Module):
             stack += operation.inverse(y, operation.condition(embedding))
         return tuple(stack)
 
+    @torch.no_grad()
+    def verify(self, inputs: Tensors, embedding: Tensor, tolerance: float = 1e-4) -> None:
+        """Run every operation forward and back, and compare.
+
+        Args:
+            inputs: The stack at the entry.
+            embedding: Conditioning, ``(B, E)``.
+            tolerance: Of max |rebuilt - input| / max |input|.
+        Raises:
+            ValueError: If an operation's inverse does not undo its map, or a shape or a number is not as it says.
+        """
+        stack = [snap(x) for x in inputs] if self.exact else list(inputs)
+        for position, operation in enumerate(self._program()):
+            x, condition = _take(stack, operation.num_inputs), operation.condition(embedding)
+            kept: list[Tensor] = []
+            y = operation.map(x, condition, kept)
+            back = operation.inverse(y, condition, kept)
+            shapes = [tuple(t.shape) for t in x]
+            if len(y) != operation.num_outputs or [tuple(t.shape) for t in back] != shapes:
+                raise ValueError(
+                    f"{_name(operation, position)} turned inputs {shapes} into {len(y)} outputs and back into "
+                    f"{[tuple(t.shape) for t in back]}; its inverse must give the inputs, and num_outputs "
+                    f"({operation.num_outputs}) the number of outputs"
+                )
+            error = max(
+                float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in zip(x, back, strict=True)
+            )
+            if not error <= tolerance:
+                raise ValueError(
+                    f"the inverse of {_name(operation, position)} misses its input by {error:.1e} of its largest, "
+                    f"more than {tolerance:.0e}: inverse must undo map line by line, and map must repeat itself"
+                )
+            stack += y
+
     def _program(self) -> list[ReversibleOperation]:
         return [cast(ReversibleOperation, operation) for operation in self.operations]
-
-
-class Linearised(NamedTuple):
-    """A module's value at a point, and the transpose of its derivative there."""
-
-    value: Tensor
-    pull: Callable[..., tuple[list[Tensor | None], list[Tensor | None]]]
-
-
-def linearise(module: nn.Module, *inputs: Tensor, **constants: Any) -> Linearised:
-    """Evaluate a module once, for its value and for its vector-Jacobian product.
-
-    Args:
-        module: A module without state besides its parameters.
-        inputs: Its tensor arguments.
-        constants: Its other arguments.
-    Returns:
-        ``value``, detached, and ``pull(cotangent)``, which returns the gradients of the inputs and of the
-        parameters (None where there is none) and may be called once.
-    """
-    # detached aliases: hooks of the user's parameters fire once, when autograd accumulates what we return
-    weights = {name: p.detach().requires_grad_(p.requires_grad) for name, p in module.named_parameters()}
-    leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
-    with torch.enable_grad():
-        # views: hooks of counters refuse a leaf that requires a gradient
-        value = functional_call(module, weights, tuple(x.view_as(x) for x in leaves), constants)
-
-    def pull(*cotangents: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        values = (value,) if isinstance(value, Tensor) else tuple(value)
-        reached = [(v, g.to(v.dtype)) for v, g in zip(values, cotangents, strict=True) if v.requires_grad]
-        wanted = [t for t in (*leaves, *weights.values()) if t.requires_grad]
-        if not reached or not wanted:
-            return [None] * len(leaves), [None] * len(weights)
-        found = torch.autograd.grad([v for v, _ in reached], wanted, [g for _, g in reached], allow_unused=True)
-        gradients = dict(zip(map(id, wanted), found, strict=True))
-        return [gradients.get(id(t)) for t in leaves], [gradients.get(id(t)) for t in weights.values()]
-
-    return Linearised(value.detach() if isinstance(value, Tensor) else value, pull)
 
 
 class Tape:
@@ -210,7 +147,7 @@ class Tape:
         """The outputs of the operation at ``position``."""
         if self._position != position + 1 or len(self._stack) < operation.num_outputs:
             raise RuntimeError(
-                f"no output on the tape for {type(operation).__name__}, operation {position} of a reversible chain: "
+                f"no output on the tape for {_name(operation, position)}: "
                 f"the backward pass must enter the chain at its exit; take only what the chain returns into the "
                 f'loss, or build the network with activations="stored"'
             )
@@ -223,12 +160,6 @@ class Tape:
 
     def clear(self) -> None:
         self._stack.clear()
-
-
-class Policy(Protocol):
-    """A way to run an operation such that it can be differentiated."""
-
-    def __call__(self, operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors: ...
 
 
 def _stored(operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors:
@@ -310,23 +241,11 @@ class _Exit(torch.autograd.Function):
         return None, None, *gradients
 
 
-class _Map(nn.Module):
-    """``operation.map`` as a module of flat arguments, for :func:`linearise`."""
-
-    def __init__(self, operation: ReversibleOperation, num_inputs: int) -> None:
-        super().__init__()
-        self.operation = operation
-        self.num_inputs = num_inputs
-
-    def forward(self, *tensors: Tensor) -> Tensors:
-        return self.operation.map(tensors[: self.num_inputs], tensors[self.num_inputs :])
-
-
 def _take(stack: list[Tensor], count: int) -> list[Tensor]:
     top = stack[-count:]
     del stack[-count:]
     return top
 
 
-def _dense(gradients: Sequence[Tensor | None], like: Tensors) -> list[Tensor]:
-    return [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, like, strict=True)]
+def _name(operation: ReversibleOperation, position: int) -> str:
+    return f"operation {position} of the chain, {type(operation).__name__}"

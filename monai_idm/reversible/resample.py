@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from monai_idm.reversible.engine import Rebuilt, ReversibleOperation, Tensors
 from monai_idm.reversible.fixed_point import remainder, restore, snap
+from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
 from monai_idm.reversible.replay import full_precision
 
 __all__ = ["Merge", "OrthogonalDownsample", "OrthogonalMixing", "OrthogonalUpsample", "Split", "cayley"]

@@ -222,3 +222,23 @@ def test_a_branch_that_changes_shape_is_refused():
 def test_unknown_activations_are_refused():
     with pytest.raises(ValueError, match="choose one of rebuilt, checkpointed, stored"):
         unet(2)(halves(2), torch.randn(2, 5), "kept")
+
+
+def test_verify_finds_the_operation_whose_inverse_is_wrong():
+    chain = unet(2)
+    chain.verify(halves(2), torch.randn(2, 5))
+    wrong = chain.operations[4]
+    inverse = wrong.inverse
+    wrong.inverse = lambda outputs, condition, kept=(): [x + 1e-2 for x in inverse(outputs, condition, kept)]
+    with pytest.raises(ValueError, match="inverse of operation 4 of the chain, AdditiveCoupling misses"):
+        chain.verify(halves(2), torch.randn(2, 5))
+    wrong.inverse = lambda outputs, condition, kept=(): inverse(outputs, condition, kept)[:1]
+    with pytest.raises(ValueError, match="operation 4 of the chain, AdditiveCoupling turned inputs"):
+        chain.verify(halves(2), torch.randn(2, 5))
+
+
+def test_batch_normalisation_in_a_branch_is_refused():
+    branch = coupling(2, 8)
+    branch.f.norm = nn.BatchNorm2d(4)
+    with pytest.raises(ValueError, match=r"f\.norm of operation 0 of the chain, AdditiveCoupling is a BatchNorm2d"):
+        ReversibleSequence([branch])

@@ -1,0 +1,132 @@
+"""One invertible operation: what it must give, and what it gets for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+__all__ = ["Linearised", "Policy", "Rebuilt", "ReversibleOperation", "Tensors", "linearise"]
+
+Tensors = Sequence[Tensor]
+
+
+class Rebuilt(NamedTuple):
+    """What one operation gives back in the backward pass."""
+
+    inputs: Tensors
+    input_gradients: Tensors
+    condition_gradients: Sequence[Tensor | None]
+    weight_gradients: Sequence[Tensor | None]
+
+
+class ReversibleOperation(nn.Module):
+    """An invertible map between tuples of tensors.
+
+    A subclass gives ``map`` and, below it, ``inverse``. It may give a ``rebuild`` that is cheaper than the one here,
+    which inverts first and then runs the map once more to differentiate it.
+
+    Where ``exact`` is set, inputs and outputs lie on a grid (``fixed_point.py``). A map that leaves the grid snaps its
+    outputs and adds to ``kept`` what its inverse will miss.
+
+    Call it as ``operation(inputs, embedding, policy)``: hooks, and whatever wraps the module, then see every pass.
+    """
+
+    num_inputs = 2
+    num_outputs = 2
+    exact = False
+
+    def condition(self, embedding: Tensor) -> tuple[Tensor, ...]:
+        """Tensors that ``map`` and ``inverse`` depend on besides inputs and weights; they receive gradients."""
+        return ()
+
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters read by ``map``, in the order in which ``rebuild`` returns their gradients."""
+        return list(self.parameters())
+
+    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
+        raise NotImplementedError(f"{type(self).__name__} has no map")
+
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
+        raise NotImplementedError(f"{type(self).__name__} has no inverse")
+
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
+        """Inputs and gradients from outputs and their gradients.
+
+        Args:
+            outputs: What ``map`` returned.
+            gradients: dL/d(output), one per output.
+            condition: As ``map`` received it.
+            kept: What ``map`` added to it.
+        """
+        inputs = self.inverse(outputs, condition, kept)
+        there = linearise(_Map(self, len(inputs)), *inputs, *condition)
+        n = len(inputs)
+        found, weight_gradients = there.pull(*gradients)
+        return Rebuilt(inputs, _dense(found[:n], inputs), found[n:], weight_gradients)
+
+    def forward(self, inputs: Tensors, embedding: Tensor, policy: Policy) -> Tensors:
+        return policy(self, inputs, self.condition(embedding))
+
+
+class Policy(Protocol):
+    """A way to run an operation such that it can be differentiated."""
+
+    def __call__(self, operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors: ...
+
+
+class Linearised(NamedTuple):
+    """A module's value at a point, and the transpose of its derivative there."""
+
+    value: Tensor
+    pull: Callable[..., tuple[list[Tensor | None], list[Tensor | None]]]
+
+
+def linearise(module: nn.Module, *inputs: Tensor, **constants: Any) -> Linearised:
+    """Evaluate a module once, for its value and for its vector-Jacobian product.
+
+    Args:
+        module: A module without state besides its parameters.
+        inputs: Its tensor arguments.
+        constants: Its other arguments.
+    Returns:
+        ``value``, detached, and ``pull(cotangent)``, which returns the gradients of the inputs and of the
+        parameters (None where there is none) and may be called once.
+    """
+    # detached aliases: hooks of the user's parameters fire once, when autograd accumulates what we return
+    weights = {name: p.detach().requires_grad_(p.requires_grad) for name, p in module.named_parameters()}
+    leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
+    with torch.enable_grad():
+        # views: hooks of counters refuse a leaf that requires a gradient
+        value = functional_call(module, weights, tuple(x.view_as(x) for x in leaves), constants)
+
+    def pull(*cotangents: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        values = (value,) if isinstance(value, Tensor) else tuple(value)
+        reached = [(v, g.to(v.dtype)) for v, g in zip(values, cotangents, strict=True) if v.requires_grad]
+        wanted = [t for t in (*leaves, *weights.values()) if t.requires_grad]
+        if not reached or not wanted:
+            return [None] * len(leaves), [None] * len(weights)
+        found = torch.autograd.grad([v for v, _ in reached], wanted, [g for _, g in reached], allow_unused=True)
+        gradients = dict(zip(map(id, wanted), found, strict=True))
+        return [gradients.get(id(t)) for t in leaves], [gradients.get(id(t)) for t in weights.values()]
+
+    return Linearised(value.detach() if isinstance(value, Tensor) else value, pull)
+
+
+class _Map(nn.Module):
+    """``operation.map`` as a module of flat arguments, for :func:`linearise`."""
+
+    def __init__(self, operation: ReversibleOperation, num_inputs: int) -> None:
+        super().__init__()
+        self.operation = operation
+        self.num_inputs = num_inputs
+
+    def forward(self, *tensors: Tensor) -> Tensors:
+        return self.operation.map(tensors[: self.num_inputs], tensors[self.num_inputs :])
+
+
+def _dense(gradients: Sequence[Tensor | None], like: Tensors) -> list[Tensor]:
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, like, strict=True)]
