@@ -145,7 +145,9 @@ def _parities(shape: torch.Size, parity: int, device: torch.device) -> tuple[Ten
     """Flat indices of the sites whose coordinates sum to ``parity`` modulo 2, and of the others."""
     axes = torch.meshgrid(*(torch.arange(side, device=device) for side in shape), indexing="ij")
     odd = sum(axes, start=axes[0].new_zeros(())).flatten() % 2
-    return (odd == parity).nonzero().squeeze(1), (odd != parity).nonzero().squeeze(1)
+    # sorted, not selected by a mask, whose count a GPU would have to report first
+    known, free = (odd != parity).int().argsort(stable=True).tensor_split([(shape.numel() + 1 - parity) // 2])
+    return known, free
 
 
 def _gather(y: Tensor, sites: Tensor) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
 from monai.data import MetaTensor
+from torch._subclasses import FakeTensorMode
 
 from monai_idm.networks import InvertibleDiffusionUNet
 from tests.reversible.chains import disturb
@@ -197,3 +199,20 @@ def test_unfit_arguments_are_refused(arguments, match):
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ValueError, match="'light', 'base', 'paper'"):
         InvertibleDiffusionUNet.from_preset("huge")
+
+
+def test_a_pickled_network_and_inference_mode_give_the_same():
+    net, x, t = small(), torch.randn(1, 2, 4, 4, 4), torch.tensor([5])
+    clone = pickle.loads(pickle.dumps(net))
+    with torch.inference_mode():
+        torch.testing.assert_close(clone(x, t), net(x, t))
+    assert net(x, t).requires_grad
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed", "exact"])
+def test_a_step_runs_on_fake_tensors(precision):
+    with FakeTensorMode():
+        net = InvertibleDiffusionUNet.from_preset("light", precision=precision)
+        x = torch.empty(1, 2, 16, 16, 16)
+        net(x, torch.zeros(1, dtype=torch.long)).sum().backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in net.parameters())
