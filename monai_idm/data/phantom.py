@@ -30,7 +30,7 @@ FIELD_OF_VIEW_MM = (240.0, 240.0, 155.0)
 SAMPLING_MM = 2.0  # shapes are sampled this densely, then averaged: sulci are narrower than voxels
 NOISE = 0.02  # of the brightest tissue in health
 RECORD_NAME = "phantoms.json"
-GENERATOR = "monai_idm phantom 1"  # the number changes whenever the same seed gives other voxels
+GENERATOR = "monai_idm phantom 2"  # the number changes whenever the same seed gives other voxels
 
 
 @dataclass(frozen=True)

@@ -49,18 +49,18 @@ class Contrast(NamedTuple):
 
 # tissue: values in T1, T1ce, T2, FLAIR (1 is about the brightest in health) and the amplitude of its texture
 TISSUES = {
-    "csf": (0.28, 0.28, 0.86, 0.16, 0.02),
-    "cortex": (0.52, 0.54, 0.49, 0.58, 0.06),
-    "white": (0.76, 0.76, 0.42, 0.50, 0.07),
-    "cerebellar cortex": (0.54, 0.57, 0.52, 0.56, 0.05),
-    "cerebellar white": (0.74, 0.75, 0.43, 0.50, 0.04),
-    "stem": (0.72, 0.73, 0.46, 0.49, 0.04),
-    "thalamus": (0.63, 0.65, 0.47, 0.56, 0.04),
-    "striatum": (0.54, 0.56, 0.40, 0.58, 0.04),
-    "oedema": (0.48, 0.50, 0.80, 0.88, 0.08),
-    "ventricle": (0.20, 0.20, 0.96, 0.12, 0.02),
-    "rim": (0.54, 1.10, 0.66, 0.76, 0.06),
-    "core": (0.34, 0.36, 0.78, 0.48, 0.08),
+    "csf": (0.28, 0.28, 0.86, 0.16, 0.01),
+    "cortex": (0.52, 0.54, 0.49, 0.58, 0.03),
+    "white": (0.76, 0.76, 0.42, 0.50, 0.035),
+    "cerebellar cortex": (0.54, 0.57, 0.52, 0.56, 0.025),
+    "cerebellar white": (0.74, 0.75, 0.43, 0.50, 0.02),
+    "stem": (0.72, 0.73, 0.46, 0.49, 0.02),
+    "thalamus": (0.63, 0.65, 0.47, 0.56, 0.02),
+    "striatum": (0.54, 0.56, 0.40, 0.58, 0.02),
+    "oedema": (0.48, 0.50, 0.80, 0.88, 0.04),
+    "ventricle": (0.20, 0.20, 0.96, 0.12, 0.01),
+    "rim": (0.54, 1.10, 0.66, 0.76, 0.03),
+    "core": (0.34, 0.36, 0.78, 0.48, 0.04),
 }
 CONTRASTS = {  # T1's bias field is strong, as at 3 T: the neighbourhood tells it, the single voxel does not
     "t1": Contrast(0, quarter=0, texture=1.0, to_back=0.00, to_top=0.03, near_ventricle=0.00, bias=0.20),

@@ -1,6 +1,7 @@
 """What MONAI's engines do in one step, where their own step does not fit."""
 
 from monai_idm.engines.generation import GenerateVolume
+from monai_idm.engines.prepare_batch import DenoisingPrepareBatch
 from monai_idm.engines.reconstruction import ReconstructionIteration
 
-__all__ = ["GenerateVolume", "ReconstructionIteration"]
+__all__ = ["DenoisingPrepareBatch", "GenerateVolume", "ReconstructionIteration"]

@@ -1,0 +1,39 @@
+"""What a training step draws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.schedulers import DDPMScheduler
+
+from monai_idm.engines import DenoisingPrepareBatch
+from monai_idm.schedulers import predicted_noise, predicted_sample
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_the_target_is_what_the_scheduler_takes_for_a_prediction(prediction_type):
+    scheduler = DDPMScheduler(100, "cosine", prediction_type=prediction_type)
+    x = torch.randn(4, 1, 4, 4).double()
+    images, target, _, drawn = DenoisingPrepareBatch(scheduler)({"image": x})
+    for i, t in enumerate(drawn["timesteps"]):
+        x_t = scheduler.add_noise(images, drawn["noise"], drawn["timesteps"])[i]
+        torch.testing.assert_close(predicted_sample(scheduler, target[i], t, x_t), images[i])
+        torch.testing.assert_close(predicted_noise(scheduler, target[i], t, x_t), drawn["noise"][i])
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_timesteps_follow_the_power(power):
+    draw = DenoisingPrepareBatch(DDPMScheduler(2000, "cosine"), power)
+    t = draw.get_timesteps(torch.empty(100_000, 1))
+    assert 0 <= t.min() < t.max() == 1999
+    assert t.dtype == torch.long
+    assert (t < 400).double().mean() == pytest.approx(0.2 ** (1 / power), abs=0.01)
+
+
+def test_impossible_choices_are_refused():
+    with pytest.raises(ValueError, match="choose 1"):
+        DenoisingPrepareBatch(DDPMScheduler(100, "cosine"), 0.5)
+    scheduler = DDPMScheduler(100, "cosine")
+    scheduler.prediction_type = "flow"
+    with pytest.raises(ValueError, match="choose one of epsilon, sample, v_prediction"):
+        DenoisingPrepareBatch(scheduler)
