@@ -7,9 +7,9 @@ from monai.engines.utils import DiffusionPrepareBatch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
-__all__ = ["DenoisingPrepareBatch"]
+from monai_idm.schedulers import check_prediction_type, prediction_target
 
-_PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+__all__ = ["DenoisingPrepareBatch"]
 
 
 class DenoisingPrepareBatch(DiffusionPrepareBatch):
@@ -32,10 +32,7 @@ class DenoisingPrepareBatch(DiffusionPrepareBatch):
         super().__init__(scheduler.num_train_timesteps, condition_name)
         if timestep_power < 1:
             raise ValueError(f"timestep_power={timestep_power}; choose 1 (uniform) or more (towards little noise)")
-        if scheduler.prediction_type not in _PREDICTION_TYPES:
-            raise ValueError(
-                f"prediction_type={scheduler.prediction_type!r}; choose one of {', '.join(_PREDICTION_TYPES)}"
-            )
+        check_prediction_type(str(scheduler.prediction_type))
         self.scheduler = scheduler
         self.timestep_power = timestep_power
 
@@ -44,8 +41,4 @@ class DenoisingPrepareBatch(DiffusionPrepareBatch):
         return (self.num_train_timesteps * u**self.timestep_power).long()
 
     def get_target(self, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        if self.scheduler.prediction_type == "epsilon":
-            return noise
-        if self.scheduler.prediction_type == "sample":
-            return images
-        return self.scheduler.get_velocity(images, noise, timesteps)
+        return prediction_target(self.scheduler, images, noise, timesteps)

@@ -66,7 +66,7 @@ class CheckerboardAttention(ReversibleOperation):
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
         y, low = torch.cat(tuple(outputs[:2]), 1), outputs[2:]
         dy, dlow = torch.cat(tuple(gradients[:2]), 1), gradients[2:]
-        totals: list[Tensor | None] = [None] * len(self.weights())
+        weight_gradients = []
         for parity in (1, 0):
             known, free = _sites(y, parity)
             s = linearise(self.scale, _gather(y, known), shape=y.shape[2:], parity=parity)
@@ -76,7 +76,8 @@ class CheckerboardAttention(ReversibleOperation):
             y, dy = _scatter(y, free, y2), _scatter(dy, free, da * s.value)
             if dy1 is not None:
                 dy = _scatter(dy, known, _gather(dy, known) + dy1)
-            totals = [g if total is None else total if g is None else total + g for total, g in zip(totals, dw)]  # noqa: B905
+            weight_gradients.append(dw)
+        totals = [_sum(*both) for both in zip(*weight_gradients, strict=True)]
         return Rebuilt((*_halves(y), *low), (*_halves(dy), *dlow), (), totals)
 
     def _divide(self, a: Tensor, s: Tensor, kept: Tensors) -> Tensor:
@@ -160,6 +161,12 @@ def _scatter(y: Tensor, sites: Tensor, values: Tensor) -> Tensor:
 
 def _halves(y: Tensor) -> tuple[Tensor, ...]:
     return tuple(half.clone() for half in y.chunk(2, 1))
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
 
 
 def _position(shape: torch.Size, channels: int, like: Tensor) -> Tensor:

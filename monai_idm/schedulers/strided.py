@@ -11,9 +11,9 @@ import torch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
-__all__ = ["StridedDDIMScheduler", "predicted_noise", "predicted_sample"]
+from monai_idm.schedulers.prediction import check_prediction_type, predicted_noise, predicted_sample
 
-_PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+__all__ = ["StridedDDIMScheduler"]
 
 
 class StridedDDIMScheduler(Scheduler):
@@ -46,10 +46,7 @@ class StridedDDIMScheduler(Scheduler):
         **schedule_args: float,
     ) -> None:
         super().__init__(num_train_timesteps, schedule, **schedule_args)
-        if prediction_type not in _PREDICTION_TYPES:
-            raise ValueError(
-                f"prediction_type={prediction_type!r} is unknown; choose one of {', '.join(_PREDICTION_TYPES)}"
-            )
+        check_prediction_type(prediction_type)
         self.prediction_type = prediction_type
         self.clip_sample = clip_sample
         self.clip_sample_values = (clip_sample_min, clip_sample_max)
@@ -108,30 +105,3 @@ class StridedDDIMScheduler(Scheduler):
             z = torch.randn(sample.shape, generator=generator, dtype=sample.dtype, device=sample.device)
             following = following + variance.sqrt() * z
         return following, x0
-
-
-def predicted_sample(scheduler: Scheduler, model_output: Tensor, timestep: int, sample: Tensor) -> Tensor:
-    """The noiseless image that a network's output stands for; not clipped.
-
-    Args:
-        scheduler: Any of MONAI's or of ours with a ``prediction_type``.
-        model_output: At x_t, ``(B, C, *spatial)``.
-        timestep: t.
-        sample: x_t.
-    """
-    alpha_bar = scheduler.alphas_cumprod[timestep]
-    if scheduler.prediction_type == "sample":
-        return model_output
-    if scheduler.prediction_type == "v_prediction":
-        return alpha_bar.sqrt() * sample - (1 - alpha_bar).sqrt() * model_output
-    return (sample - (1 - alpha_bar).sqrt() * model_output) / alpha_bar.sqrt()
-
-
-def predicted_noise(scheduler: Scheduler, model_output: Tensor, timestep: int, sample: Tensor) -> Tensor:
-    """The noise that a network's output stands for. Arguments as for :func:`predicted_sample`."""
-    alpha_bar = scheduler.alphas_cumprod[timestep]
-    if scheduler.prediction_type == "sample":
-        return (sample - alpha_bar.sqrt() * model_output) / (1 - alpha_bar).sqrt()
-    if scheduler.prediction_type == "v_prediction":
-        return alpha_bar.sqrt() * model_output + (1 - alpha_bar).sqrt() * sample
-    return model_output
