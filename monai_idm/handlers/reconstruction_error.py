@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any, cast
 
 from ignite.engine import Engine, Events
@@ -11,15 +13,27 @@ from monai_idm.handlers.cases import evaluated_cases
 
 __all__ = ["ReconstructionErrorHandler"]
 
+logger = logging.getLogger(__name__)
+
 
 class ReconstructionErrorHandler:
     """Metric ``core_reconstruction_error``: max |stream - rebuilt stream| on the first batch of an evaluation.
 
-    In float32 it stays near 1e-6 times the size of the stream. Attach it to the evaluator, before what reads metrics.
+    In float32 it stays near 1e-6 times the size of the stream. Gradients are only as good as what they are taken at:
+    above the limit, or where it is not a number, an error is logged. Attach it to the evaluator, before what reads
+    metrics.
+
+    Args:
+        limit: The largest error without alarm, in units of the stream, larger than 0.
+    Raises:
+        ValueError: If the limit is not.
     """
 
-    def __init__(self) -> None:
-        self._error: float | None = None
+    def __init__(self, limit: float = 1e-2) -> None:
+        if not limit > 0:
+            raise ValueError(f"limit={limit}; choose the largest error without alarm, larger than 0")
+        self.limit = limit
+        self._error = math.nan
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self._measure)
@@ -32,3 +46,11 @@ class ReconstructionErrorHandler:
 
     def _report(self, engine: Engine) -> None:
         engine.state.metrics["core_reconstruction_error"] = self._error
+        if not self._error <= self.limit:
+            logger.error(
+                "the network rebuilds its activations with an error of %.1e, more than %.0e: its gradients drift. "
+                'Go on from an earlier checkpoint with a smaller learning_rate, or with precision="exact" or '
+                'activations="checkpointed"',
+                self._error,
+                self.limit,
+            )

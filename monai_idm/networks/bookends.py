@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from monai.networks.layers.factories import Conv
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
-__all__ = ["DepthToSpace", "EntryBookend", "ExitBookend", "SpaceToDepth"]
+__all__ = ["DepthToSpace", "EntryBookend", "ExitBookend", "SpaceToDepth", "halves"]
 
 
 class EntryBookend(nn.Module):
@@ -80,3 +81,12 @@ class DepthToSpace(SpaceToDepth):
 
     def forward(self, x: Tensor) -> Tensor:
         return pixelshuffle(x, self.spatial_dims, self.factor)
+
+
+def halves(h: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The two halves of the channels, as the core takes them: apart, and in the precision of the weights.
+
+    Under autocast too: a stream in bfloat16 could not be rebuilt.
+    """
+    a, b = h.chunk(2, 1)
+    return a.to(dtype).contiguous(), b.to(dtype).contiguous()

@@ -14,29 +14,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from monai_idm.networks.bookends import DepthToSpace, EntryBookend, ExitBookend, SpaceToDepth
-from monai_idm.networks.branch import ResidualBranch
+from monai_idm.networks.bookends import DepthToSpace, EntryBookend, ExitBookend, SpaceToDepth, halves
+from monai_idm.networks.core import invertible_core
 from monai_idm.networks.embedding import TimestepEmbedding
+from monai_idm.networks.inverse_head import InverseHead
+from monai_idm.networks.plan import plan_activations
 from monai_idm.networks.presets import PRESETS
-from monai_idm.reversible import (
-    ACTIVATIONS,
-    AdditiveCoupling,
-    AttentionScale,
-    CheckerboardAttention,
-    Merge,
-    OrthogonalDownsample,
-    OrthogonalMixing,
-    OrthogonalUpsample,
-    ReversibleOperation,
-    ReversibleSequence,
-    Split,
-)
+from monai_idm.networks.signature import check_checkpoint, sign
+from monai_idm.reversible import ACTIVATIONS, ReversibleSequence
 
 __all__ = ["InvertibleDiffusionUNet"]
 
@@ -59,13 +49,19 @@ class InvertibleDiffusionUNet(nn.Module):
         bookends: False: none, voxels become channels instead (the paper's ablation); ``channels[0]`` is then
             ``in_channels`` times a power of ``2 ** spatial_dims``, and ``out_channels`` equals ``in_channels``.
         bookend_stride: 1, or 2: the bookends halve and double the resolution, for large volumes.
+        inverse_head: Whether there are the parameters of ``inverse``, which eq. 8's lambda_R trains.
         num_class_embeds: Number of classes to condition on, or None.
         activations: What the core keeps for the backward pass: ``"rebuilt"`` nothing, ``"checkpointed"`` the input
-            of every operation, ``"stored"`` everything. Same gradients, same weights, same ``state_dict``.
+            of every operation, ``"stored"`` everything; or one of these per level; or ``"auto"``: stored on as many
+            of the deep levels as the budget allows, where it saves most time for its memory. Same gradients, same
+            weights, same ``state_dict``.
         precision: ``"float32"``; ``"mixed"``: float32 streams, bfloat16 inside branches and bookends; ``"exact"`` and
             ``"exact-mixed"``: streams on a grid, so that every policy gives the same gradients bit for bit, for some
             3.4 bytes per element of the first level. It needs operations that repeat bit for bit (on CUDA:
             ``torch.backends.cudnn.deterministic``).
+        memory_budget_gib: For ``"auto"``: what a training step may take, with weights, gradients and AdamW's states.
+        branch_batch: Samples per evaluation of a branch, the same in every policy, so that the working memory of a
+            branch does not grow with the batch; ``"auto"`` decides by the volume.
     Raises:
         ValueError: If the arguments do not fit each other.
     """
@@ -83,16 +79,23 @@ class InvertibleDiffusionUNet(nn.Module):
         embedding_channels: int = 768,
         bookends: bool = True,
         bookend_stride: int = 1,
+        inverse_head: bool = False,
         num_class_embeds: int | None = None,
-        activations: str = "rebuilt",
+        activations: str | Sequence[str] = "rebuilt",
         precision: str = "float32",
+        memory_budget_gib: float | None = None,
+        branch_batch: int | str = "auto",
     ) -> None:
         super().__init__()
         blocks = [num_res_blocks] * len(channels) if isinstance(num_res_blocks, int) else list(num_res_blocks)
-        _check_arguments(spatial_dims, channels, blocks, attention_levels, norm_num_groups, bookend_stride)
-        _one_of("activations", activations, ACTIVATIONS)
         _one_of("precision", precision, _PRECISIONS)
-        self.activations = activations
+        if bookend_stride not in (1, 2):
+            raise ValueError(
+                f"bookend_stride={bookend_stride}; choose 1, or 2 to halve the resolution inside the network"
+            )
+        if branch_batch != "auto" and (isinstance(branch_batch, str) or branch_batch < 1):
+            raise ValueError(f"branch_batch={branch_batch!r}; choose a number of samples from 1 on, or 'auto'")
+        self.num_levels = len(channels)
         self.precision = precision
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
@@ -112,54 +115,40 @@ class InvertibleDiffusionUNet(nn.Module):
             "embedding_channels": embedding_channels,
             "bookends": bookends,
             "bookend_stride": bookend_stride,
+            "inverse_head": inverse_head,
             "num_class_embeds": num_class_embeds,
         }
 
-        def couplings(level: int, count: int) -> list[ReversibleOperation]:
-            width = channels[level] // 2
-            return [
-                AdditiveCoupling(ResidualBranch(spatial_dims, width, embedding_channels, norm_num_groups))
-                for _ in range(count)
-            ]
-
-        down: list[ReversibleOperation] = []
-        up: list[ReversibleOperation] = []
-        for level, c in enumerate(channels[:-1]):
-            low = channels[level + 1] // 2**spatial_dims
-            skip = c - low
-            attention: list[ReversibleOperation] = []
-            if attention_levels[level]:
-                scale = AttentionScale(spatial_dims, skip, num_head_channels, norm_num_groups)
-                attention = [CheckerboardAttention(scale)]
-            down += [
-                *couplings(level, blocks[level]),
-                OrthogonalMixing(c),
-                Split(skip // 2),
-                OrthogonalDownsample(spatial_dims, low),
-            ]
-            up = [
-                OrthogonalUpsample(spatial_dims, low),
-                *attention,
-                Merge(skip // 2),
-                OrthogonalMixing(c),
-                *couplings(level, blocks[level]),
-                *up,
-            ]
-        bottom = couplings(len(channels) - 1, 2 * blocks[-1])
-
+        operations, self.levels = invertible_core(
+            spatial_dims,
+            channels,
+            blocks,
+            attention_levels,
+            num_head_channels,
+            norm_num_groups,
+            embedding_channels,
+            branch_batch,
+        )
         self.embedding = TimestepEmbedding(channels[0], embedding_channels, num_class_embeds)
-        self.entry: nn.Module
-        self.exit: nn.Module
-        if bookends:
-            self.entry = EntryBookend(spatial_dims, in_channels, channels[0], stride)
-        else:
-            self.entry = SpaceToDepth(spatial_dims, stride)
-        self.core = ReversibleSequence([*down, *bottom, *up], exact=precision.startswith("exact"))
-        if bookends:
-            self.exit = ExitBookend(spatial_dims, channels[0], out_channels, stride, norm_num_groups)
-        else:
-            self.exit = DepthToSpace(spatial_dims, stride)
-        self.register_state_dict_post_hook(_sign)
+        self.core = ReversibleSequence(operations, exact=precision.startswith("exact"))
+
+        def entry(image_channels: int) -> nn.Module:
+            if not bookends:
+                return SpaceToDepth(spatial_dims, stride)
+            return EntryBookend(spatial_dims, image_channels, channels[0], stride)
+
+        def exit_(image_channels: int) -> nn.Module:
+            if not bookends:
+                return DepthToSpace(spatial_dims, stride)
+            return ExitBookend(spatial_dims, channels[0], image_channels, stride, norm_num_groups)
+
+        self.entry: nn.Module = entry(in_channels)
+        self.exit: nn.Module = exit_(out_channels)
+        self.inverse_head: nn.Module | None = None
+        if inverse_head:
+            self.inverse_head = InverseHead(entry(out_channels), exit_(in_channels), embedding_channels)
+        self._set_activations(activations, memory_budget_gib)
+        self.register_state_dict_post_hook(sign)
 
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> InvertibleDiffusionUNet:
@@ -199,14 +188,32 @@ class InvertibleDiffusionUNet(nn.Module):
         x = x.as_subclass(Tensor)  # metadata of a MetaTensor costs time in every operation
         embedding = self._embed(x, timesteps, class_labels)
         with self._autocast(x.device):
-            halves = self.core(self._enter(x), embedding, self.activations)
-            return self.exit(torch.cat(halves, 1)).to(x.dtype)
+            streams = self.core(halves(self.entry(x), x.dtype), embedding, self._policies(x))
+            return self.exit(torch.cat(streams, 1)).to(x.dtype)
 
-    def with_activations(self, activations: str) -> InvertibleDiffusionUNet:
+    def inverse(self, y: Tensor) -> Tensor:
+        """U^-1 of eq. 8: the input, from the prediction, without being told the timestep.
+
+        Args:
+            y: What ``forward`` returned, ``(B, out_channels, *spatial)``.
+        Returns:
+            ``(B, in_channels, *spatial)``.
+        Raises:
+            ValueError: If the network was built without ``inverse_head``, or the shape does not fit.
+        """
+        if self.inverse_head is None:
+            raise ValueError("the network was built without the parameters of its inverse; set inverse_head=True")
+        y = y.as_subclass(Tensor)
+        self._check_image(y, out_channels=self.out_channels)
+        with self._autocast(y.device):
+            return self.inverse_head(y, self.core, self._policies(y))
+
+    def with_activations(
+        self, activations: str | Sequence[str], memory_budget_gib: float | None = None
+    ) -> InvertibleDiffusionUNet:
         """The same network, sharing its parameters, with another policy for the backward pass."""
-        _one_of("activations", activations, ACTIVATIONS)
         twin = copy.copy(self)
-        twin.activations = activations
+        twin._set_activations(activations, memory_budget_gib)
         return twin
 
     @torch.no_grad()
@@ -220,7 +227,7 @@ class InvertibleDiffusionUNet(nn.Module):
         x = x.as_subclass(Tensor)
         embedding = self._embed(x, timesteps, None)
         with self._autocast(x.device):
-            stream = self._enter(x)
+            stream = halves(self.entry(x), x.dtype)
             rebuilt = self.core.inverse(self.core(stream, embedding, "stored"), embedding)
         return max(float((a - b).abs().max()) for a, b in zip(stream, rebuilt, strict=True))
 
@@ -231,30 +238,39 @@ class InvertibleDiffusionUNet(nn.Module):
             ValueError: If the checkpoint was made by a network with other arguments, or with other tensors.
         """
         if strict:
-            self._check_checkpoint(state_dict)
+            check_checkpoint(self, self.arguments, state_dict)
         return super().load_state_dict(state_dict, strict, assign)
 
-    def _check_checkpoint(self, state_dict: Mapping[str, Any]) -> None:
-        theirs = getattr(state_dict, "_metadata", {}).get("", {}).get("arguments", self.arguments)
-        different = [
-            f"{name}: {theirs.get(name)} in the checkpoint, {value} here"
-            for name, value in self.arguments.items()
-            if theirs.get(name) != value
-        ]
-        ours, found = ({name: t.shape for name, t in d.items()} for d in (self.state_dict(), state_dict))
-        unlike = sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name))
-        if unlike and not different:
-            different = [
-                f"{len(unlike)} of {len(ours)} tensors are missing, unknown or of another shape, first {unlike[0]}"
-            ]
-        if different:
+    def _set_activations(self, activations: str | Sequence[str], memory_budget_gib: float | None) -> None:
+        if isinstance(activations, str):
+            _one_of("activations", activations, (*ACTIVATIONS, "auto"))
+        elif len(activations) != self.num_levels or not set(activations) <= set(ACTIVATIONS):
             raise ValueError(
-                f"the checkpoint belongs to another network ({'; '.join(different)}); build the network with the "
-                f"checkpoint's arguments (the same preset), or choose another checkpoint"
+                f"activations={activations}; give one for all levels, or one of {', '.join(ACTIVATIONS)} for each of "
+                f"the {self.num_levels}"
             )
+        if (activations == "auto") != (memory_budget_gib is not None):
+            raise ValueError(
+                f"activations={activations!r} with memory_budget_gib={memory_budget_gib}; 'auto' needs a budget, and "
+                f"nothing else takes one"
+            )
+        self.activations = activations
+        self.memory_budget_gib = memory_budget_gib
+        self._plans: dict[torch.Size, Sequence[str]] = {}
+
+    def _policies(self, x: Tensor) -> list[str]:
+        """Of every operation."""
+        plan = self.activations
+        if self.memory_budget_gib is not None:
+            if not torch.is_grad_enabled():
+                return ["stored"] * len(self.levels)
+            if x.shape not in self._plans:
+                self._plans[x.shape] = plan_activations(self, x.shape, self.memory_budget_gib)
+            plan = self._plans[x.shape]
+        return [plan if isinstance(plan, str) else plan[level] for level in self.levels]
 
     def _embed(self, x: Tensor, timesteps: Tensor | None, class_labels: Tensor | None) -> Tensor:
-        self._check_image(x)
+        self._check_image(x, in_channels=self.in_channels)
         batch = x.shape[0]
         if timesteps is None:
             timesteps = x.new_zeros(batch)
@@ -264,23 +280,18 @@ class InvertibleDiffusionUNet(nn.Module):
             )
         return self.embedding(timesteps.to(x.device).expand(batch), class_labels)
 
-    def _enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.entry(x)
-        # the stream stays in the precision of the weights, also under autocast: in bfloat16 it could not be rebuilt
-        a, b = (half.to(x.dtype).contiguous() for half in h.chunk(2, 1))
-        return a, b
-
     def _autocast(self, device: torch.device) -> AbstractContextManager:
         if not self.precision.endswith("mixed"):
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
-    def _check_image(self, x: Tensor) -> None:
-        expected = ("B", self.in_channels, *["side"] * self.spatial_dims)
-        if x.ndim != len(expected) or x.shape[1] != self.in_channels:
+    def _check_image(self, x: Tensor, **channels: int) -> None:
+        ((name, count),) = channels.items()
+        expected = ("B", count, *["side"] * self.spatial_dims)
+        if x.ndim != len(expected) or x.shape[1] != count:
             raise ValueError(
                 f"input of shape {tuple(x.shape)}; the network takes ({', '.join(map(str, expected))}): "
-                f"spatial_dims={self.spatial_dims}, in_channels={self.in_channels}"
+                f"spatial_dims={self.spatial_dims}, {name}={count}"
             )
         size = tuple(x.shape[2:])
         if any(side % self.divisor for side in size):
@@ -296,36 +307,6 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}")
 
 
-def _check_arguments(
-    spatial_dims: int,
-    channels: Sequence[int],
-    blocks: Sequence[int],
-    attention_levels: Sequence[bool],
-    groups: int,
-    stride: int,
-) -> None:
-    if spatial_dims not in (2, 3):
-        raise ValueError(f"spatial_dims={spatial_dims}; the network is built for 2 or 3")
-    if stride not in (1, 2):
-        raise ValueError(f"bookend_stride={stride}; choose 1, or 2 to halve the resolution inside the network")
-    if not len(channels) == len(blocks) == len(attention_levels):
-        raise ValueError(
-            f"{len(channels)} channels, {len(blocks)} num_res_blocks and {len(attention_levels)} attention_levels; "
-            f"give one of each per level"
-        )
-    if attention_levels[-1]:
-        raise ValueError("attention_levels ends with True, but the last level has no skip connection; end with False")
-    if any(after != 2 * before for before, after in pairwise(channels)):
-        raise ValueError(
-            f"channels={tuple(channels)}; resampling is lossless, so each level has twice the channels before it"
-        )
-    if channels[0] % (2 * groups) or channels[0] % 2**spatial_dims:
-        raise ValueError(
-            f"channels[0]={channels[0]} must be a multiple of 2 * norm_num_groups = {2 * groups} and of "
-            f"{2**spatial_dims}; change channels or norm_num_groups"
-        )
-
-
 def _factor(spatial_dims: int, in_channels: int, out_channels: int, channels: int) -> int:
     """How often a side is divided until ``in_channels`` have become ``channels``."""
     factor = 1
@@ -337,8 +318,3 @@ def _factor(spatial_dims: int, in_channels: int, out_channels: int, channels: in
             f"channels[0] is in_channels times a power of {2**spatial_dims}, and both ends have as many channels"
         )
     return factor
-
-
-def _sign(module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
-    """Checkpoints carry the arguments of their network beside the weights, where no loader trips over them."""
-    local_metadata["arguments"] = copy.deepcopy(module.arguments)

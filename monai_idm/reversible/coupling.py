@@ -2,9 +2,12 @@ r"""Additive coupling: one half of the channels changes by a function of the oth
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
+from monai_idm.reversible.chunks import chunk_size, chunks
 from monai_idm.reversible.fixed_point import snap
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, linearise
 
@@ -21,43 +24,66 @@ class AdditiveCoupling(ReversibleOperation):
 
     Args:
         f: Branch F, ``(B, C/2, *spatial), (B, E) -> (B, C/2, *spatial)``. GroupNorm, not BatchNorm: it runs twice.
+        branch_batch: Samples per evaluation of F, so that its working memory does not grow with the batch;
+            ``"auto"`` decides by the volume.
     Raises:
         ValueError: In the forward pass, if F changes the shape.
     Source: additive coupling after Gomez et al. 2017, arXiv:1707.04585.
     """
 
-    def __init__(self, f: nn.Module) -> None:
+    def __init__(self, f: nn.Module, branch_batch: int | str = "auto") -> None:
         super().__init__()
         self.f = f
+        self.branch_batch = branch_batch
 
     def condition(self, embedding: Tensor) -> tuple[Tensor, ...]:
         return (embedding,)
 
     def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
         a, b = inputs
-        return b, a + self._step(_same_shape(self.f(b, *condition), a))
+        return b, a + self._step(b, condition)
 
     def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
         y1, y2 = outputs
-        return y2 - self._step(self.f(y1, *condition)), y1
+        return y2 - self._step(y1, condition), y1
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
         y1, y2 = outputs
         dy1, dy2 = gradients
-        f = linearise(self.f, y1, *condition)
-        a = y2 - self._step(f.value)
-        (db, *dc), dw = f.pull(dy2)
-        return Rebuilt((a, y1), (dy2, dy1 if db is None else dy1 + db), dc, dw)
+        db, dc, dw = torch.empty_like(y1), [], []
+        size = chunk_size(y1, self.branch_batch)
+        for y1_, y2_, dy1_, dy2_, db_, *c in chunks(y1, y2, dy1, dy2, db, *condition, size=size):
+            f = linearise(self.f, y1_, *c)
+            y2_.sub_(self._snapped(f.value))  # in place: y2 becomes a
+            (through, *dc_), dw_ = f.pull(dy2_)
+            db_.copy_(dy1_) if through is None else torch.add(dy1_, through, out=db_)
+            dc.append(dc_)
+            dw.append(dw_)
+        condition_gradients = [_joined(parts, torch.cat) for parts in zip(*dc, strict=True)]
+        # the last chunk first, as autograd adds them where activations are stored
+        weight_gradients = [_joined(parts, sum) for parts in zip(*reversed(dw), strict=True)]
+        return Rebuilt((y2, y1), (dy2, db), condition_gradients, weight_gradients)
 
-    def _step(self, f: Tensor) -> Tensor:
+    def _step(self, b: Tensor, condition: Tensors) -> Tensor:
+        size = chunk_size(b, self.branch_batch)
+        if size >= b.shape[0]:
+            return self._snapped(_same_shape(self.f(b, *condition), b))
+        return torch.cat([self._snapped(_same_shape(self.f(*c), c[0])) for c in chunks(b, *condition, size=size)])
+
+    def _snapped(self, f: Tensor) -> Tensor:
         # to the stream's precision first: a branch in bfloat16 has no such grid
         return snap(f if f.dtype == torch.float64 else f.float()) if self.exact else f
 
 
-def _same_shape(f: Tensor, a: Tensor) -> Tensor:
-    if f.shape != a.shape:
+def _same_shape(f: Tensor, b: Tensor) -> Tensor:
+    if f.shape != b.shape:
         raise ValueError(
-            f"the branch of an AdditiveCoupling returned shape {tuple(f.shape)} for an input of {tuple(a.shape)}; "
+            f"the branch of an AdditiveCoupling returned shape {tuple(f.shape)} for an input of {tuple(b.shape)}; "
             f"a branch must keep the shape of its half: check its padding and its channels"
         )
     return f
+
+
+def _joined(parts: Sequence[Tensor | None], join: Callable) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return given[0] if len(given) == 1 else join(given) if given else None

@@ -7,8 +7,10 @@ top of a stack of tensors and puts its outputs :math:`y` there:
 
 with the conditioning :math:`c` (timestep embedding, orthogonal matrices) and the weights :math:`\theta`. A skip
 connection is nothing but a tensor that waits lower in the stack. Forward keeps only the stack at the exit. Backward
-plays the program in reverse on a :class:`Tape`: each operation takes its :math:`y` from the tape, leaves its
-:math:`x` there, and turns :math:`dL/dy` into :math:`dL/dx`, :math:`dL/dc` and :math:`dL/d\theta`.
+runs from there in reverse, with a :class:`Tape`: each operation takes its :math:`y` from the tape, leaves its
+:math:`x` there, and turns :math:`dL/dy` into :math:`dL/dx`, :math:`dL/dc` and :math:`dL/d\theta`. Operations whose
+activations are stored may stand between those that rebuild theirs; where a rebuilt tensor goes into one of them, it
+is kept, as at the exit.
 
 Every operation is an autograd node of its own, so its parameter gradients are complete, and can be consumed and
 freed, before the next operation runs.
@@ -20,7 +22,7 @@ Etmann et al. 2020, arXiv:2005.05220.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +30,16 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from monai_idm.reversible.fixed_point import snap
-from monai_idm.reversible.operation import Policy, ReversibleOperation, Tensors
+from monai_idm.reversible.inverse import Inverse
+from monai_idm.reversible.operation import ReversibleOperation, Tensors
 from monai_idm.reversible.replay import Replay
 
 __all__ = ["ACTIVATIONS", "ReversibleSequence", "Tape"]
 
 ACTIVATIONS = ("rebuilt", "checkpointed", "stored")
+
+T = TypeVar("T")
+Place = tuple[int, int]  # operation, output
 
 
 class ReversibleSequence(nn.Module):
@@ -59,40 +65,55 @@ class ReversibleSequence(nn.Module):
                         f"step and would update batch statistics twice: use GroupNorm"
                     )
 
-    def forward(self, inputs: Tensors, embedding: Tensor, activations: str = "rebuilt") -> tuple[Tensor, ...]:
+    def forward(
+        self, inputs: Tensors, embedding: Tensor, activations: str | Sequence[str] = "rebuilt"
+    ) -> tuple[Tensor, ...]:
         """Run the chain.
 
         Args:
             inputs: The stack at the entry.
             embedding: Conditioning of all operations, ``(B, E)``.
-            activations: What is kept for the backward pass: ``"rebuilt"`` the exit only, ``"checkpointed"`` the
-                inputs of every operation, ``"stored"`` everything. The gradients are the same.
+            activations: What is kept for the backward pass, of all operations or of each: ``"rebuilt"`` nothing,
+                ``"checkpointed"`` the inputs of every operation, ``"stored"`` everything. The gradients are the same.
         Raises:
-            ValueError: If ``activations`` is none of the three.
+            ValueError: If ``activations`` is none of these, or an operation edits its inputs.
         """
-        if activations not in ACTIVATIONS:
-            raise ValueError(f"activations={activations!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
-        policy: Policy = _stored
-        stack = [snap(x) for x in inputs] if self.exact else list(inputs)
-        if torch.is_grad_enabled() and activations == "checkpointed":
-            policy = _checkpointed
-        if torch.is_grad_enabled() and activations == "rebuilt":
-            policy = _Rebuilding(tape := Tape())
-            stack = list(_Entry.apply(tape, *stack))
-        for operation in self._program():
-            x = _take(stack, operation.num_inputs)
-            stack += operation(x, embedding, policy)
-        if isinstance(policy, _Rebuilding):
-            stack = list(_Exit.apply(policy.tape, policy.position, *stack))
-        return tuple(stack)
+        program = self._program()
+        policies = _policies(activations, len(program)) if torch.is_grad_enabled() else ["stored"] * len(program)
+        _refuse_sharded_parts(program)
+        tape = Tape()
+        stack: list[tuple[Tensor, Place | None]] = [(snap(x) if self.exact else x, None) for x in inputs]
+        for position, (operation, policy) in enumerate(zip(program, policies, strict=True)):
+            x, sources = _unzip(_take(stack, operation.num_inputs))
+            versions = [_version(t) for t in x]
+            if policy == "rebuilt":
+                step = _Rebuilding(tape, position, sources)
+                y = operation(x, embedding, step)
+                stack += zip(y, step.outputs, strict=True)
+            else:
+                x = tape.keep(x, sources)
+                y = operation(x, embedding, _checkpointed if policy == "checkpointed" else _stored)
+                stack += ((t, None) for t in y)
+            if [_version(t) for t in x] != versions:
+                raise ValueError(
+                    f"{_name(operation, position)} edits its input in place, from which nothing can be rebuilt; "
+                    f"let its branch work on new tensors (inplace=False)"
+                )
+        return tuple(tape.keep(*_unzip(stack)))
 
-    def inverse(self, outputs: Tensors, embedding: Tensor) -> tuple[Tensor, ...]:
-        """The stack at the entry, from the stack at the exit."""
-        stack = list(outputs)
-        for operation in reversed(self._program()):
-            y = _take(stack, operation.num_outputs)
-            stack += operation.inverse(y, operation.condition(embedding))
-        return tuple(stack)
+    def inverse(
+        self, outputs: Tensors, embedding: Tensor, activations: str | Sequence[str] = "rebuilt"
+    ) -> tuple[Tensor, ...]:
+        """The stack at the entry, from the stack at the exit: a chain itself, that can be trained as such.
+
+        Args:
+            outputs: The stack at the exit.
+            embedding: As of ``forward``.
+            activations: As of ``forward``.
+        """
+        undone = [Inverse(operation) for operation in reversed(self._program())]
+        one = isinstance(activations, str)
+        return ReversibleSequence(undone, self.exact)(outputs, embedding, activations if one else activations[::-1])
 
     @torch.no_grad()
     def verify(self, inputs: Tensors, embedding: Tensor, tolerance: float = 1e-4) -> None:
@@ -133,33 +154,34 @@ class ReversibleSequence(nn.Module):
 
 
 class Tape:
-    """The stack of tensors while the chain is played in reverse."""
+    """Rebuilt tensors on their way from the operation that rebuilt them to the one that made them.
+
+    A tensor's place is given out in the forward pass. What is on the tape belongs to whoever takes it, who may
+    overwrite it.
+    """
 
     def __init__(self) -> None:
-        self._stack: list[Tensor] = []
-        self._position = -1
+        self._tensors: dict[Place, Tensor] = {}
 
-    def seed(self, outputs: Tensors, position: int) -> None:
-        """Start at the exit, behind operation ``position - 1``."""
-        self._stack, self._position = list(outputs), position
+    def keep(self, tensors: Sequence[Tensor], places: Sequence[Place | None]) -> list[Tensor]:
+        """Keep those tensors that have a place, for the backward pass to put them there."""
+        placed = [place for place in places if place is not None]
+        if not placed:
+            return list(tensors)
+        kept = iter(_Keep.apply(self, placed, *(t for t, p in zip(tensors, places, strict=True) if p is not None)))
+        return [t if place is None else next(kept) for t, place in zip(tensors, places, strict=True)]
 
-    def take(self, operation: ReversibleOperation, position: int) -> list[Tensor]:
-        """The outputs of the operation at ``position``."""
-        if self._position != position + 1 or len(self._stack) < operation.num_outputs:
+    def put(self, places: Sequence[Place | None], tensors: Tensors) -> None:
+        self._tensors.update((p, t) for p, t in zip(places, tensors, strict=True) if p is not None)
+
+    def take(self, operation: ReversibleOperation, position: int, places: Sequence[Place]) -> list[Tensor]:
+        if any(place not in self._tensors for place in places):
             raise RuntimeError(
                 f"no output on the tape for {_name(operation, position)}: "
                 f"the backward pass must enter the chain at its exit; take only what the chain returns into the "
                 f'loss, or build the network with activations="stored"'
             )
-        self._position = position
-        return _take(self._stack, operation.num_outputs)
-
-    def leave(self, inputs: Tensors) -> None:
-        """The inputs just rebuilt, which are the outputs of the operation before."""
-        self._stack += inputs
-
-    def clear(self) -> None:
-        self._stack.clear()
+        return [self._tensors.pop(place) for place in places]
 
 
 def _stored(operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors:
@@ -171,27 +193,28 @@ def _checkpointed(operation: ReversibleOperation, inputs: Tensors, condition: Te
 
 
 class _Rebuilding:
-    def __init__(self, tape: Tape) -> None:
+    """The policy of one operation: nothing but its place in the chain is kept."""
+
+    def __init__(self, tape: Tape, position: int, inputs: Sequence[Place | None]) -> None:
         self.tape = tape
-        self.position = 0
+        self.position = position
+        self.inputs = inputs
+        self.outputs: list[Place] = []
 
     def __call__(self, operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors:
-        position, self.position = self.position, self.position + 1
+        self.outputs = [(self.position, i) for i in range(operation.num_outputs)]
         replay = Replay.capture(operation, inputs[0].device)
-        return _Step.apply(
-            operation, self.tape, position, replay, len(condition), *inputs, *condition, *operation.weights()
-        )
+        return _Step.apply(operation, self, replay, len(condition), *inputs, *condition, *operation.weights())
 
 
 class _Step(torch.autograd.Function):
     """One operation. Its weights are arguments, so that autograd knows them and delivers their gradients."""
 
     @staticmethod
-    def forward(ctx, operation, tape, position, replay, num_conditions, *tensors):
+    def forward(ctx, operation, policy, replay, num_conditions, *tensors):
         n = operation.num_inputs
         condition = tensors[n : n + num_conditions]
-        ctx.operation, ctx.tape, ctx.position, ctx.replay = operation, tape, position, replay
-        ctx.num_conditions = num_conditions
+        ctx.operation, ctx.policy, ctx.replay, ctx.num_conditions = operation, policy, replay, num_conditions
         kept: list[Tensor] = []
         with replay.autocast():
             # detached: hooks of counters refuse inputs that require a gradient while autograd is off
@@ -202,46 +225,74 @@ class _Step(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients):
-        outputs = ctx.tape.take(ctx.operation, ctx.position)
+        operation, policy = ctx.operation, ctx.policy
+        outputs = policy.tape.take(operation, policy.position, policy.outputs)
         saved = [t.detach() for t in ctx.saved_tensors]
         condition, kept = saved[: ctx.num_conditions], saved[ctx.num_conditions :]
+        if ctx.replay.weights != Replay.of_weights(operation):
+            raise RuntimeError(
+                f"the weights of {_name(operation, policy.position)} were changed or exchanged between forward and "
+                f"backward; rebuilding needs those of the forward pass: step the optimizer after backward, and "
+                f'use activations="stored" with functional_call'
+            )
         with ctx.replay.autocast(), ctx.replay.random():
-            x, dx, dc, dw = ctx.operation.rebuild(outputs, gradients, condition, kept)
-        ctx.tape.leave(x)
-        return None, None, None, None, None, *dx, *dc, *dw
+            x, dx, dc, dw = operation.rebuild(outputs, gradients, condition, kept)
+        wanted = ctx.needs_input_grad[4 : 4 + operation.num_inputs]  # by the operation before
+        policy.tape.put([p if w else None for p, w in zip(policy.inputs, wanted, strict=True)], x)
+        return None, None, None, None, *dx, *dc, *dw
 
 
-class _Entry(torch.autograd.Function):
-    """Nothing forward; backward lets go of the last tensors on the tape."""
-
-    @staticmethod
-    def forward(ctx, tape, *inputs):
-        ctx.tape = tape
-        return tuple(x.view_as(x) for x in inputs)
+class _Keep(torch.autograd.Function):
+    """Saves tensors; backward puts them on the tape, as often as backward runs."""
 
     @staticmethod
-    def backward(ctx, *gradients):
-        ctx.tape.clear()
-        return None, *gradients
-
-
-class _Exit(torch.autograd.Function):
-    """Saves the stack at the exit; backward seeds the tape with it, as often as backward runs."""
-
-    @staticmethod
-    def forward(ctx, tape, position, *outputs):
-        ctx.tape, ctx.position = tape, position
-        ctx.save_for_backward(*outputs)
-        return tuple(y.view_as(y) for y in outputs)
+    def forward(ctx, tape, places, *tensors):
+        ctx.tape, ctx.places = tape, places
+        ctx.save_for_backward(*tensors)
+        return tuple(t.view_as(t) for t in tensors)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients):
-        ctx.tape.seed(ctx.saved_tensors, ctx.position)
+        # clones: what is on the tape is overwritten, and the caller may look at the outputs, or run backward again
+        ctx.tape.put(ctx.places, [t.clone() for t in ctx.saved_tensors])
         return None, None, *gradients
 
 
-def _take(stack: list[Tensor], count: int) -> list[Tensor]:
+def _policies(activations: str | Sequence[str], count: int) -> list[str]:
+    policies = [activations] * count if isinstance(activations, str) else list(activations)
+    unknown = [policy for policy in policies if policy not in ACTIVATIONS]
+    if unknown or len(policies) != count:
+        raise ValueError(
+            f"activations={activations!r} is unknown; choose one of {', '.join(ACTIVATIONS)}, or one for each of "
+            f"{count} operations"
+        )
+    return policies
+
+
+def _refuse_sharded_parts(program: Sequence[ReversibleOperation]) -> None:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # only here: it takes a second to load
+
+    for position, operation in enumerate(program):
+        for name, part in operation.named_modules():
+            if name and isinstance(part, (FSDPModule, FullyShardedDataParallel)):
+                raise ValueError(
+                    f"{name} of {_name(operation, position)} is wrapped by FSDP; its gradients would be lost: wrap "
+                    f"the operation, the chain or the network instead"
+                )
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _unzip(pairs: Sequence[tuple[Tensor, Place | None]]) -> tuple[list[Tensor], list[Place | None]]:
+    return [tensor for tensor, _ in pairs], [place for _, place in pairs]
+
+
+def _take(stack: list[T], count: int) -> list[T]:
     top = stack[-count:]
     del stack[-count:]
     return top

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["GRID_BITS", "remainder", "restore", "snap"]
+__all__ = ["GRID_BITS", "add_remainder", "remainder", "restore", "snap"]
 
 GRID_BITS = 12
 """k: float32 streams are exact below 2 ** (24 - k) = 4096."""
@@ -51,14 +51,18 @@ def remainder(inputs: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tens
 
 def restore(inverted: Sequence[Tensor], remainders: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The inputs, exactly, from the inverse of the snapped outputs and the remainders; without them, to a grid unit."""
-    snapped = tuple(_round(z) for z in inverted)
+    return add_remainder([snap(z) for z in inverted], remainders)
+
+
+def add_remainder(snapped: Sequence[Tensor], remainders: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What is on the grid, in place, plus remainders in units of the grid; without them, as it is."""
     if not remainders:
-        return snapped
-    return tuple(z + r.to(z.dtype) / _SCALE for z, r in zip(snapped, remainders, strict=True))
+        return tuple(snapped)
+    return tuple(z.mul_(_SCALE).add_(r).div_(_SCALE) for z, r in zip(snapped, remainders, strict=True))
 
 
 def _round(z: Tensor) -> Tensor:
-    return torch.round(z * _SCALE) / _SCALE
+    return (z * _SCALE).round_().div_(_SCALE)
 
 
 class _Snap(torch.autograd.Function):

@@ -57,16 +57,17 @@ class ReversibleOperation(nn.Module):
         """Inputs and gradients from outputs and their gradients.
 
         Args:
-            outputs: What ``map`` returned.
+            outputs: What ``map`` returned; may be overwritten.
             gradients: dL/d(output), one per output.
             condition: As ``map`` received it.
             kept: What ``map`` added to it.
         """
         inputs = self.inverse(outputs, condition, kept)
-        there = linearise(_Map(self, len(inputs)), *inputs, *condition)
         n = len(inputs)
-        found, weight_gradients = there.pull(*gradients)
-        return Rebuilt(inputs, _dense(found[:n], inputs), found[n:], weight_gradients)
+        there = _Map(self, n)
+        found, weight_gradients = linearise(there, *inputs, *condition).pull(*gradients)
+        of = dict(zip(there.parameters(), weight_gradients, strict=True))
+        return Rebuilt(inputs, _dense(found[:n], inputs), found[n:], [of[w] for w in self.weights()])
 
     def forward(self, inputs: Tensors, embedding: Tensor, policy: Policy) -> Tensors:
         return policy(self, inputs, self.condition(embedding))

@@ -1,4 +1,4 @@
-"""What must be the same when an operation runs a second time: autocast and, where it draws, the random state."""
+"""What must be the same when an operation runs again: weights, autocast and, where it draws, the random state."""
 
 from __future__ import annotations
 
@@ -7,34 +7,43 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
+
+from monai_idm.reversible.operation import ReversibleOperation
 
 __all__ = ["Replay", "full_precision"]
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Autocast and random state at the moment an operation ran forward."""
+    """Weights, autocast and random state at the moment an operation ran forward."""
 
+    weights: list[tuple[int, int]]
     device: torch.device
     autocast_enabled: bool
     autocast_dtype: torch.dtype
     random_states: tuple[Tensor, ...]
 
     @classmethod
-    def capture(cls, operation: nn.Module, device: torch.device) -> Replay:
+    def capture(cls, operation: ReversibleOperation, device: torch.device) -> Replay:
         states: tuple[Tensor, ...] = ()
         if any(isinstance(m, _DropoutNd) and m.training and m.p > 0 for m in operation.modules()):
             states = (torch.get_rng_state(),)
             if device.type != "cpu":
                 states += (torch.get_device_module(device).get_rng_state(device),)
         return cls(
+            cls.of_weights(operation),
             device,
             torch.is_autocast_enabled(device.type),
             torch.get_autocast_dtype(device.type),
             states,
         )
+
+    @staticmethod
+    def of_weights(operation: ReversibleOperation) -> list[tuple[int, int]]:
+        """Which tensors they are, and how often each was written to."""
+        return [(id(w), w._version) for w in operation.weights()]
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from monai_idm.reversible.chunks import chunk_size, chunks
 from monai_idm.reversible.fixed_point import remainder, restore, snap
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
 from monai_idm.reversible.replay import full_precision
@@ -118,8 +119,11 @@ class Orthogonal(ReversibleOperation):
             return restore(inputs, kept) if self.exact else inputs
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
-        inputs = self.inverse(outputs, condition, kept)
-        dx, dw = self.gradients(condition[0], inputs, gradients)
+        (w,) = condition
+        with full_precision(w.device):
+            inputs = self.undo(w, outputs)
+            inputs = restore(inputs, kept) if self.exact else inputs
+        dx, dw = self.gradients(w, inputs, gradients)
         return Rebuilt(inputs, dx, (dw,), ())
 
     def gradients(self, w: Tensor, inputs: Tensors, gradients: Tensors) -> tuple[Tensors, Tensor]:
@@ -140,6 +144,10 @@ class Orthogonal(ReversibleOperation):
     def multiply_transposed(self, w: Tensor, halves: Tensors) -> Tensors:
         """W^T y."""
         raise NotImplementedError
+
+    def undo(self, w: Tensor, outputs: Tensors) -> Tensors:
+        """W^T y, where y may be overwritten."""
+        return self.multiply_transposed(w, outputs)
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
         """dy x^T, the gradient of W."""
@@ -164,19 +172,29 @@ class OrthogonalMixing(Orthogonal):
         return cayley(self.generator)
 
     def multiply(self, w: Tensor, halves: Tensors) -> Tensors:
-        # by blocks: the halves are never concatenated
-        (w11, w12), (w21, w22) = (rows.chunk(2, 1) for rows in w.chunk(2, 0))
-        a, b = (x.flatten(2) for x in halves)
-        shape = halves[0].shape
-        return (w11 @ a + w12 @ b).reshape(shape), (w21 @ a + w22 @ b).reshape(shape)
+        parts = [_blocks(w, *part) for part in chunks(*halves, size=chunk_size(halves[0]))]
+        return parts[0] if len(parts) == 1 else tuple(torch.cat(half) for half in zip(*parts, strict=True))
 
     def multiply_transposed(self, w: Tensor, halves: Tensors) -> Tensors:
         return self.multiply(w.mT, halves)
+
+    def undo(self, w: Tensor, outputs: Tensors) -> Tensors:
+        for part in chunks(*outputs, size=chunk_size(outputs[0])):
+            for y, x in zip(part, _blocks(w.mT, *part), strict=True):
+                y.copy_(x)
+        return outputs
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
         transposed = [x.flatten(2).mT for x in inputs]
         rows = [torch.cat([(dy.flatten(2) @ xt).sum(0) for xt in transposed], 1) for dy in gradients]
         return torch.cat(rows, 0)
+
+
+def _blocks(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
+    """W times both halves, which are never concatenated."""
+    (w11, w12), (w21, w22) = (rows.chunk(2, 1) for rows in w.chunk(2, 0))
+    a_, b_ = a.flatten(2), b.flatten(2)
+    return (w11 @ a_ + w12 @ b_).reshape(a.shape), (w21 @ a_ + w22 @ b_).reshape(a.shape)
 
 
 class OrthogonalDownsample(Orthogonal):

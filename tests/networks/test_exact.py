@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from monai_idm.meters import live_bytes
+from monai_idm.reversible import chunks
 from monai_idm.reversible.fixed_point import GRID_BITS
 from tests.networks.test_invertible_unet import gradients, small
 from tests.reversible.chains import disturb, halves, unet
@@ -20,6 +21,18 @@ def test_gradients_of_all_policies_are_equal_bit_for_bit(precision, size, seed):
     x, t = torch.randn(2, 2, *size), torch.tensor([3, 700])
     expected = gradients(net.with_activations("stored"), x, t)
     for activations in ("rebuilt", "checkpointed"):
+        found = gradients(net.with_activations(activations), x, t)
+        unequal = [name for name in expected if not torch.equal(found[name], expected[name])]
+        assert not unequal, activations
+
+
+@pytest.mark.parametrize("precision", ["exact", "exact-mixed"])
+def test_a_few_samples_at_a_time_keep_gradients_equal_bit_for_bit(precision, monkeypatch):
+    monkeypatch.setattr(chunks, "AUTO_VOXELS", 1)  # mixings too go sample by sample
+    net = small(precision=precision)
+    x, t = torch.randn(3, 2, 12, 12, 12), torch.tensor([3, 50, 700])
+    expected = gradients(net.with_activations("stored"), x, t)
+    for activations in ("rebuilt", "checkpointed", ("stored", "rebuilt", "checkpointed")):
         found = gradients(net.with_activations(activations), x, t)
         unequal = [name for name in expected if not torch.equal(found[name], expected[name])]
         assert not unequal, activations

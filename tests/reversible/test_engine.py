@@ -242,3 +242,106 @@ def test_batch_normalisation_in_a_branch_is_refused():
     branch.f.norm = nn.BatchNorm2d(4)
     with pytest.raises(ValueError, match=r"f\.norm of operation 0 of the chain, AdditiveCoupling is a BatchNorm2d"):
         ReversibleSequence([branch])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_operation_may_have_a_policy_of_its_own(seed):
+    chain = unet(3).double()
+    inputs, embedding = halves(3, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    random = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(0, 3, (len(chain.operations),), generator=random)
+    policies = [("rebuilt", "checkpointed", "stored")[i] for i in drawn]
+    expected = gradients(chain, inputs, embedding, "stored")
+    for name, gradient in gradients(chain, inputs, embedding, policies).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-11, msg=f"{name}, {policies}")
+
+
+def test_a_policy_for_each_operation_is_asked_for():
+    with pytest.raises(ValueError, match="or one for each of 10 operations"):
+        unet(2)(halves(2), torch.randn(2, 5), ["stored"] * 3)
+
+
+def test_a_stored_operation_between_rebuilt_ones_keeps_no_skip_connection():
+    chain, inputs = unet(3), [x.requires_grad_() for x in halves(3, batch=1, sides=(8, 8, 8))]
+    stored = [type(operation).__name__ == "OrthogonalDownsample" for operation in chain.operations]
+    skip_bytes = 2 * inputs[0].nbytes * 3 // 4
+    held = []
+    for policies in ("rebuilt", ["stored" if s else "rebuilt" for s in stored]):
+        with live_bytes() as live:
+            outputs = chain(inputs, torch.randn(1, 5), policies)
+            held.append(live.current_bytes)
+        assert outputs[0].requires_grad
+    assert 0 < held[1] - held[0] < skip_bytes
+
+
+@pytest.mark.parametrize("activations", ["rebuilt", "checkpointed", "stored"])
+def test_a_branch_that_edits_its_input_is_refused(activations):
+    chain = ReversibleSequence([coupling(2, 8), coupling(2, 8)])
+    chain.operations[1].f.norm = nn.Hardtanh(inplace=True)
+    with pytest.raises(ValueError, match="operation 1 of the chain, AdditiveCoupling edits its input in place"):
+        chain(halves(2, 8), torch.randn(2, 5), activations)
+
+
+def test_a_sharded_module_inside_an_operation_is_refused(monkeypatch):
+    from torch.distributed.fsdp import FSDPModule
+
+    chain = ReversibleSequence([coupling(2, 8)])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    chain(halves(2, 8), torch.randn(2, 5))
+    conv = chain.operations[0].f.conv
+    conv.__class__ = type("FSDPConv2d", (FSDPModule, nn.Conv2d), {"__new__": object.__new__})
+    with pytest.raises(ValueError, match=r"f\.conv of operation 0 of the chain, AdditiveCoupling is wrapped by FSDP"):
+        chain(halves(2, 8), torch.randn(2, 5))
+
+
+def with_branch_batch(chain: ReversibleSequence, branch_batch: int) -> ReversibleSequence:
+    for operation in chain.operations:
+        if isinstance(operation, AdditiveCoupling):
+            operation.branch_batch = branch_batch
+    return chain
+
+
+@pytest.mark.parametrize("branch_batch", [1, 2])
+def test_a_branch_sample_by_sample_gives_the_same(branch_batch):
+    chain = unet(3).double()
+    inputs, embedding = halves(3, batch=3, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    expected = gradients(chain, inputs, embedding, "stored")
+    for activations in ("stored", "rebuilt"):
+        found = gradients(with_branch_batch(chain, branch_batch), inputs, embedding, activations)
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_a_sample_more_costs_its_streams_but_no_branch():
+    def peak(batch: int, branch_batch: int) -> int:
+        chain = with_branch_batch(ReversibleSequence([coupling(3, 16), coupling(3, 16)]), branch_batch)
+        inputs = [x.requires_grad_() for x in halves(3, batch=batch, sides=(8, 8, 8))]
+        for p in chain.parameters():
+            p.grad = torch.zeros_like(p)
+        with live_bytes() as live:
+            outputs = chain(inputs, torch.randn(batch, 5))
+            torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
+        return live.peak_bytes
+
+    half = halves(3, batch=1, sides=(8, 8, 8))[0].nbytes
+    # outputs, their copies on the tape, gradients that came, gradients that go: two halves each, and one to spare
+    assert (peak(4, 1) - peak(1, 1)) / 3 <= 9 * half
+    assert (peak(4, 4) - peak(1, 4)) / 3 > 12 * half
+
+
+def test_backward_leaves_the_outputs_as_they_were():
+    chain = unet(2)
+    outputs = chain(halves(2), torch.randn(2, 5))
+    before = [y.detach().clone() for y in outputs]
+    sum(y.square().sum() for y in outputs).backward()
+    for y, was in zip(outputs, before, strict=True):
+        assert torch.equal(y, was)
+
+
+def test_weights_that_change_before_backward_are_refused():
+    chain = unet(2)
+    outputs = chain(halves(2), torch.randn(2, 5))
+    with torch.no_grad():
+        chain.operations[0].f.conv.weight.add_(1)
+    with pytest.raises(RuntimeError, match="weights of operation 0 of the chain, AdditiveCoupling were changed"):
+        outputs[0].sum().backward()

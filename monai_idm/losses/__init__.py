@@ -1,0 +1,5 @@
+"""Losses."""
+
+from monai_idm.losses.invertible_diffusion import InvertibleDiffusionLoss
+
+__all__ = ["InvertibleDiffusionLoss"]

@@ -1,0 +1,43 @@
+r"""The inverse of the whole network, as far as there is one.
+
+.. math:: U^{-1}(y) = \mathrm{leave}(\mathrm{core}^{-1}(\mathrm{enter}(y), e))
+
+The core inverts exactly. The bookends do not, so two of their kind learn to, and one learned embedding e stands in for
+that of the timestep, which :math:`U^{-1}` is not told.
+
+Source: eq. 8 of arXiv:2504.10883.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from monai_idm.networks.bookends import halves
+from monai_idm.reversible import ReversibleSequence
+
+__all__ = ["InverseHead"]
+
+
+class InverseHead(nn.Module):
+    """What U^-1 has of its own.
+
+    Args:
+        enter: From the prediction to the core's exit; learns to undo the exit bookend.
+        leave: From the core's entry to the image; learns to undo the entry bookend.
+        embedding_channels: E.
+    """
+
+    def __init__(self, enter: nn.Module, leave: nn.Module, embedding_channels: int) -> None:
+        super().__init__()
+        self.enter = enter
+        self.leave = leave
+        self.embedding = nn.Parameter(torch.zeros(embedding_channels))
+
+    def forward(self, prediction: Tensor, core: ReversibleSequence, activations: Sequence[str]) -> Tensor:
+        """What the network was given, from what it returned: ``(B, C_out, *spatial)`` to ``(B, C_in, *spatial)``."""
+        stream = halves(self.enter(prediction), prediction.dtype)
+        embedding = self.embedding.expand(len(prediction), -1)
+        return self.leave(torch.cat(core.inverse(stream, embedding, activations), 1)).to(prediction.dtype)

@@ -1,0 +1,39 @@
+"""An operation the other way round, itself an operation: a chain's inverse is then trained like the chain."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from monai_idm.reversible.fixed_point import add_remainder, remainder
+from monai_idm.reversible.operation import ReversibleOperation, Tensors
+
+__all__ = ["Inverse"]
+
+
+class Inverse(ReversibleOperation):
+    """What undoes an operation, with that operation's weights.
+
+    Args:
+        operation: The operation; its weights stay its own.
+    """
+
+    def __init__(self, operation: ReversibleOperation) -> None:
+        super().__init__()
+        self.operation = operation
+        self.num_inputs, self.num_outputs = operation.num_outputs, operation.num_inputs
+
+    def condition(self, embedding: Tensor) -> tuple[Tensor, ...]:
+        return self.operation.condition(embedding)
+
+    def weights(self) -> list[nn.Parameter]:
+        return self.operation.weights()
+
+    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
+        outputs = self.operation.inverse(inputs, condition)
+        if self.exact and kept is not None:
+            kept += remainder(inputs, self.operation.map(outputs, condition))
+        return outputs
+
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
+        inputs = self.operation.map(outputs, condition)
+        return add_remainder(inputs, kept) if kept else inputs
