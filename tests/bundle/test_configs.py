@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser, verify_net_in_out
 from monai.bundle.config_item import ComponentLocator
 
 import monai_idm
-from tests.bundle.workspace import CONFIGS, workflow
+from tests.bundle.workspace import CONFIGS, TINY, workflow
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from tests.bundle.workspace import CONFIGS, workflow
     ],
 )
 def test_properties_are_complete_before_a_checkpoint_exists(configs, kind, tmp_path):
-    run = workflow(configs, kind, tmp_path)
+    run = workflow(configs, kind, tmp_path, **(TINY if kind == "train" else {}))
     run.initialize()
     assert run.check_properties() in ([], None)
 
