@@ -83,10 +83,9 @@ class DepthToSpace(SpaceToDepth):
         return pixelshuffle(x, self.spatial_dims, self.factor)
 
 
-def halves(h: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def halves(h: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """The two halves of the channels, as the core takes them: apart, and in the precision of the weights.
 
     Under autocast too: a stream in bfloat16 could not be rebuilt.
     """
-    a, b = h.chunk(2, 1)
-    return a.to(dtype).contiguous(), b.to(dtype).contiguous()
+    return [half.to(dtype).contiguous() for half in h.chunk(2, 1)]

@@ -35,8 +35,9 @@ class ResidualBranch(nn.Module):
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
         self.act = nn.SiLU()
+        self.everywhere = nn.Unflatten(1, (channels, *[1] * spatial_dims))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.norm2(self.conv1(self.act(self.norm1(x))))
-        h = h + self.project(embedding).unflatten(1, (-1, *[1] * (x.ndim - 2)))
+        h = h + self.everywhere(self.project(embedding))
         return self.conv2(self.act(h))

@@ -30,15 +30,20 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, timesteps: Tensor, class_labels: Tensor | None = None) -> Tensor:
         features = get_timestep_embedding(timesteps, self.num_features)
-        embedding = self.perceptron(features.to(next(self.parameters()).dtype))
-        if (self.classes is None) != (class_labels is None):
-            expected = "no class_labels" if self.classes is None else f"class_labels of shape {tuple(timesteps.shape)}"
-            raise ValueError(
-                f"the network was built with num_class_embeds="
-                f"{None if self.classes is None else self.classes.num_embeddings} and needs {expected}, got "
-                f"{None if class_labels is None else tuple(class_labels.shape)}"
-            )
+        embedding = self.perceptron(features.to(self.perceptron[0].weight))  # type: ignore[arg-type]
+        if not torch.jit.is_scripting():
+            self._check(timesteps, class_labels)
         if self.classes is not None and class_labels is not None:
             embedding = embedding + self.classes(class_labels)
         # every branch projects it linearly; the nonlinearity before that is the same for all
         return torch.nn.functional.silu(embedding)
+
+    def _check(self, timesteps: Tensor, class_labels: Tensor | None) -> None:
+        if (self.classes is None) == (class_labels is None):
+            return
+        expected = "no class_labels" if self.classes is None else f"class_labels of shape {tuple(timesteps.shape)}"
+        raise ValueError(
+            f"the network was built with num_class_embeds="
+            f"{None if self.classes is None else self.classes.num_embeddings} and needs {expected}, got "
+            f"{None if class_labels is None else tuple(class_labels.shape)}"
+        )

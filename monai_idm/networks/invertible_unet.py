@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from monai_idm.networks.bookends import DepthToSpace, EntryBookend, ExitBookend, SpaceToDepth, halves
@@ -26,7 +27,7 @@ from monai_idm.networks.inverse_head import InverseHead
 from monai_idm.networks.plan import plan_activations
 from monai_idm.networks.presets import PRESETS
 from monai_idm.networks.signature import check_checkpoint, sign
-from monai_idm.reversible import ACTIVATIONS, ReversibleSequence
+from monai_idm.reversible import ACTIVATIONS, Orthogonal, ReversibleSequence
 
 __all__ = ["InvertibleDiffusionUNet"]
 
@@ -185,11 +186,25 @@ class InvertibleDiffusionUNet(nn.Module):
                 'the network has no cross-attention and takes no context; pass the condition with mode="concat" and '
                 "raise in_channels by its channels"
             )
-        x = x.as_subclass(Tensor)  # metadata of a MetaTensor costs time in every operation
-        embedding = self._embed(x, timesteps, class_labels)
-        with self._autocast(x.device):
-            streams = self.core(halves(self.entry(x), x.dtype), embedding, self._policies(x))
-            return self.exit(torch.cat(streams, 1)).to(x.dtype)
+        if timesteps is None:
+            timesteps = torch.zeros(1, device=x.device)
+        if torch.jit.is_scripting():
+            embedding = self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels)
+            streams = self.core.plain(halves(self.entry(x), x.dtype), embedding)
+            return self.exit(torch.cat(streams, 1))
+        else:
+            x = _voxels(x)
+            embedding = self._embed(x, timesteps, class_labels)
+            with self._autocast(x.device):
+                streams = self.core(halves(self.entry(x), x.dtype), embedding, self._policies(x))
+                return self.exit(torch.cat(streams, 1)).to(x.dtype)
+
+    def freeze(self) -> InvertibleDiffusionUNet:
+        """Build the orthogonal matrices once and keep them, for export to ONNX; not for training. Returns itself."""
+        for operation in self.core.operations:
+            if isinstance(operation, Orthogonal):
+                operation.freeze()
+        return self
 
     def inverse(self, y: Tensor) -> Tensor:
         """U^-1 of eq. 8: the input, from the prediction, without being told the timestep.
@@ -203,7 +218,7 @@ class InvertibleDiffusionUNet(nn.Module):
         """
         if self.inverse_head is None:
             raise ValueError("the network was built without the parameters of its inverse; set inverse_head=True")
-        y = y.as_subclass(Tensor)
+        y = _voxels(y)
         self._check_image(y, out_channels=self.out_channels)
         with self._autocast(y.device):
             return self.inverse_head(y, self.core, self._policies(y))
@@ -224,8 +239,8 @@ class InvertibleDiffusionUNet(nn.Module):
             x: Images, ``(B, in_channels, *spatial)``.
             timesteps: As in ``forward``.
         """
-        x = x.as_subclass(Tensor)
-        embedding = self._embed(x, timesteps, None)
+        x = _voxels(x)
+        embedding = self._embed(x, x.new_zeros(1) if timesteps is None else timesteps, None)
         with self._autocast(x.device):
             stream = halves(self.entry(x), x.dtype)
             rebuilt = self.core.inverse(self.core(stream, embedding, "stored"), embedding)
@@ -269,11 +284,9 @@ class InvertibleDiffusionUNet(nn.Module):
             plan = self._plans[x.shape]
         return [plan if isinstance(plan, str) else plan[level] for level in self.levels]
 
-    def _embed(self, x: Tensor, timesteps: Tensor | None, class_labels: Tensor | None) -> Tensor:
+    def _embed(self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
         self._check_image(x, in_channels=self.in_channels)
         batch = x.shape[0]
-        if timesteps is None:
-            timesteps = x.new_zeros(batch)
         if timesteps.shape not in ((1,), (batch,)):
             raise ValueError(
                 f"timesteps of shape {tuple(timesteps.shape)} for a batch of {batch}; give one per image or one for all"
@@ -300,6 +313,11 @@ class InvertibleDiffusionUNet(nn.Module):
                 f"volume size {size} is not divisible by {self.divisor} on every axis; pad to {fits} "
                 f"(DivisiblePadd with k={self.divisor}) or use fewer levels"
             )
+
+
+def _voxels(x: Tensor) -> Tensor:
+    # the metadata of a MetaTensor costs time in every operation
+    return x.as_tensor() if isinstance(x, MetaTensor) else x
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -4,13 +4,8 @@ from monai_idm.reversible.attention import AttentionScale, CheckerboardAttention
 from monai_idm.reversible.coupling import AdditiveCoupling
 from monai_idm.reversible.engine import ACTIVATIONS, ReversibleSequence
 from monai_idm.reversible.operation import ReversibleOperation
-from monai_idm.reversible.resample import (
-    Merge,
-    OrthogonalDownsample,
-    OrthogonalMixing,
-    OrthogonalUpsample,
-    Split,
-)
+from monai_idm.reversible.orthogonal import Orthogonal, OrthogonalMixing
+from monai_idm.reversible.resample import Merge, OrthogonalDownsample, OrthogonalUpsample, Split
 
 __all__ = [
     "ACTIVATIONS",
@@ -18,6 +13,7 @@ __all__ = [
     "AttentionScale",
     "CheckerboardAttention",
     "Merge",
+    "Orthogonal",
     "OrthogonalDownsample",
     "OrthogonalMixing",
     "OrthogonalUpsample",

@@ -25,8 +25,6 @@ from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
 
 __all__ = ["AttentionScale", "CheckerboardAttention"]
 
-_LOG_MAX_SCALE = math.log(2)
-
 
 class CheckerboardAttention(ReversibleOperation):
     """Scale each parity of the skip connection by attention to the other parity; the low pair passes untouched.
@@ -43,33 +41,34 @@ class CheckerboardAttention(ReversibleOperation):
         super().__init__()
         self.scale = scale
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
-        y, low = torch.cat(tuple(inputs[:2]), 1), inputs[2:]
+    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+        y, low = torch.cat(inputs[:2], 1), inputs[2:]
         for parity in (0, 1):
             known, free = _sites(y, parity)
-            s = self.scale(_gather(y, known), shape=y.shape[2:], parity=parity)
+            s = self.scale(_gather(y, known), list(y.shape[2:]), parity)
             y2 = _gather(y, free)
             a = snap(y2 * s) if self.exact else y2 * s
-            if self.exact and kept is not None:
-                kept += remainder([y2], [a / s])
+            if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript passes over just this condition
+                if self.exact and kept is not None:
+                    kept += remainder([y2], [a / s])
             y = _scatter(y, free, a)
-        return *_halves(y), *low
+        return _halves(y) + low
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
-        y, low = torch.cat(tuple(outputs[:2]), 1), outputs[2:]
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+        y, low = torch.cat(outputs[:2], 1), outputs[2:]
         for parity in (1, 0):
             known, free = _sites(y, parity)
-            s = self.scale(_gather(y, known), shape=y.shape[2:], parity=parity)
-            y = _scatter(y, free, self._divide(_gather(y, free), s, kept[parity : parity + 1]))
-        return *_halves(y), *low
+            s = self.scale(_gather(y, known), list(y.shape[2:]), parity)
+            y = _scatter(y, free, self._divide(_gather(y, free), s, kept and kept[parity : parity + 1]))
+        return _halves(y) + low
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
-        y, low = torch.cat(tuple(outputs[:2]), 1), outputs[2:]
-        dy, dlow = torch.cat(tuple(gradients[:2]), 1), gradients[2:]
+        y, low = torch.cat(outputs[:2], 1), outputs[2:]
+        dy, dlow = torch.cat(gradients[:2], 1), gradients[2:]
         weight_gradients = []
         for parity in (1, 0):
             known, free = _sites(y, parity)
-            s = linearise(self.scale, _gather(y, known), shape=y.shape[2:], parity=parity)
+            s = linearise(self.scale, _gather(y, known), shape=list(y.shape[2:]), parity=parity)
             a, da = _gather(y, free), _gather(dy, free)
             y2 = self._divide(a, s.value, kept[parity : parity + 1])
             (dy1,), dw = s.pull(da * y2)
@@ -78,9 +77,9 @@ class CheckerboardAttention(ReversibleOperation):
                 dy = _scatter(dy, known, _gather(dy, known) + dy1)
             weight_gradients.append(dw)
         totals = [_sum(*both) for both in zip(*weight_gradients, strict=True)]
-        return Rebuilt((*_halves(y), *low), (*_halves(dy), *dlow), (), totals)
+        return Rebuilt([*_halves(y), *low], [*_halves(dy), *dlow], [], totals)
 
-    def _divide(self, a: Tensor, s: Tensor, kept: Tensors) -> Tensor:
+    def _divide(self, a: Tensor, s: Tensor, kept: Tensors | None) -> Tensor:
         return restore([a / s], kept)[0] if self.exact else a / s
 
 
@@ -118,37 +117,43 @@ class AttentionScale(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, y1: Tensor, *, shape: torch.Size, parity: int) -> Tensor:
+    def forward(self, y1: Tensor, shape: list[int], parity: int) -> Tensor:
         channels = y1.shape[1]
         known, free = _parities(shape, parity, y1.device)
         position = _position(shape, channels, y1)
         v = self.norm(y1)
-        grid = v.new_zeros(*v.shape[:2], shape.numel()).index_copy(2, known, v)
+        grid = v.new_zeros([v.shape[0], channels, len(known) + len(free)]).index_copy(2, known, v)
         q = self.neighbours(grid.unflatten(2, shape)).flatten(2).index_select(2, free)
         # contiguous: on strided tokens a linear layer chooses its kernel by requires_grad, and with it the last bit
-        v = v.mT.contiguous()
-        query = self._heads(self.to_q((q.mT + position.index_select(0, free)).contiguous()))
+        v = v.transpose(1, 2).contiguous()
+        query = self._heads(self.to_q((q.transpose(1, 2) + position.index_select(0, free)).contiguous()))
         key = self._heads(self.to_k(v + position.index_select(0, known)))
         attended = scaled_dot_product_attention(query, key, self._heads(self.to_v(v)))
-        u = self.out(attended.transpose(1, 2).flatten(2)).mT
+        u = self.out(attended.transpose(1, 2).flatten(2)).transpose(1, 2)
         # in the stream's precision: under autocast u comes in bfloat16
-        return torch.exp(_LOG_MAX_SCALE * torch.tanh(u.to(y1.dtype)))
+        return torch.exp(math.log(2.0) * torch.tanh(u.to(y1.dtype)))
 
     def _heads(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return tokens.unflatten(2, [self.num_heads, -1]).transpose(1, 2)
 
 
 def _sites(y: Tensor, parity: int) -> tuple[Tensor, Tensor]:
-    return _parities(y.shape[2:], parity, y.device)
+    return _parities(list(y.shape[2:]), parity, y.device)
 
 
-def _parities(shape: torch.Size, parity: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _parities(shape: list[int], parity: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Flat indices of the sites whose coordinates sum to ``parity`` modulo 2, and of the others."""
-    axes = torch.meshgrid(*(torch.arange(side, device=device) for side in shape), indexing="ij")
-    odd = sum(axes, start=axes[0].new_zeros(())).flatten() % 2
+    odd = _coordinates(shape, device).sum(1) % 2
     # sorted, not selected by a mask, whose count a GPU would have to report first
-    known, free = (odd != parity).int().argsort(stable=True).tensor_split([(shape.numel() + 1 - parity) // 2])
-    return known, free
+    order = ((odd != parity) * len(odd) + torch.arange(len(odd), device=device)).argsort()
+    count = (len(odd) + 1 - parity) // 2
+    return order[:count], order[count:]
+
+
+def _coordinates(shape: list[int], device: torch.device) -> Tensor:
+    """Of every site, ``(N, spatial_dims)``."""
+    axes = torch.meshgrid([torch.arange(side, device=device) for side in shape], indexing="ij")
+    return torch.stack(axes, -1).flatten(0, -2)
 
 
 def _gather(y: Tensor, sites: Tensor) -> Tensor:
@@ -159,8 +164,8 @@ def _scatter(y: Tensor, sites: Tensor, values: Tensor) -> Tensor:
     return y.flatten(2).index_copy(2, sites, values).view_as(y)
 
 
-def _halves(y: Tensor) -> tuple[Tensor, ...]:
-    return tuple(half.clone() for half in y.chunk(2, 1))
+def _halves(y: Tensor) -> Tensors:
+    return [half.clone() for half in y.chunk(2, 1)]
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
@@ -169,12 +174,11 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first + second
 
 
-def _position(shape: torch.Size, channels: int, like: Tensor) -> Tensor:
+def _position(shape: list[int], channels: int, like: Tensor) -> Tensor:
     """Sinusoidal position of every site, ``(N, C)``; each axis has an equal share of the channels."""
-    axes = torch.meshgrid(*(torch.arange(side, device=like.device) for side in shape), indexing="ij")
-    coordinates = torch.stack(axes, -1).flatten(0, -2).to(like.dtype)
+    coordinates = _coordinates(shape, like.device).to(like.dtype)
     count = channels // (2 * len(shape))
-    frequencies = 1000 ** (-torch.arange(count, device=like.device, dtype=like.dtype) / max(count, 1))
+    frequencies = torch.pow(1000.0, -torch.arange(count, device=like.device, dtype=like.dtype) / max(count, 1))
     angles = coordinates[:, :, None] * frequencies
     encoding = torch.cat((angles.sin(), angles.cos()), 2).flatten(1)
-    return nn.functional.pad(encoding, (0, channels - encoding.shape[1]))
+    return nn.functional.pad(encoding, [0, channels - encoding.shape[1]])

@@ -31,4 +31,6 @@ def chunk_size(x: Tensor, branch_batch: int | str = "auto") -> int:
 
 def chunks(*tensors: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
     """Views of the same few samples of each tensor, from the first samples to the last."""
+    if size >= tensors[0].shape[0]:
+        return iter([tensors])
     return zip(*(t.split(size) for t in tensors), strict=True)

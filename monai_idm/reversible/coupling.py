@@ -36,16 +36,16 @@ class AdditiveCoupling(ReversibleOperation):
         self.f = f
         self.branch_batch = branch_batch
 
-    def condition(self, embedding: Tensor) -> tuple[Tensor, ...]:
-        return (embedding,)
+    def condition(self, embedding: Tensor) -> Tensors:
+        return [embedding]
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
         a, b = inputs
-        return b, a + self._step(b, condition)
+        return [b, a + self._step(b, condition[0])]
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
         y1, y2 = outputs
-        return y2 - self._step(y1, condition), y1
+        return [y2 - self._step(y1, condition[0]), y1]
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
         y1, y2 = outputs
@@ -62,13 +62,15 @@ class AdditiveCoupling(ReversibleOperation):
         condition_gradients = [_joined(parts, torch.cat) for parts in zip(*dc, strict=True)]
         # the last chunk first, as autograd adds them where activations are stored
         weight_gradients = [_joined(parts, sum) for parts in zip(*reversed(dw), strict=True)]
-        return Rebuilt((y2, y1), (dy2, db), condition_gradients, weight_gradients)
+        return Rebuilt([y2, y1], [dy2, db], condition_gradients, weight_gradients)
 
-    def _step(self, b: Tensor, condition: Tensors) -> Tensor:
-        size = chunk_size(b, self.branch_batch)
-        if size >= b.shape[0]:
-            return self._snapped(_same_shape(self.f(b, *condition), b))
-        return torch.cat([self._snapped(_same_shape(self.f(*c), c[0])) for c in chunks(b, *condition, size=size)])
+    def _step(self, b: Tensor, embedding: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._snapped(self.f(b, embedding))
+        else:
+            few = chunks(b, embedding, size=chunk_size(b, self.branch_batch))
+            parts = [self._snapped(_same_shape(self.f(b_, e), b_)) for b_, e in few]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _snapped(self, f: Tensor) -> Tensor:
         # to the stream's precision first: a branch in bfloat16 has no such grid

@@ -65,9 +65,8 @@ class ReversibleSequence(nn.Module):
                         f"step and would update batch statistics twice: use GroupNorm"
                     )
 
-    def forward(
-        self, inputs: Tensors, embedding: Tensor, activations: str | Sequence[str] = "rebuilt"
-    ) -> tuple[Tensor, ...]:
+    @torch.jit.unused
+    def forward(self, inputs: Tensors, embedding: Tensor, activations: str | Sequence[str] = "rebuilt") -> Tensors:
         """Run the chain.
 
         Args:
@@ -79,7 +78,9 @@ class ReversibleSequence(nn.Module):
             ValueError: If ``activations`` is none of these, or an operation edits its inputs.
         """
         program = self._program()
-        policies = _policies(activations, len(program)) if torch.is_grad_enabled() else ["stored"] * len(program)
+        policies = _policies(activations, len(program))
+        if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+            policies = ["stored"] * len(program)
         _refuse_sharded_parts(program)
         tape = Tape()
         stack: list[tuple[Tensor, Place | None]] = [(snap(x) if self.exact else x, None) for x in inputs]
@@ -99,11 +100,20 @@ class ReversibleSequence(nn.Module):
                     f"{_name(operation, position)} edits its input in place, from which nothing can be rebuilt; "
                     f"let its branch work on new tensors (inplace=False)"
                 )
-        return tuple(tape.keep(*_unzip(stack)))
+        return tape.keep(*_unzip(stack))
 
-    def inverse(
-        self, outputs: Tensors, embedding: Tensor, activations: str | Sequence[str] = "rebuilt"
-    ) -> tuple[Tensor, ...]:
+    def plain(self, inputs: Tensors, embedding: Tensor) -> Tensors:
+        """The chain as it is, in terms that TorchScript understands."""
+        stack = inputs
+        if self.exact:
+            stack = [snap(x) for x in inputs]
+        for operation in self.operations:  # not _program(): TorchScript unrolls a ModuleList only
+            top = len(stack) - operation.num_inputs  # type: ignore[operator]
+            stack = stack[:top] + operation.map(stack[top:], operation.condition(embedding))  # type: ignore[operator]
+        return stack
+
+    @torch.jit.unused
+    def inverse(self, outputs: Tensors, embedding: Tensor, activations: str | Sequence[str] = "rebuilt") -> Tensors:
         """The stack at the entry, from the stack at the exit: a chain itself, that can be trained as such.
 
         Args:
@@ -163,7 +173,7 @@ class Tape:
     def __init__(self) -> None:
         self._tensors: dict[Place, Tensor] = {}
 
-    def keep(self, tensors: Sequence[Tensor], places: Sequence[Place | None]) -> list[Tensor]:
+    def keep(self, tensors: Tensors, places: Sequence[Place | None]) -> Tensors:
         """Keep those tensors that have a place, for the backward pass to put them there."""
         placed = [place for place in places if place is not None]
         if not placed:

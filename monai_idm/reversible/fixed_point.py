@@ -34,7 +34,10 @@ _SCALE = 2.0**GRID_BITS
 
 def snap(z: Tensor) -> Tensor:
     """Round to the grid; the gradient passes straight through."""
-    return _Snap.apply(z) if torch.is_grad_enabled() and z.requires_grad else _round(z)
+    if torch.jit.is_scripting():
+        return _round(z)
+    else:
+        return _Snap.apply(z) if torch.is_grad_enabled() and z.requires_grad else _round(z)
 
 
 def remainder(inputs: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:
@@ -49,20 +52,20 @@ def remainder(inputs: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tens
     return [((x - _round(z)) * _SCALE).to(torch.int8) for x, z in zip(inputs, inverted, strict=True)]
 
 
-def restore(inverted: Sequence[Tensor], remainders: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def restore(inverted: Sequence[Tensor], remainders: Sequence[Tensor] | None) -> list[Tensor]:
     """The inputs, exactly, from the inverse of the snapped outputs and the remainders; without them, to a grid unit."""
     return add_remainder([snap(z) for z in inverted], remainders)
 
 
-def add_remainder(snapped: Sequence[Tensor], remainders: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def add_remainder(snapped: Sequence[Tensor], remainders: Sequence[Tensor] | None) -> list[Tensor]:
     """What is on the grid, in place, plus remainders in units of the grid; without them, as it is."""
     if not remainders:
-        return tuple(snapped)
-    return tuple(z.mul_(_SCALE).add_(r).div_(_SCALE) for z, r in zip(snapped, remainders, strict=True))
+        return list(snapped)
+    return [z.mul_(_SCALE).add_(r).div_(_SCALE) for z, r in zip(snapped, remainders, strict=True)]
 
 
-def _round(z: Tensor) -> Tensor:
-    return (z * _SCALE).round_().div_(_SCALE)
+def _round(z: Tensor, scale: float = _SCALE) -> Tensor:
+    return (z * scale).round_().div_(scale)
 
 
 class _Snap(torch.autograd.Function):

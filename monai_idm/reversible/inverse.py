@@ -22,18 +22,18 @@ class Inverse(ReversibleOperation):
         self.operation = operation
         self.num_inputs, self.num_outputs = operation.num_outputs, operation.num_inputs
 
-    def condition(self, embedding: Tensor) -> tuple[Tensor, ...]:
+    def condition(self, embedding: Tensor) -> Tensors:
         return self.operation.condition(embedding)
 
     def weights(self) -> list[nn.Parameter]:
         return self.operation.weights()
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
         outputs = self.operation.inverse(inputs, condition)
         if self.exact and kept is not None:
             kept += remainder(inputs, self.operation.map(outputs, condition))
         return outputs
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
         inputs = self.operation.map(outputs, condition)
-        return add_remainder(inputs, kept) if kept else inputs
+        return add_remainder(inputs, kept)

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 __all__ = ["Linearised", "Policy", "Rebuilt", "ReversibleOperation", "Tensors", "linearise"]
 
-Tensors = Sequence[Tensor]
+Tensors = list[Tensor]  # not Sequence, which TorchScript does not know
 
 
 class Rebuilt(NamedTuple):
@@ -35,22 +35,24 @@ class ReversibleOperation(nn.Module):
     Call it as ``operation(inputs, embedding, policy)``: hooks, and whatever wraps the module, then see every pass.
     """
 
+    __constants__ = ("num_inputs", "num_outputs")  # for TorchScript
+
     num_inputs = 2
     num_outputs = 2
     exact = False
 
-    def condition(self, embedding: Tensor) -> tuple[Tensor, ...]:
+    def condition(self, embedding: Tensor) -> Tensors:
         """Tensors that ``map`` and ``inverse`` depend on besides inputs and weights; they receive gradients."""
-        return ()
+        return []
 
     def weights(self) -> list[nn.Parameter]:
         """The parameters read by ``map``, in the order in which ``rebuild`` returns their gradients."""
         return list(self.parameters())
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
         raise NotImplementedError(f"{type(self).__name__} has no map")
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
         raise NotImplementedError(f"{type(self).__name__} has no inverse")
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
@@ -69,6 +71,7 @@ class ReversibleOperation(nn.Module):
         of = dict(zip(there.parameters(), weight_gradients, strict=True))
         return Rebuilt(inputs, _dense(found[:n], inputs), found[n:], [of[w] for w in self.weights()])
 
+    @torch.jit.unused
     def forward(self, inputs: Tensors, embedding: Tensor, policy: Policy) -> Tensors:
         return policy(self, inputs, self.condition(embedding))
 
@@ -126,7 +129,7 @@ class _Map(nn.Module):
         self.num_inputs = num_inputs
 
     def forward(self, *tensors: Tensor) -> Tensors:
-        return self.operation.map(tensors[: self.num_inputs], tensors[self.num_inputs :])
+        return self.operation.map(list(tensors[: self.num_inputs]), list(tensors[self.num_inputs :]))
 
 
 def _dense(gradients: Sequence[Tensor | None], like: Tensors) -> list[Tensor]:

@@ -1,39 +1,17 @@
-r"""Orthogonal maps: mixing of channels, resampling by two, and the split and merge around them.
-
-An orthogonal matrix is learned through its Cayley transform :math:`W = (I + S)^{-1} (I - S)` of a skew-symmetric
-:math:`S`. Its inverse is :math:`W^T`: exact, free, and with all singular values 1, so that rounding does not grow.
+"""Resampling by two without loss, and the split and merge of channels around it.
 
 Source: learnable orthogonal resampling after Etmann et al. 2020, arXiv:2005.05220.
 """
 
 from __future__ import annotations
 
-from functools import reduce
-
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 
-from monai_idm.reversible.chunks import chunk_size, chunks
-from monai_idm.reversible.fixed_point import remainder, restore, snap
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
-from monai_idm.reversible.replay import full_precision
+from monai_idm.reversible.orthogonal import Orthogonal, cayley
 
-__all__ = ["Merge", "OrthogonalDownsample", "OrthogonalMixing", "OrthogonalUpsample", "Split", "cayley"]
-
-
-def cayley(generator: Tensor) -> Tensor:
-    r"""Orthogonal matrices :math:`(I + S)^{-1} (I - S)` with :math:`S = (A - A^T) / 2`; the identity for A = 0.
-
-    Args:
-        generator: Any square matrices A, ``(..., n, n)``.
-    Returns:
-        float64: solved in float32, 512 channels are 2e-5 off orthogonal; solved in float64 and rounded, 4e-8.
-    """
-    a = generator.double()
-    s = (a - a.mT) / 2
-    identity = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
-    return torch.linalg.solve(identity + s, identity - s)
+__all__ = ["Merge", "OrthogonalDownsample", "OrthogonalUpsample", "Split"]
 
 
 class Split(ReversibleOperation):
@@ -51,18 +29,14 @@ class Split(ReversibleOperation):
         super().__init__()
         self.skip_channels = skip_channels
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
-        a, b = inputs
-        k = self.skip_channels
-        # clones: a view would pin the storage of the whole
-        return a[:, :k].clone(), b[:, :k].clone(), a[:, k:].clone(), b[:, k:].clone()
+    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+        return _split(inputs, self.skip_channels)
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
-        a_skip, b_skip, a_low, b_low = outputs
-        return torch.cat((a_skip, a_low), 1), torch.cat((b_skip, b_low), 1)
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+        return _merge(outputs)
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
-        return Rebuilt(self.inverse(outputs, ()), self.inverse(gradients, ()), (), ())
+        return Rebuilt(_merge(outputs), _merge(gradients), [], [])
 
 
 class Merge(ReversibleOperation):
@@ -75,126 +49,17 @@ class Merge(ReversibleOperation):
 
     def __init__(self, skip_channels: int) -> None:
         super().__init__()
-        self.split = Split(skip_channels)
+        self.skip_channels = skip_channels
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
-        return self.split.inverse(inputs, condition)
+    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+        return _merge(inputs)
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
-        return self.split.map(outputs, condition)
-
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
-        return Rebuilt(self.inverse(outputs, ()), self.inverse(gradients, ()), (), ())
-
-
-class Orthogonal(ReversibleOperation):
-    """A linear map ``y = W x`` with W orthogonal, so that ``x = W^T y`` and ``dx = W^T dy``.
-
-    A subclass says what W is and how it acts on the two halves.
-    """
-
-    generator: nn.Parameter
-
-    def weights(self) -> list[nn.Parameter]:
-        return []  # W is conditioning: built once, outside, where autograd takes its gradient to the generator
-
-    def condition(self, embedding: Tensor) -> tuple[Tensor, ...]:
-        with full_precision(self.generator.device):
-            return (self.matrix().to(self.generator.dtype),)
-
-    def map(self, inputs: Tensors, condition: Tensors, kept: list[Tensor] | None = None) -> Tensors:
-        (w,) = condition
-        with full_precision(w.device):
-            if not self.exact:
-                return self.multiply(w, inputs)
-            outputs = _SnappedProduct.apply(self, w, *inputs)
-            if kept is not None:
-                kept += remainder(inputs, self.multiply_transposed(w, outputs))
-            return outputs
-
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors = ()) -> Tensors:
-        (w,) = condition
-        with full_precision(w.device):
-            inputs = self.multiply_transposed(w, outputs)
-            return restore(inputs, kept) if self.exact else inputs
+    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+        return _split(outputs, self.skip_channels)
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
-        (w,) = condition
-        with full_precision(w.device):
-            inputs = self.undo(w, outputs)
-            inputs = restore(inputs, kept) if self.exact else inputs
-        dx, dw = self.gradients(w, inputs, gradients)
-        return Rebuilt(inputs, dx, (dw,), ())
-
-    def gradients(self, w: Tensor, inputs: Tensors, gradients: Tensors) -> tuple[Tensors, Tensor]:
-        """Those of the inputs and of W."""
-        # contiguous: strided operands are summed in another order, and the last bit would depend on the policy
-        gradients = tuple(g.contiguous() for g in gradients)
-        with full_precision(w.device):
-            return self.multiply_transposed(w, gradients), self.outer(gradients, inputs)
-
-    def matrix(self) -> Tensor:
-        """W in float64, from the generator."""
-        raise NotImplementedError
-
-    def multiply(self, w: Tensor, halves: Tensors) -> Tensors:
-        """W x."""
-        raise NotImplementedError
-
-    def multiply_transposed(self, w: Tensor, halves: Tensors) -> Tensors:
-        """W^T y."""
-        raise NotImplementedError
-
-    def undo(self, w: Tensor, outputs: Tensors) -> Tensors:
-        """W^T y, where y may be overwritten."""
-        return self.multiply_transposed(w, outputs)
-
-    def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
-        """dy x^T, the gradient of W."""
-        raise NotImplementedError
-
-
-class OrthogonalMixing(Orthogonal):
-    r"""Orthogonal 1 x 1 convolution over the channels of both halves, so that every channel can take either way.
-
-    .. math:: \binom{y_1}{y_2} = W \binom{a}{b}
-
-    Args:
-        channels: C, of both halves together.
-    Shape: halves ``(B, C/2, *spatial)`` in and out.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.generator = nn.Parameter(torch.zeros(channels, channels))
-
-    def matrix(self) -> Tensor:
-        return cayley(self.generator)
-
-    def multiply(self, w: Tensor, halves: Tensors) -> Tensors:
-        parts = [_blocks(w, *part) for part in chunks(*halves, size=chunk_size(halves[0]))]
-        return parts[0] if len(parts) == 1 else tuple(torch.cat(half) for half in zip(*parts, strict=True))
-
-    def multiply_transposed(self, w: Tensor, halves: Tensors) -> Tensors:
-        return self.multiply(w.mT, halves)
-
-    def undo(self, w: Tensor, outputs: Tensors) -> Tensors:
-        for part in chunks(*outputs, size=chunk_size(outputs[0])):
-            for y, x in zip(part, _blocks(w.mT, *part), strict=True):
-                y.copy_(x)
-        return outputs
-
-    def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
-        transposed = [x.flatten(2).mT for x in inputs]
-        rows = [torch.cat([(dy.flatten(2) @ xt).sum(0) for xt in transposed], 1) for dy in gradients]
-        return torch.cat(rows, 0)
-
-
-def _blocks(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
-    """W times both halves, which are never concatenated."""
-    (w11, w12), (w21, w22) = (rows.chunk(2, 1) for rows in w.chunk(2, 0))
-    a_, b_ = a.flatten(2), b.flatten(2)
-    return (w11 @ a_ + w12 @ b_).reshape(a.shape), (w21 @ a_ + w22 @ b_).reshape(a.shape)
+        k = self.skip_channels
+        return Rebuilt(_split(outputs, k), _split(gradients, k), [], [])
 
 
 class OrthogonalDownsample(Orthogonal):
@@ -210,50 +75,22 @@ class OrthogonalDownsample(Orthogonal):
     """
 
     def __init__(self, spatial_dims: int, channels: int) -> None:
-        super().__init__()
-        self.spatial_dims = spatial_dims
-        self.cell = 2**spatial_dims
-        self.generator = nn.Parameter(torch.zeros(channels, self.cell, self.cell))
+        super().__init__(channels, 2**spatial_dims, 2**spatial_dims)
 
     def matrix(self) -> Tensor:
-        haar = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64, device=self.generator.device) / 2**0.5
-        return cayley(self.generator) @ reduce(torch.kron, [haar] * self.spatial_dims)
+        return _wavelets(self.generator)
 
     def multiply(self, w: Tensor, halves: Tensors) -> Tensors:
-        return tuple(self._bands(k @ self._cells(x), x) for k, x in zip(w.chunk(2), halves, strict=True))
+        return _down(w, halves)
 
     def multiply_transposed(self, w: Tensor, halves: Tensors) -> Tensors:
-        return tuple(self._voxels(k.mT @ self._columns(y), y) for k, y in zip(w.chunk(2), halves, strict=True))
+        return _up(w, halves)
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
-        pairs = zip(gradients, inputs, strict=True)
-        return torch.cat([(self._columns(dy) @ self._cells(x).mT).sum(0) for dy, x in pairs])
-
-    # two layouts of the fine and of the coarse tensor meet in "columns" (B, C, cell, N): one cell in a column
-
-    def _cells(self, fine: Tensor) -> Tensor:
-        batch, channels, *sides = fine.shape
-        d = self.spatial_dims
-        split = fine.reshape(batch, channels, *(n for side in sides for n in (side // 2, 2)))
-        order = (0, 1, *(3 + 2 * i for i in range(d)), *(2 + 2 * i for i in range(d)))
-        return split.permute(order).reshape(batch, channels, self.cell, -1)
-
-    def _voxels(self, columns: Tensor, coarse: Tensor) -> Tensor:
-        batch, channels = columns.shape[:2]
-        sides = coarse.shape[2:]
-        d = self.spatial_dims
-        split = columns.reshape(batch, channels, *[2] * d, *sides)
-        order = (0, 1, *(axis for i in range(d) for axis in (2 + d + i, 2 + i)))
-        return split.permute(order).reshape(batch, channels, *(2 * side for side in sides))
-
-    def _columns(self, coarse: Tensor) -> Tensor:
-        return coarse.reshape(coarse.shape[0], -1, self.cell, coarse.shape[2:].numel())
-
-    def _bands(self, columns: Tensor, fine: Tensor) -> Tensor:
-        return columns.reshape(columns.shape[0], -1, *(side // 2 for side in fine.shape[2:]))
+        return _outer(gradients, inputs)
 
 
-class OrthogonalUpsample(OrthogonalDownsample):
+class OrthogonalUpsample(Orthogonal):
     """Double every side: the reverse of :class:`OrthogonalDownsample`, with matrices of its own.
 
     Args:
@@ -261,29 +98,93 @@ class OrthogonalUpsample(OrthogonalDownsample):
         channels: Of both halves together, after.
     """
 
+    def __init__(self, spatial_dims: int, channels: int) -> None:
+        super().__init__(channels, 2**spatial_dims, 2**spatial_dims)
+
+    def matrix(self) -> Tensor:
+        return _wavelets(self.generator)
+
     def multiply(self, w: Tensor, halves: Tensors) -> Tensors:
-        return super().multiply_transposed(w, halves)
+        return _up(w, halves)
 
     def multiply_transposed(self, w: Tensor, halves: Tensors) -> Tensors:
-        return super().multiply(w, halves)
+        return _down(w, halves)
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
-        return super().outer(inputs, gradients)
+        return _outer(inputs, gradients)
 
 
-class _SnappedProduct(torch.autograd.Function):
-    """``snap(W x)``; its gradients are computed as ``rebuild`` computes them, hence equal bit for bit."""
+def _split(halves: Tensors, k: int) -> Tensors:
+    a, b = halves
+    # clones: a view would pin the storage of the whole
+    return [a[:, :k].clone(), b[:, :k].clone(), a[:, k:].clone(), b[:, k:].clone()]
 
-    @staticmethod
-    def forward(ctx, operation, w, *inputs):
-        ctx.operation = operation
-        ctx.save_for_backward(w, *inputs)
-        # detached: torch.matmul chooses its kernel by requires_grad, and with it the last bit
-        return tuple(snap(z) for z in operation.multiply(w.detach(), [x.detach() for x in inputs]))
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *gradients):
-        w, *inputs = (t.detach() for t in ctx.saved_tensors)
-        dx, dw = ctx.operation.gradients(w, inputs, gradients)
-        return None, dw, *dx
+def _merge(parts: Tensors) -> Tensors:
+    a_skip, b_skip, a_low, b_low = parts
+    return [torch.cat([a_skip, a_low], 1), torch.cat([b_skip, b_low], 1)]
+
+
+def _wavelets(generator: Tensor) -> Tensor:
+    """One matrix per channel, in float64; the Haar transform for a generator of zeros."""
+    step = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64, device=generator.device) / 2**0.5
+    haar = step
+    while haar.shape[0] < generator.shape[-1]:
+        haar = torch.kron(haar, step)
+    return cayley(generator) @ haar
+
+
+def _down(w: Tensor, fine: Tensors) -> Tensors:
+    """To the coarse grid: W times the voxels of every cell."""
+    w1, w2 = w.chunk(2)
+    a, b = fine
+    sides = [side // 2 for side in a.shape[2:]]
+    return [(v @ _cells(x)).flatten(1, 2).unflatten(2, sides) for v, x in [(w1, a), (w2, b)]]
+
+
+def _up(w: Tensor, coarse: Tensors) -> Tensors:
+    """To the fine grid: W^T times the channels of every cell."""
+    w1, w2 = w.transpose(1, 2).chunk(2)
+    a, b = coarse
+    cell = w.shape[2]
+    return [_voxels(w1 @ _columns(a, cell), a), _voxels(w2 @ _columns(b, cell), b)]
+
+
+def _outer(coarse: Tensors, fine: Tensors) -> Tensor:
+    """Coarse times fine, for every channel's cells."""
+    cell = 2 ** (fine[0].ndim - 2)
+    pairs = zip(coarse, fine, strict=True)
+    return torch.cat([(_columns(y, cell) @ _cells(x).mT).sum(0) for y, x in pairs])
+
+
+# two layouts, of the fine and of the coarse tensor, meet in columns (B, C, cell, N): the voxels of a cell in a column
+
+
+def _cells(fine: Tensor) -> Tensor:
+    shape = [fine.shape[0], fine.shape[1]]
+    inside: list[int] = []
+    outside: list[int] = []
+    cell = 1  # not a power of 2, which TorchScript takes for a float
+    for i, side in enumerate(fine.shape[2:]):
+        shape += [side // 2, 2]
+        inside += [3 + 2 * i]
+        outside += [2 + 2 * i]
+        cell *= 2
+    cells = fine.reshape(shape).permute([0, 1] + inside + outside)  # noqa: RUF005
+    return cells.reshape([fine.shape[0], fine.shape[1], cell, -1])
+
+
+def _voxels(columns: Tensor, coarse: Tensor) -> Tensor:
+    d = coarse.dim() - 2
+    split = [columns.shape[0], columns.shape[1]] + [2] * d
+    shape = [columns.shape[0], columns.shape[1]]
+    order = [0, 1]
+    for i, side in enumerate(coarse.shape[2:]):
+        split += [side]
+        shape += [2 * side]
+        order += [2 + d + i, 2 + i]
+    return columns.reshape(split).permute(order).reshape(shape)
+
+
+def _columns(coarse: Tensor, cell: int) -> Tensor:
+    return coarse.reshape([coarse.shape[0], coarse.shape[1] // cell, cell, -1])

@@ -20,7 +20,7 @@ from tests.reversible.chains import disturb, halves
 
 def quad(dims, skip=12, low=4, sides=(4, 2, 6)):
     make = lambda c: torch.randn(2, c // 2, *sides[:dims], dtype=torch.float64)  # noqa: E731
-    return make(skip), make(skip), make(low), make(low)
+    return [make(skip), make(skip), make(low), make(low)]
 
 
 OPERATIONS = {
@@ -39,7 +39,7 @@ def test_inverse_undoes_map_and_changes_something(name, dims):
     operation, inputs = OPERATIONS[name](dims)
     operation = disturb(operation).double()
     condition = operation.condition(torch.zeros(2, 5, dtype=torch.float64))
-    outputs = operation.map(inputs, condition)
+    outputs = operation.map(list(inputs), condition)
     assert len(inputs) == operation.num_inputs
     assert len(outputs) == operation.num_outputs
     for x, back in zip(inputs, operation.inverse(outputs, condition), strict=True):
@@ -52,7 +52,7 @@ def test_inverse_undoes_map_and_changes_something(name, dims):
 def test_orthogonal_operations_keep_the_norm(name):
     operation, inputs = OPERATIONS[name](3)
     operation = disturb(operation).double()
-    outputs = operation.map(inputs, operation.condition(torch.zeros(1)))
+    outputs = operation.map(list(inputs), operation.condition(torch.zeros(1)))
     before, after = (sum(x.square().sum() for x in tensors) for tensors in (inputs, outputs))
     torch.testing.assert_close(after, before, rtol=1e-12, atol=0)
 
@@ -71,23 +71,23 @@ def test_downsampling_is_a_strided_convolution(dims):
     convolution = {2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}[dims]
     kernels = w.reshape(-1, 1, *[2] * dims)
     expected = convolution(torch.cat((a, b), 1), kernels, stride=2, groups=4)
-    torch.testing.assert_close(torch.cat(operation.map((a, b), (w,)), 1), expected)
+    torch.testing.assert_close(torch.cat(operation.map([a, b], [w]), 1), expected)
 
 
 def test_downsampling_starts_as_haar_and_its_first_band_is_the_mean():
     operation = OrthogonalDownsample(3, 2).double()
     a, b = halves(3, 2, dtype=torch.float64)
-    low = operation.map((a, b), operation.condition(torch.zeros(1)))[0][:, :1]
+    low = operation.map([a, b], operation.condition(torch.zeros(1)))[0][:, :1]
     torch.testing.assert_close(low, torch.nn.functional.avg_pool3d(a, 2) * 8**0.5)
 
 
 def test_attention_starts_as_the_identity_and_its_scale_is_bounded():
     operation, inputs = OPERATIONS["attention"](3)
     operation.double()
-    for x, y in zip(inputs, operation.map(inputs, ()), strict=True):
+    for x, y in zip(inputs, operation.map(inputs, []), strict=True):
         assert torch.equal(x, y)
     torch.nn.init.normal_(operation.scale.out.weight, std=100)
-    ratio = operation.map(inputs, ())[0] / inputs[0]
+    ratio = operation.map(inputs, [])[0] / inputs[0]
     assert 0.5 <= ratio.min() < 0.6
     assert 1.7 < ratio.max() <= 2.0
 
@@ -103,7 +103,7 @@ def test_attention_scales_each_parity_by_the_other_alone():
     low = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
     moved = y.clone()
     moved[:, :, 0, 1] += 1  # an odd site
-    scaled, scaled_moved = (torch.cat(operation.map((*t.chunk(2, 1), low, low), ())[:2], 1) for t in (y, moved))
+    scaled, scaled_moved = (torch.cat(operation.map([*t.chunk(2, 1), low, low], [])[:2], 1) for t in (y, moved))
     odd = (torch.arange(4)[:, None] + torch.arange(4)) % 2 == 1
     odd[0, 1] = False
     torch.testing.assert_close(scaled_moved[..., odd], scaled[..., odd])
