@@ -2,6 +2,7 @@
 
 Examples:
     python -m idm_bundle phantom phantoms --subjects 40 --size 64 64 48
+    python -m idm_bundle verify --device cuda
     python -m idm_bundle prepare /data/BraTS2020 datalist.json --modalities t1 t2
 """
 
@@ -11,6 +12,7 @@ import argparse
 import logging
 import sys
 
+from idm_bundle.verify import verify
 from monai_idm import __version__
 from monai_idm.data import prepare_datalist, write_phantoms
 
@@ -44,6 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
     prepare.add_argument("--seed", type=int, default=0, help="of the split (0)")
     prepare.set_defaults(run=lambda a: prepare_datalist(a.dataset_dir, a.file, modalities=a.modalities, seed=a.seed))
 
+    check = commands.add_parser("verify", help="measure whether the laws of the reversible engine hold on this machine")
+    check.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    check.add_argument("--json", help="file to write the findings to")
+    check.set_defaults(run=_verify)
+
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -51,6 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _verify(options: argparse.Namespace) -> None:
+    missed = [finding.law for finding in verify(options.device, options.json) if not finding.holds]
+    if missed:
+        raise ValueError(f"{len(missed)} laws do not hold here: {'; '.join(missed)}")
 
 
 if __name__ == "__main__":

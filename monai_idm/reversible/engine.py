@@ -249,7 +249,7 @@ class _Step(torch.autograd.Function):
             x, dx, dc, dw = operation.rebuild(outputs, gradients, condition, kept)
         wanted = ctx.needs_input_grad[4 : 4 + operation.num_inputs]  # by the operation before
         policy.tape.put([p if w else None for p, w in zip(policy.inputs, wanted, strict=True)], x)
-        return None, None, None, None, *dx, *dc, *dw
+        return None, None, None, None, *map(_alone, dx), *dc, *dw
 
 
 class _Keep(torch.autograd.Function):
@@ -292,6 +292,11 @@ def _refuse_sharded_parts(program: Sequence[ReversibleOperation]) -> None:
                     f"{name} of {_name(operation, position)} is wrapped by FSDP; its gradients would be lost: wrap "
                     f"the operation, the chain or the network instead"
                 )
+
+
+def _alone(gradient: Tensor) -> Tensor:
+    # a half that passes through is often a view of both, and would pin them
+    return gradient.clone() if gradient.untyped_storage().nbytes() > gradient.nbytes else gradient
 
 
 def _version(tensor: Tensor) -> int:

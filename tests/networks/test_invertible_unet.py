@@ -216,3 +216,27 @@ def test_a_step_runs_on_fake_tensors(precision):
         x = torch.empty(1, 2, 16, 16, 16)
         net(x, torch.zeros(1, dtype=torch.long)).sum().backward()
     assert all(p.grad is not None and p.grad.shape == p.shape for p in net.parameters())
+
+
+@pytest.mark.parametrize("activations", ["rebuilt", "stored"])
+def test_the_taylor_remainder_of_the_loss_falls_with_the_square_of_the_step(activations):
+    net = small(activations=activations).double()
+    x, target = torch.randn(2, 2, 2, 8, 8, 8).double()
+    t = torch.tensor([3, 700])
+    weights = list(net.parameters())
+    start = [p.detach().clone() for p in weights]
+    direction = [torch.randn_like(p) for p in weights]
+
+    def loss(step: float) -> torch.Tensor:
+        with torch.no_grad():
+            for p, p0, d in zip(weights, start, direction, strict=True):
+                p.copy_(p0 + step * d)
+        return (net(x, t) - target).square().mean()
+
+    at_start = loss(0.0)
+    gradient = torch.autograd.grad(at_start, weights)
+    slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
+    steps = [1e-3, 1e-4, 1e-5]
+    remainders = torch.stack([(loss(h) - at_start - h * slope).detach().abs() for h in steps])
+    order = (remainders[:-1] / remainders[1:]).log10()
+    torch.testing.assert_close(order, torch.full_like(order, 2.0), rtol=0, atol=0.1)

@@ -1,0 +1,225 @@
+"""``python -m idm_bundle verify``: do the laws of the reversible engine hold on this machine?
+
+Each law is a number measured here and a bar it has to keep. Rebuilt activations are compared with stored ones of the
+same network in the same run, so that a slow or busy machine changes nothing but the time it takes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from monai_idm.atomic_file import atomic_file
+from monai_idm.meters import live_bytes
+from monai_idm.networks import InvertibleDiffusionUNet
+from monai_idm.version import __version__
+
+__all__ = ["Finding", "verify"]
+
+Gradients = dict[str, Tensor]
+
+# the paper's network at a sixteenth of its parameters: as many levels, couplings and attentions
+PAPER_DEPTH: dict[str, Any] = {
+    "channels": (16, 32, 64, 128, 256, 512),
+    "num_res_blocks": (2, 2, 2, 2, 3, 2),
+    "attention_levels": (False, False, False, True, True, False),
+    "num_head_channels": 16,
+    "embedding_channels": 192,
+}
+THREE_LEVELS: dict[str, Any] = {
+    "channels": (16, 32, 64),
+    "attention_levels": (False, True, False),
+    "num_head_channels": 12,
+    "embedding_channels": 64,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One law, measured.
+
+    Attributes:
+        law: What is said to hold.
+        bar: The largest value that keeps it.
+        value: What was found.
+    """
+
+    law: str
+    bar: float
+    value: float
+
+    @property
+    def holds(self) -> bool:
+        return self.value <= self.bar
+
+
+def verify(device: str = "cpu", file: str | Path | None = None) -> list[Finding]:
+    """Measure every law, print a table, and write it down.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+        file: JSON to write, with the machine and the versions; None: none.
+    Returns:
+        The findings.
+    """
+    if device.startswith("cuda"):
+        torch.backends.cudnn.deterministic = True  # convolutions that repeat: what exactness asks for
+    findings = []
+    print(f"{'law':<78} {'bar':>9} {'found':>9}")
+    for finding in itertools.chain(*(law(torch.device(device)) for law in LAWS)):
+        findings.append(finding)
+        mark = "" if finding.holds else "  MISSED"
+        print(f"{finding.law:<78} {finding.bar:>9.3g} {finding.value:>9.3g}{mark}", flush=True)
+    if file is not None:
+        with atomic_file(Path(file)) as unfinished:
+            unfinished.write_text(json.dumps(_record(device, findings), indent=2) + "\n")
+    return findings
+
+
+def _equal_bits(device: torch.device) -> Iterator[Finding]:
+    for precision in ("exact", "exact-mixed"):
+        unequal = 0
+        for seed, size in itertools.product(range(3), ((12, 12, 12), (16, 12, 20))):
+            net = _network(device, seed, **THREE_LEVELS, precision=precision)
+            rebuilt, stored = (
+                _gradients(net, activations, (2, 2, *size), seed) for activations in ("rebuilt", "stored")
+            )
+            unequal += sum(not torch.equal(rebuilt[name], stored[name]) for name in stored)
+        yield Finding(f"{precision}: tensors of gradients that differ, 3 seeds, 2 sizes", 0, unequal)
+
+
+def _rounding(device: torch.device) -> Iterator[Finding]:
+    for precision, bar, worst_bar in (("float32", 1e-5, 1e-5), ("mixed", 2e-2, 1e-1)):
+        # bfloat16 convolutions of 2^3 voxels are not reliable on a CPU: there the deepest side is 3
+        side = 96 if precision == "mixed" else 64
+        net = _network(device, 0, **PAPER_DEPTH, precision=precision)
+        rebuilt, stored = (
+            _gradients(net, activations, (1, 2, *[side] * 3), 0) for activations in ("rebuilt", "stored")
+        )
+        total = _norm(stored.values())
+        even = total / len(stored) ** 0.5
+        worst = max(float(_norm([rebuilt[n] - g]) / max(_norm([g]), 1e-3 * even)) for n, g in stored.items())
+        overall = float(_norm([rebuilt[n] - g for n, g in stored.items()]) / total)
+        yield Finding(f"{precision}, paper's depth: gradient error, all parameters together", bar, overall)
+        yield Finding(f"{precision}, paper's depth: gradient error, worst parameter", worst_bar, worst)
+
+
+def _round_trip(device: torch.device) -> Iterator[Finding]:
+    net = _network(device, 0, **PAPER_DEPTH)
+    x = torch.randn(1, 2, 64, 64, 64, device=device)
+    with torch.no_grad():
+        size = max(float(half.abs().max()) for half in net.entry(x).chunk(2, 1))
+    yield Finding(
+        "float32, paper's depth: core, there and back, of its largest value", 1e-5, net.reconstruction_error(x) / size
+    )
+
+
+def _memory(device: torch.device) -> Iterator[Finding]:
+    shape = (1, 2, 32, 32, 32)
+    peaks = {}
+    for precision, activations, blocks in itertools.product(
+        ("float32", "mixed", "exact"), ("rebuilt", "stored"), (1, 4)
+    ):
+        net = _network(device, 0, **THREE_LEVELS, num_res_blocks=blocks, precision=precision)
+        peaks[precision, activations, blocks] = _peak_above_weights(net.with_activations(activations), shape)
+    for precision in ("float32", "mixed"):
+        growth = peaks[precision, "rebuilt", 4] / peaks[precision, "rebuilt", 1] - 1
+        yield Finding(f"{precision}: growth of the peak above weights, 1 to 4 couplings per level", 0.01, growth)
+    for precision in ("float32", "mixed", "exact"):
+        ratio = peaks[precision, "rebuilt", 4] / peaks[precision, "stored", 4]
+        yield Finding(f"{precision}: peak above weights, rebuilt / stored, 4 couplings per level", 0.40, ratio)
+    elements = THREE_LEVELS["channels"][0] * 32**3
+    side_bytes = (_held(device, shape, "exact") - _held(device, shape, "float32")) / elements
+    yield Finding("exact: side information, bytes per element of the first level", 4, side_bytes)
+
+
+def _cost(device: torch.device) -> Iterator[Finding]:
+    shape = (2, 2, 32, 32, 32)
+    net = _network(device, 0, **THREE_LEVELS, num_res_blocks=4)
+
+    def flops(activations: str) -> int:
+        with FlopCounterMode(display=False) as counter:
+            _step(net.with_activations(activations), shape)
+        return counter.get_total_flops()
+
+    yield Finding("FLOPs of a step, rebuilt / stored", 1.34, flops("rebuilt") / flops("stored"))
+    times: dict[str, list[float]] = {"rebuilt": [], "stored": []}
+    for _, activations in itertools.product(range(6), times):  # in turn, so that a busy moment hits both
+        start = time.perf_counter()
+        _step(net.with_activations(activations), shape)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times[activations].append(time.perf_counter() - start)
+    ratio = min(times["rebuilt"][1:]) / min(times["stored"][1:])
+    yield Finding("time of a step, rebuilt / stored", 1.4 if device.type == "cuda" else 1.5, ratio)
+
+
+LAWS: tuple[Callable[[torch.device], Iterator[Finding]], ...] = (_equal_bits, _rounding, _round_trip, _memory, _cost)
+
+
+def _network(device: torch.device, seed: int, **arguments: Any) -> InvertibleDiffusionUNet:
+    torch.manual_seed(seed)
+    net = InvertibleDiffusionUNet(3, 2, 2, **arguments)
+    with torch.no_grad():  # away from the start, where branches and attention are zero and maps the identity
+        for p in net.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    return net.to(device)
+
+
+def _step(net: nn.Module, shape: tuple[int, ...], seed: int = 0) -> None:
+    device = next(net.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    x, target = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+    t = torch.linspace(3, 1500, shape[0]).long().to(device)
+    nn.functional.mse_loss(net(x, t), target).backward()
+
+
+def _gradients(net: InvertibleDiffusionUNet, activations: str, shape: tuple[int, ...], seed: int) -> Gradients:
+    net.zero_grad()
+    _step(net.with_activations(activations), shape, seed)
+    return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+
+
+def _norm(tensors: Any) -> float:
+    return float(torch.stack([t.double().norm() for t in tensors]).norm())
+
+
+def _peak_above_weights(net: nn.Module, shape: tuple[int, ...]) -> int:
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    with live_bytes() as memory:
+        _step(net, shape)
+    return memory.peak_bytes
+
+
+def _held(device: torch.device, shape: tuple[int, ...], precision: str) -> int:
+    """Bytes between forward and backward."""
+    net = _network(device, 0, **THREE_LEVELS, num_res_blocks=4, precision=precision)
+    x, t = torch.randn(shape, device=device), torch.zeros(shape[0], device=device)
+    with live_bytes() as memory:
+        y = net(x, t)
+        held = memory.current_bytes
+    assert y.requires_grad
+    return held
+
+
+def _record(device: str, findings: list[Finding]) -> dict[str, Any]:
+    cuda = device.startswith("cuda")
+    return {
+        "findings": [{**asdict(finding), "holds": finding.holds} for finding in findings],
+        "device": torch.cuda.get_device_name(device)
+        if cuda
+        else f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": {"monai_idm": __version__, "monai": monai.__version__, "torch": torch.__version__},
+    }

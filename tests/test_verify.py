@@ -1,0 +1,42 @@
+"""The command that measures the engine's laws; the laws themselves are tested where they belong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from idm_bundle import verify as module
+from idm_bundle.__main__ import main
+from idm_bundle.verify import Finding
+
+
+@pytest.fixture
+def laws(monkeypatch):
+    def use(*findings):
+        monkeypatch.setattr(module, "LAWS", (lambda device: iter(findings),))
+
+    return use
+
+
+def test_findings_are_printed_and_written(laws, tmp_path, capsys):
+    laws(Finding("a law", 1.0, 0.5), Finding("another", 0.0, 0.0))
+    assert main(["verify", "--json", str(tmp_path / "found.json")]) == 0
+    assert "a law" in capsys.readouterr().out
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert record["findings"][0] == {"law": "a law", "bar": 1.0, "value": 0.5, "holds": True}
+    assert record["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("value", [2.0, float("nan")])
+def test_a_missed_law_is_an_error_and_still_written(laws, tmp_path, capsys, value):
+    laws(Finding("a law", 1.0, value), Finding("another", 1.0, 0.0))
+    assert main(["verify", "--json", str(tmp_path / "found.json")]) == 1
+    assert "1 laws do not hold here: a law" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "found.json").read_text())["findings"]) == 2
+
+
+def test_the_measured_memory_and_bits_are_those_of_the_engine():
+    found = {f.law: f for f in module._memory(torch.device("cpu"))}
+    assert all(f.holds for f in found.values()), [f for f in found.values() if not f.holds]
