@@ -3,6 +3,7 @@
 Examples:
     python -m idm_bundle phantom phantoms --subjects 40 --size 64 64 48
     python -m idm_bundle verify --device cuda
+    python -m idm_bundle benchmark depth --device cuda
     python -m idm_bundle prepare /data/BraTS2020 datalist.json --modalities t1 t2
 """
 
@@ -12,6 +13,7 @@ import argparse
 import logging
 import sys
 
+from idm_bundle.benchmark import SUITES, benchmark
 from idm_bundle.verify import verify
 from monai_idm import __version__
 from monai_idm.data import prepare_datalist, write_phantoms
@@ -50,6 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     check.add_argument("--json", help="file to write the findings to")
     check.set_defaults(run=_verify)
+
+    measure = commands.add_parser("benchmark", help="bytes, FLOPs and seconds of training steps")
+    measure.add_argument("suite", choices=SUITES)
+    measure.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    measure.add_argument("--json", help="file to write the rows to, one JSON object per line")
+    measure.set_defaults(run=lambda a: benchmark(a.suite, a.device, a.json))
 
     options = parser.parse_args(arguments)
     try:
