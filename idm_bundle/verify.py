@@ -29,12 +29,14 @@ __all__ = ["Finding", "verify"]
 
 Gradients = dict[str, Tensor]
 
-# the paper's network at a sixteenth of its parameters: as many levels, couplings and attentions
+# the paper's network at a sixteenth of its parameters: as many levels, couplings and attentions, and at the first
+# level as many channels per group (in groups of one, a bias before the normalisation has no gradient but rounding)
 PAPER_DEPTH: dict[str, Any] = {
     "channels": (16, 32, 64, 128, 256, 512),
     "num_res_blocks": (2, 2, 2, 2, 3, 2),
     "attention_levels": (False, False, False, True, True, False),
     "num_head_channels": 16,
+    "norm_num_groups": 2,
     "embedding_channels": 192,
 }
 THREE_LEVELS: dict[str, Any] = {
