@@ -17,7 +17,7 @@ from typing import Any, cast
 import monai
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from monai_idm.atomic_file import atomic_file
 from monai_idm.meters import PeakMemoryMeter, live_bytes
@@ -183,6 +183,14 @@ SUITES: dict[str, Callable[[torch.device], Iterator[Row]]] = {
 }
 
 
+_CPU_ATTENTION = {  # torch's counter knows the attention of CUDA only
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda dy, q, k, v, *_, **__: sdpa_backward_flop_count(dy, q, k, v)
+    ),
+}
+
+
 def _measure(module: nn.Module, run: Callable[[], Tensor | Sequence[Tensor]], **described: Any) -> Row:
     """One row: memory, FLOPs and the fastest of three steps, each measured by itself."""
     parameters = list(module.parameters())
@@ -193,7 +201,7 @@ def _measure(module: nn.Module, run: Callable[[], Tensor | Sequence[Tensor]], **
         outputs = [y] if isinstance(y, Tensor) else y
         torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
 
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
         step()
     meter = PeakMemoryMeter(device)
     meter.start(module)

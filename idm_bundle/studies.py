@@ -34,7 +34,11 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
     "bookends": {
         "with": {},
         # 2 channels of 32^3 voxels become 16 of 16^3: the same core, one level further down
-        "without": {"network_def#bookends": False, "network_def#channels": [16, 32, 64, 128]},
+        "without": {
+            "network_def#bookends": False,
+            "network_def#channels": [16, 32, 64, 128],
+            "network_def#num_head_channels": 16,
+        },
     },
 }
 

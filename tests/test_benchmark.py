@@ -45,3 +45,15 @@ def test_a_step_is_measured():
     assert row.flops == 3 * 2 * 4 * 8 * 8
     assert row.peak_bytes > row.resident_bytes
     assert row.step_s > 0
+
+
+def test_attention_on_a_cpu_is_counted():
+    q = torch.randn(1, 3, 64, 32, requires_grad=True)
+    row = module._measure(
+        torch.nn.Linear(1, 1),
+        lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q),
+        **dict.fromkeys(("suite", "case", "network", "precision", "activations"), ""),
+        volume=(1,),
+        batch=1,
+    )
+    assert row.flops == 7 * 2 * 3 * 64 * 64 * 32  # two products forward, five backward, one of them anew

@@ -39,7 +39,7 @@ class InvertibleDiffusionLoss:
         self.lambda_r = lambda_r
         self._input: Tensor | None = None
         if lambda_r:
-            network.register_forward_pre_hook(self._remember)
+            network.register_forward_pre_hook(self._remember, with_kwargs=True)
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         loss = mse_loss(prediction, target)
@@ -48,6 +48,6 @@ class InvertibleDiffusionLoss:
         x, self._input = self._input, None
         return loss + self.lambda_r * mse_loss(self.network.inverse(prediction), x)
 
-    def _remember(self, network: Any, inputs: tuple[Any, ...]) -> None:
+    def _remember(self, network: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         if network.training:
-            self._input = inputs[0].detach()
+            self._input = (inputs[0] if inputs else named["x"]).detach()

@@ -46,6 +46,18 @@ def test_shapes(in_channels, out_channels):
         net.inverse(torch.randn(1, 5, 8, 8, 8))
 
 
+def test_the_loss_finds_the_input_whichever_way_the_network_is_called():
+    net = small(inverse_head=True)
+    x, t, target = torch.randn(1, 2, 8, 8, 8), torch.tensor([3]), torch.randn(1, 2, 8, 8, 8)
+    loss = InvertibleDiffusionLoss(net, 0.5)
+    y = net(x, t)
+    expected = (y - target).square().mean() + 0.5 * (net.inverse(y) - x).square().mean()
+    assert loss(y, target) == expected
+    assert loss(net(x=x, timesteps=t), target) == expected
+    net.eval()
+    assert loss(net(x, t), target) == (y - target).square().mean()
+
+
 def test_without_lambda_r_the_loss_is_the_error_of_the_prediction():
     net = small()
     prediction, target = net(torch.randn(1, 2, 8, 8, 8)), torch.randn(1, 2, 8, 8, 8)
