@@ -141,6 +141,8 @@ def _memory(device: torch.device) -> Iterator[Finding]:
     for precision in ("float32", "mixed", "exact"):
         ratio = peaks[precision, "rebuilt", 4] / peaks[precision, "stored", 4]
         yield Finding(f"{precision}: peak above weights, rebuilt / stored, 4 couplings per level", 0.40, ratio)
+    growth = peaks["exact", "rebuilt", 4] / peaks["exact", "rebuilt", 1] - 1
+    yield Finding("exact: growth of the same, its side information included", 0.01, growth)
     elements = THREE_LEVELS["channels"][0] * 32**3
     side_bytes = (_held(device, shape, "exact") - _held(device, shape, "float32")) / elements
     yield Finding("exact: side information, bytes per element of the first level", 4, side_bytes)
