@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import monai
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from monai_idm.atomic_file import atomic_file
+from monai_idm.machine import VERSIONS, device_name
 from monai_idm.meters import PeakMemoryMeter, live_bytes
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.branch import ResidualBranch
@@ -30,11 +30,8 @@ from monai_idm.reversible import (
     ReversibleOperation,
     ReversibleSequence,
 )
-from monai_idm.version import __version__
 
 __all__ = ["SUITES", "Row", "benchmark"]
-
-VERSIONS = {"monai_idm": __version__, "monai": monai.__version__, "torch": torch.__version__}
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ def _layers(device: torch.device) -> Iterator[Row]:
                 precision="float32",
                 activations=activations,
                 optimizer=None,
-                device=_device_name(device),
+                device=device_name(device),
                 estimated=False,
                 resident_bytes=sum(p.nbytes for p in net.parameters()),
                 peak_bytes=current,
@@ -219,7 +216,7 @@ def _measure(module: nn.Module, run: Callable[[], Tensor | Sequence[Tensor]], **
         **described,
         parameters=sum(p.numel() for p in parameters),
         optimizer=None,
-        device=_device_name(device),
+        device=device_name(device),
         estimated=False,
         resident_bytes=sum(p.nbytes for p in parameters),
         peak_bytes=round(peak_gib * 2**30),
@@ -229,7 +226,3 @@ def _measure(module: nn.Module, run: Callable[[], Tensor | Sequence[Tensor]], **
         energy_j=None,
         versions=VERSIONS,
     )
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import monai
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
@@ -24,7 +22,7 @@ from monai.utils import set_determinism
 
 from monai_idm import find_bundle_root
 from monai_idm.atomic_file import atomic_file
-from monai_idm.version import __version__
+from monai_idm.machine import VERSIONS, device_name
 
 __all__ = ["STUDIES", "train"]
 
@@ -118,8 +116,8 @@ def main() -> None:
             "steps": options.steps,
             "side": options.side,
             "results": results,
-            "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "versions": {"monai_idm": __version__, "monai": monai.__version__, "torch": torch.__version__},
+            "device": device_name("cuda" if torch.cuda.is_available() else "cpu"),  # as train.yaml chooses
+            "versions": VERSIONS,
         }
         with atomic_file(options.json) as unfinished:
             unfinished.write_text(json.dumps(record, indent=2) + "\n")

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import monai
 import torch
 from torch import nn
 
-from monai_idm.version import __version__
+from monai_idm.machine import VERSIONS
 
 __all__ = ["PHANTOM", "RunRecord", "read_record"]
 
@@ -37,7 +36,7 @@ class RunRecord:
         self.content: dict[str, Any] = {
             "convention": dict(convention),
             "seed": seed,
-            "versions": {"monai_idm": __version__, "monai": monai.__version__, "torch": str(torch.__version__)},
+            "versions": dict(VERSIONS),
         }
         self.loaded: dict[str, Any] | None = None
         """The record of the checkpoint that was loaded last."""

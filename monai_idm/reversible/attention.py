@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from monai_idm.reversible.fixed_point import remainder, restore, snap
-from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, linearise
+from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, joined, linearise
 
 __all__ = ["AttentionScale", "CheckerboardAttention"]
 
@@ -76,7 +76,7 @@ class CheckerboardAttention(ReversibleOperation):
             if dy1 is not None:
                 dy = _scatter(dy, known, _gather(dy, known) + dy1)
             weight_gradients.append(dw)
-        totals = [_sum(*both) for both in zip(*weight_gradients, strict=True)]
+        totals = [joined(both, sum) for both in zip(*weight_gradients, strict=True)]
         return Rebuilt([*_halves(y), *low], [*_halves(dy), *dlow], [], totals)
 
     def _divide(self, a: Tensor, s: Tensor, kept: Tensors | None) -> Tensor:
@@ -166,12 +166,6 @@ def _scatter(y: Tensor, sites: Tensor, values: Tensor) -> Tensor:
 
 def _halves(y: Tensor) -> Tensors:
     return [half.clone() for half in y.chunk(2, 1)]
-
-
-def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return first + second
 
 
 def _position(shape: list[int], channels: int, like: Tensor) -> Tensor:

@@ -2,14 +2,12 @@ r"""Additive coupling: one half of the channels changes by a function of the oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor, nn
 
 from monai_idm.reversible.chunks import chunk_size, chunks
 from monai_idm.reversible.fixed_point import snap
-from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, linearise
+from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, joined, linearise
 
 __all__ = ["AdditiveCoupling"]
 
@@ -59,9 +57,9 @@ class AdditiveCoupling(ReversibleOperation):
             db_.copy_(dy1_) if through is None else torch.add(dy1_, through, out=db_)
             dc.append(dc_)
             dw.append(dw_)
-        condition_gradients = [_joined(parts, torch.cat) for parts in zip(*dc, strict=True)]
+        condition_gradients = [joined(parts, torch.cat) for parts in zip(*dc, strict=True)]
         # the last chunk first, as autograd adds them where activations are stored
-        weight_gradients = [_joined(parts, sum) for parts in zip(*reversed(dw), strict=True)]
+        weight_gradients = [joined(parts, sum) for parts in zip(*reversed(dw), strict=True)]
         return Rebuilt([y2, y1], [dy2, db], condition_gradients, weight_gradients)
 
     def _step(self, b: Tensor, embedding: Tensor) -> Tensor:
@@ -84,8 +82,3 @@ def _same_shape(f: Tensor, b: Tensor) -> Tensor:
             f"a branch must keep the shape of its half: check its padding and its channels"
         )
     return f
-
-
-def _joined(parts: Sequence[Tensor | None], join: Callable) -> Tensor | None:
-    given = [part for part in parts if part is not None]
-    return given[0] if len(given) == 1 else join(given) if given else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["Linearised", "Policy", "Rebuilt", "ReversibleOperation", "Tensors", "linearise"]
+__all__ = ["Linearised", "Policy", "Rebuilt", "ReversibleOperation", "Tensors", "joined", "linearise"]
 
 Tensors = list[Tensor]  # not Sequence, which TorchScript does not know
 
@@ -118,6 +118,12 @@ def linearise(module: nn.Module, *inputs: Tensor, **constants: Any) -> Linearise
         return [gradients.get(id(t)) for t in leaves], [gradients.get(id(t)) for t in weights.values()]
 
     return Linearised(value.detach() if isinstance(value, Tensor) else value, pull)
+
+
+def joined(parts: Sequence[Tensor | None], join: Callable) -> Tensor | None:
+    """``join`` of those gradients that there are; None where there is none."""
+    given = [part for part in parts if part is not None]
+    return given[0] if len(given) == 1 else join(given) if given else None
 
 
 class _Map(nn.Module):
