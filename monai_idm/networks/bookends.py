@@ -1,4 +1,9 @@
-"""What stands at the two ends of the network: ordinary convolutions whose activations are stored, or nothing."""
+"""What stands at the two ends of the network: ordinary convolutions, or nothing.
+
+They cannot be inverted. What the paper stores of them would be most of what a step of a large batch stores at all, so
+where the core rebuilds they are recomputed, from the image at one end and from the core's exit at the other, which
+are there anyway; a few samples at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,10 @@ from monai.networks.layers.factories import Conv
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
-__all__ = ["DepthToSpace", "EntryBookend", "ExitBookend", "SpaceToDepth", "halves"]
+from monai_idm.networks.norm_act import NormSiLU
+from monai_idm.reversible import recomputed_in_chunks
+
+__all__ = ["DepthToSpace", "EntryBookend", "ExitBookend", "SpaceToDepth", "enter", "halves", "leave"]
 
 
 class EntryBookend(nn.Module):
@@ -46,7 +54,7 @@ class ExitBookend(nn.Module):
     def __init__(self, spatial_dims: int, channels: int, out_channels: int, stride: int, norm_num_groups: int) -> None:
         super().__init__()
         convolution = Conv[Conv.CONV, spatial_dims]
-        self.norm = nn.GroupNorm(norm_num_groups, channels)
+        self.norm = NormSiLU(norm_num_groups, channels)
         self.act = nn.SiLU()
         self.conv1 = convolution(channels, channels // 2, 3, padding=1)
         self.conv2 = (
@@ -56,7 +64,7 @@ class ExitBookend(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.act(self.conv1(self.act(self.norm(x)))))
+        return self.conv2(self.act(self.conv1(self.norm(x))))
 
 
 class SpaceToDepth(nn.Module):
@@ -83,9 +91,30 @@ class DepthToSpace(SpaceToDepth):
         return pixelshuffle(x, self.spatial_dims, self.factor)
 
 
+def enter(bookend: nn.Module, x: Tensor, branch_batch: int | str, stored: bool) -> list[Tensor]:
+    """From an image to the two streams of the core, in the image's precision.
+
+    Args:
+        bookend: Entry.
+        x: ``(B, C_in, *spatial)``.
+        branch_batch: Samples at a time, or ``"auto"``.
+        stored: Keep activations instead of recomputing them.
+    """
+    return recomputed_in_chunks(lambda x_: halves(bookend(x_), x.dtype), x, branch_batch=branch_batch, stored=stored)
+
+
+def leave(bookend: nn.Module, streams: list[Tensor], branch_batch: int | str, stored: bool) -> Tensor:
+    """From the two streams to an image, as :func:`enter`."""
+
+    def image(a: Tensor, b: Tensor) -> list[Tensor]:
+        return [bookend(torch.cat([a, b], 1)).to(a.dtype)]
+
+    return recomputed_in_chunks(image, *streams, branch_batch=branch_batch, stored=stored)[0]
+
+
 def halves(h: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """The two halves of the channels, as the core takes them: apart, and in the precision of the weights.
 
-    Under autocast too: a stream in bfloat16 could not be rebuilt.
+    Under autocast too: a stream in bfloat16 could not be rebuilt. Copies, since a view would pin the other half.
     """
-    return [half.to(dtype).contiguous() for half in h.chunk(2, 1)]
+    return [half.to(dtype, copy=True).contiguous() for half in h.chunk(2, 1)]

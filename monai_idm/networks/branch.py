@@ -5,6 +5,8 @@ from __future__ import annotations
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
+from monai_idm.networks.norm_act import NormSiLU
+
 __all__ = ["ResidualBranch"]
 
 
@@ -27,17 +29,15 @@ class ResidualBranch(nn.Module):
     def __init__(self, spatial_dims: int, channels: int, embedding_channels: int, norm_num_groups: int) -> None:
         super().__init__()
         convolution = Conv[Conv.CONV, spatial_dims]
-        self.norm1 = nn.GroupNorm(norm_num_groups, channels)
+        self.norm1 = NormSiLU(norm_num_groups, channels)
         self.conv1 = convolution(channels, channels, 3, padding=1)
         self.project = nn.Linear(embedding_channels, channels)
-        self.norm2 = nn.GroupNorm(norm_num_groups, channels)
+        self.norm2 = NormSiLU(norm_num_groups, channels)
         self.conv2 = convolution(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
-        self.act = nn.SiLU()
-        self.everywhere = nn.Unflatten(1, (channels, *[1] * spatial_dims))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.norm2(self.conv1(self.act(self.norm1(x))))
-        h = h + self.everywhere(self.project(embedding))
-        return self.conv2(self.act(h))
+        h = self.conv1(self.norm1(x))
+        # in the stream's precision here, where backward drops the low copy of its gradient as soon as it may
+        return self.conv2(self.norm2(h, self.project(embedding))).to(x.dtype)

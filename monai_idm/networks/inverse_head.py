@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from monai_idm.networks.bookends import halves
+from monai_idm.networks.bookends import enter, leave
 from monai_idm.reversible import ReversibleSequence
 
 __all__ = ["InverseHead"]
@@ -36,8 +36,11 @@ class InverseHead(nn.Module):
         self.leave = leave
         self.embedding = nn.Parameter(torch.zeros(embedding_channels))
 
-    def forward(self, prediction: Tensor, core: ReversibleSequence, activations: Sequence[str]) -> Tensor:
+    def forward(
+        self, prediction: Tensor, core: ReversibleSequence, activations: Sequence[str], branch_batch: int | str
+    ) -> Tensor:
         """What the network was given, from what it returned: ``(B, C_out, *spatial)`` to ``(B, C_in, *spatial)``."""
-        stream = halves(self.enter(prediction), prediction.dtype)
+        stored = activations[0] == "stored"
+        streams = enter(self.enter, prediction, branch_batch, stored)
         embedding = self.embedding.expand(len(prediction), -1)
-        return self.leave(torch.cat(core.inverse(stream, embedding, activations), 1)).to(prediction.dtype)
+        return leave(self.leave, core.inverse(streams, embedding, activations), branch_batch, stored)

@@ -17,10 +17,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from monai_idm.networks.bookends import DepthToSpace, EntryBookend, ExitBookend, SpaceToDepth, halves
+from monai_idm.networks.bookends import DepthToSpace, EntryBookend, ExitBookend, SpaceToDepth, enter, halves, leave
+from monai_idm.networks.checks import check_context, check_image, check_timesteps, one_of, voxels
 from monai_idm.networks.core import invertible_core
 from monai_idm.networks.embedding import TimestepEmbedding
 from monai_idm.networks.inverse_head import InverseHead
@@ -63,6 +63,10 @@ class InvertibleDiffusionUNet(nn.Module):
         memory_budget_gib: For ``"auto"``: what a training step may take, with weights, gradients and AdamW's states.
         branch_batch: Samples per evaluation of a branch, the same in every policy, so that the working memory of a
             branch does not grow with the batch; ``"auto"`` decides by the volume.
+        weight_dtype: ``"float32"``, or ``"bfloat16"``: the weights of the core's convolutions and linear layers, 99 % of
+            all, in half the memory; not norms, biases and orthogonal generators. Needs a mixed precision, which
+            computes with such weights anyway, and an optimizer that rounds stochastically (``AdamWInBackward``):
+            rounded to nearest, most updates would be lost.
     Raises:
         ValueError: If the arguments do not fit each other.
     """
@@ -86,18 +90,26 @@ class InvertibleDiffusionUNet(nn.Module):
         precision: str = "float32",
         memory_budget_gib: float | None = None,
         branch_batch: int | str = "auto",
+        weight_dtype: str = "float32",
     ) -> None:
         super().__init__()
         blocks = [num_res_blocks] * len(channels) if isinstance(num_res_blocks, int) else list(num_res_blocks)
-        _one_of("precision", precision, _PRECISIONS)
+        one_of("precision", precision, _PRECISIONS)
         if bookend_stride not in (1, 2):
             raise ValueError(
                 f"bookend_stride={bookend_stride}; choose 1, or 2 to halve the resolution inside the network"
             )
         if branch_batch != "auto" and (isinstance(branch_batch, str) or branch_batch < 1):
             raise ValueError(f"branch_batch={branch_batch!r}; choose a number of samples from 1 on, or 'auto'")
+        one_of("weight_dtype", weight_dtype, ("float32", "bfloat16"))
+        if weight_dtype == "bfloat16" and not precision.endswith("mixed"):
+            raise ValueError(
+                f"weight_dtype='bfloat16' with precision={precision!r}; choose 'mixed' or 'exact-mixed', which compute "
+                f"with bfloat16 weights, or keep float32 weights"
+            )
         self.num_levels = len(channels)
         self.precision = precision
+        self.branch_batch = branch_batch
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -148,6 +160,10 @@ class InvertibleDiffusionUNet(nn.Module):
         self.inverse_head: nn.Module | None = None
         if inverse_head:
             self.inverse_head = InverseHead(entry(out_channels), exit_(in_channels), embedding_channels)
+        if weight_dtype == "bfloat16":
+            for name, p in self.core.named_parameters():
+                if p.ndim >= 2 and not name.endswith("generator"):
+                    p.data = p.data.bfloat16()
         self._set_activations(activations, memory_budget_gib)
         self.register_state_dict_post_hook(sign)
 
@@ -159,7 +175,7 @@ class InvertibleDiffusionUNet(nn.Module):
             preset: The name.
             overrides: Any argument of the class.
         """
-        _one_of("preset", preset, tuple(PRESETS))
+        one_of("preset", preset, tuple(PRESETS))
         return cls(**{"spatial_dims": 3, "in_channels": 2, "out_channels": 2, **PRESETS[preset], **overrides})
 
     def forward(
@@ -181,11 +197,7 @@ class InvertibleDiffusionUNet(nn.Module):
         Raises:
             ValueError: If a shape does not fit, or for a context.
         """
-        if context is not None:
-            raise ValueError(
-                'the network has no cross-attention and takes no context; pass the condition with mode="concat" and '
-                "raise in_channels by its channels"
-            )
+        check_context(context)
         if timesteps is None:
             timesteps = torch.zeros(1, device=x.device)
         if torch.jit.is_scripting():
@@ -193,11 +205,13 @@ class InvertibleDiffusionUNet(nn.Module):
             streams = self.core.plain(halves(self.entry(x), x.dtype), embedding)
             return self.exit(torch.cat(streams, 1))
         else:
-            x = _voxels(x)
+            x = voxels(x)
             embedding = self._embed(x, timesteps, class_labels)
             with self._autocast(x.device):
-                streams = self.core(halves(self.entry(x), x.dtype), embedding, self._policies(x))
-                return self.exit(torch.cat(streams, 1)).to(x.dtype)
+                policies = self._policies(x)
+                stored = policies[0] == "stored"
+                streams = self.core(enter(self.entry, x, self.branch_batch, stored), embedding, policies)
+                return leave(self.exit, streams, self.branch_batch, stored)
 
     def freeze(self) -> InvertibleDiffusionUNet:
         """Build the orthogonal matrices once and keep them, for export to ONNX; not for training. Returns itself."""
@@ -218,10 +232,10 @@ class InvertibleDiffusionUNet(nn.Module):
         """
         if self.inverse_head is None:
             raise ValueError("the network was built without the parameters of its inverse; set inverse_head=True")
-        y = _voxels(y)
-        self._check_image(y, out_channels=self.out_channels)
+        y = voxels(y)
+        check_image(self, y, out_channels=self.out_channels)
         with self._autocast(y.device):
-            return self.inverse_head(y, self.core, self._policies(y))
+            return self.inverse_head(y, self.core, self._policies(y), self.branch_batch)
 
     def with_activations(
         self, activations: str | Sequence[str], memory_budget_gib: float | None = None
@@ -239,10 +253,10 @@ class InvertibleDiffusionUNet(nn.Module):
             x: Images, ``(B, in_channels, *spatial)``.
             timesteps: As in ``forward``.
         """
-        x = _voxels(x)
+        x = voxels(x)
         embedding = self._embed(x, x.new_zeros(1) if timesteps is None else timesteps, None)
         with self._autocast(x.device):
-            stream = halves(self.entry(x), x.dtype)
+            stream = enter(self.entry, x, self.branch_batch, stored=True)
             rebuilt = self.core.inverse(self.core(stream, embedding, "stored"), embedding)
         return max(float((a - b).abs().max()) for a, b in zip(stream, rebuilt, strict=True))
 
@@ -258,7 +272,7 @@ class InvertibleDiffusionUNet(nn.Module):
 
     def _set_activations(self, activations: str | Sequence[str], memory_budget_gib: float | None) -> None:
         if isinstance(activations, str):
-            _one_of("activations", activations, (*ACTIVATIONS, "auto"))
+            one_of("activations", activations, (*ACTIVATIONS, "auto"))
         elif len(activations) != self.num_levels or not set(activations) <= set(ACTIVATIONS):
             raise ValueError(
                 f"activations={activations}; give one for all levels, or one of {', '.join(ACTIVATIONS)} for each of "
@@ -285,44 +299,14 @@ class InvertibleDiffusionUNet(nn.Module):
         return [plan if isinstance(plan, str) else plan[level] for level in self.levels]
 
     def _embed(self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
-        self._check_image(x, in_channels=self.in_channels)
-        batch = x.shape[0]
-        if timesteps.shape not in ((1,), (batch,)):
-            raise ValueError(
-                f"timesteps of shape {tuple(timesteps.shape)} for a batch of {batch}; give one per image or one for all"
-            )
-        return self.embedding(timesteps.to(x.device).expand(batch), class_labels)
+        check_image(self, x, in_channels=self.in_channels)
+        check_timesteps(timesteps, x.shape[0])
+        return self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager:
         if not self.precision.endswith("mixed"):
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
-
-    def _check_image(self, x: Tensor, **channels: int) -> None:
-        ((name, count),) = channels.items()
-        expected = ("B", count, *["side"] * self.spatial_dims)
-        if x.ndim != len(expected) or x.shape[1] != count:
-            raise ValueError(
-                f"input of shape {tuple(x.shape)}; the network takes ({', '.join(map(str, expected))}): "
-                f"spatial_dims={self.spatial_dims}, {name}={count}"
-            )
-        size = tuple(x.shape[2:])
-        if any(side % self.divisor for side in size):
-            fits = tuple(-(-side // self.divisor) * self.divisor for side in size)
-            raise ValueError(
-                f"volume size {size} is not divisible by {self.divisor} on every axis; pad to {fits} "
-                f"(DivisiblePadd with k={self.divisor}) or use fewer levels"
-            )
-
-
-def _voxels(x: Tensor) -> Tensor:
-    # the metadata of a MetaTensor costs time in every operation
-    return x.as_tensor() if isinstance(x, MetaTensor) else x
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}")
 
 
 def _factor(spatial_dims: int, in_channels: int, out_channels: int, channels: int) -> int:

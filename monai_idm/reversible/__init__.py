@@ -1,6 +1,7 @@
 """The reversible engine: torch only; it knows nothing of images, diffusion or MONAI."""
 
 from monai_idm.reversible.attention import AttentionScale, CheckerboardAttention
+from monai_idm.reversible.chunks import AUTO_VOXELS, recomputed_in_chunks
 from monai_idm.reversible.coupling import AdditiveCoupling
 from monai_idm.reversible.engine import ACTIVATIONS, ReversibleSequence
 from monai_idm.reversible.operation import ReversibleOperation
@@ -9,6 +10,7 @@ from monai_idm.reversible.resample import Merge, OrthogonalDownsample, Orthogona
 
 __all__ = [
     "ACTIVATIONS",
+    "AUTO_VOXELS",
     "AdditiveCoupling",
     "AttentionScale",
     "CheckerboardAttention",
@@ -20,4 +22,5 @@ __all__ = [
     "ReversibleOperation",
     "ReversibleSequence",
     "Split",
+    "recomputed_in_chunks",
 ]

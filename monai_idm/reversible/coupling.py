@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from monai_idm.reversible.chunks import chunk_size, chunks
+from monai_idm.reversible.chunks import chunk_size, chunks, in_chunks
 from monai_idm.reversible.fixed_point import snap
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, joined, linearise
 
@@ -51,9 +51,10 @@ class AdditiveCoupling(ReversibleOperation):
         db, dc, dw = torch.empty_like(y1), [], []
         size = chunk_size(y1, self.branch_batch)
         for y1_, y2_, dy1_, dy2_, db_, *c in chunks(y1, y2, dy1, dy2, db, *condition, size=size):
-            f = linearise(self.f, y1_, *c)
-            y2_.sub_(self._snapped(f.value))  # in place: y2 becomes a
-            (through, *dc_), dw_ = f.pull(dy2_)
+            f, pull = linearise(self.f, y1_, *c)
+            y2_.sub_(self._snapped(f))  # in place: y2 becomes a
+            del f
+            (through, *dc_), dw_ = pull(dy2_)
             db_.copy_(dy1_) if through is None else torch.add(dy1_, through, out=db_)
             dc.append(dc_)
             dw.append(dw_)
@@ -66,9 +67,11 @@ class AdditiveCoupling(ReversibleOperation):
         if torch.jit.is_scripting():
             return self._snapped(self.f(b, embedding))
         else:
-            few = chunks(b, embedding, size=chunk_size(b, self.branch_batch))
-            parts = [self._snapped(_same_shape(self.f(b_, e), b_)) for b_, e in few]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
+            return in_chunks(self._few, b, embedding, size=chunk_size(b, self.branch_batch))[0]
+
+    @torch.jit.unused
+    def _few(self, b: Tensor, embedding: Tensor) -> Tensors:
+        return [self._snapped(_same_shape(self.f(b, embedding), b))]
 
     def _snapped(self, f: Tensor) -> Tensor:
         # to the stream's precision first: a branch in bfloat16 has no such grid

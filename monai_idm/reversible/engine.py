@@ -236,7 +236,6 @@ class _Step(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients):
         operation, policy = ctx.operation, ctx.policy
-        outputs = policy.tape.take(operation, policy.position, policy.outputs)
         saved = [t.detach() for t in ctx.saved_tensors]
         condition, kept = saved[: ctx.num_conditions], saved[ctx.num_conditions :]
         if ctx.replay.weights != Replay.of_weights(operation):
@@ -246,6 +245,7 @@ class _Step(torch.autograd.Function):
                 f'use activations="stored" with functional_call'
             )
         with ctx.replay.autocast(), ctx.replay.random():
+            outputs = policy.tape.take(operation, policy.position, policy.outputs)
             x, dx, dc, dw = operation.rebuild(outputs, gradients, condition, kept)
         wanted = ctx.needs_input_grad[4 : 4 + operation.num_inputs]  # by the operation before
         policy.tape.put([p if w else None for p, w in zip(policy.inputs, wanted, strict=True)], x)

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["GRID_BITS", "add_remainder", "remainder", "restore", "snap"]
+__all__ = ["GRID_BITS", "add_remainder", "remainder", "restore", "snap", "snap_"]
 
 GRID_BITS = 12
 """k: float32 streams are exact below 2 ** (24 - k) = 4096."""
@@ -38,6 +38,11 @@ def snap(z: Tensor) -> Tensor:
         return _round(z)
     else:
         return _Snap.apply(z) if torch.is_grad_enabled() and z.requires_grad else _round(z)
+
+
+def snap_(z: Tensor) -> Tensor:
+    """As :func:`snap`, in place where no gradient is recorded."""
+    return snap(z) if z.requires_grad else z.mul_(_SCALE).round_().div_(_SCALE)
 
 
 def remainder(inputs: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:
@@ -54,7 +59,7 @@ def remainder(inputs: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tens
 
 def restore(inverted: Sequence[Tensor], remainders: Sequence[Tensor] | None) -> list[Tensor]:
     """The inputs, exactly, from the inverse of the snapped outputs and the remainders; without them, to a grid unit."""
-    return add_remainder([snap(z) for z in inverted], remainders)
+    return add_remainder([snap_(z) for z in inverted], remainders)
 
 
 def add_remainder(snapped: Sequence[Tensor], remainders: Sequence[Tensor] | None) -> list[Tensor]:

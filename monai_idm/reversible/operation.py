@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.func import functional_call
 
 __all__ = ["Linearised", "Policy", "Rebuilt", "ReversibleOperation", "Tensors", "joined", "linearise"]
@@ -107,13 +108,16 @@ def linearise(module: nn.Module, *inputs: Tensor, **constants: Any) -> Linearise
         # views: hooks of counters refuse a leaf that requires a gradient
         value = functional_call(module, weights, tuple(x.view_as(x) for x in leaves), constants)
 
+    # edges, not values: the caller is done with a value before it pulls
+    values = (value,) if isinstance(value, Tensor) else tuple(value)
+    edges = [(get_gradient_edge(v), v.dtype) if v.requires_grad else None for v in values]
+
     def pull(*cotangents: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        values = (value,) if isinstance(value, Tensor) else tuple(value)
-        reached = [(v, g.to(v.dtype)) for v, g in zip(values, cotangents, strict=True) if v.requires_grad]
+        reached = [(e[0], g.to(e[1])) for e, g in zip(edges, cotangents, strict=True) if e is not None]
         wanted = [t for t in (*leaves, *weights.values()) if t.requires_grad]
         if not reached or not wanted:
             return [None] * len(leaves), [None] * len(weights)
-        found = torch.autograd.grad([v for v, _ in reached], wanted, [g for _, g in reached], allow_unused=True)
+        found = torch.autograd.grad([e for e, _ in reached], wanted, [g for _, g in reached], allow_unused=True)
         gradients = dict(zip(map(id, wanted), found, strict=True))
         return [gradients.get(id(t)) for t in leaves], [gradients.get(id(t)) for t in weights.values()]
 

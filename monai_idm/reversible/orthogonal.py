@@ -6,12 +6,14 @@ An orthogonal matrix is learned through its Cayley transform :math:`W = (I + S)^
 Source: learnable orthogonal resampling after Etmann et al. 2020, arXiv:2005.05220.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from monai_idm.reversible.chunks import chunk_size, chunks
-from monai_idm.reversible.fixed_point import remainder, restore, snap
+from monai_idm.reversible.chunks import chunk_size, chunks, in_chunks
+from monai_idm.reversible.fixed_point import remainder, restore, snap, snap_
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
 from monai_idm.reversible.replay import full_precision
 
@@ -71,7 +73,7 @@ class Orthogonal(ReversibleOperation):
                     return self.multiply(condition[0], inputs)
                 outputs = list(_SnappedProduct.apply(self, condition[0], *inputs))
                 if kept is not None:
-                    kept += remainder(inputs, self.multiply_transposed(condition[0], outputs))
+                    kept += self._missed(condition[0], inputs, outputs)
                 return outputs
 
     def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
@@ -86,6 +88,13 @@ class Orthogonal(ReversibleOperation):
             inputs = restore(inputs, kept) if self.exact else inputs
         dx, dw = self.gradients(w, inputs, gradients)
         return Rebuilt(inputs, dx, [dw], [])
+
+    @torch.no_grad()
+    def _missed(self, w: Tensor, inputs: Tensors, outputs: Tensors) -> Tensors:
+        def of_few(*tensors: Tensor) -> Tensors:
+            return remainder(tensors[:2], self.multiply_transposed(w, list(tensors[2:])))
+
+        return in_chunks(of_few, *inputs, *outputs, size=chunk_size(inputs[0]))
 
     def gradients(self, w: Tensor, inputs: Tensors, gradients: Tensors) -> tuple[Tensors, Tensor]:
         """Those of the inputs and of W."""
@@ -141,8 +150,7 @@ class OrthogonalMixing(Orthogonal):
         if torch.jit.is_scripting():
             return _blocks(w, halves[0], halves[1])
         else:
-            parts = [_blocks(w, a, b) for a, b in chunks(*halves, size=chunk_size(halves[0]))]
-            return parts[0] if len(parts) == 1 else [torch.cat(half) for half in zip(*parts, strict=True)]
+            return in_chunks(partial(_blocks, w), *halves, size=chunk_size(halves[0]))
 
     def multiply_transposed(self, w: Tensor, halves: Tensors) -> Tensors:
         return self.multiply(w.transpose(0, 1), halves)
@@ -161,11 +169,12 @@ class OrthogonalMixing(Orthogonal):
 
 def _blocks(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
     """W times both halves, which are never concatenated."""
-    top, bottom = w.chunk(2, 0)
-    w11, w12 = top.chunk(2, 1)
-    w21, w22 = bottom.chunk(2, 1)
     a_, b_ = a.flatten(2), b.flatten(2)
-    return [(w11 @ a_ + w12 @ b_).reshape(a.shape), (w21 @ a_ + w22 @ b_).reshape(a.shape)]
+    outputs: list[Tensor] = []
+    for rows in w.expand(a.shape[0], -1, -1).chunk(2, 1):
+        w1, w2 = rows.chunk(2, 2)
+        outputs.append(torch.bmm(w1, a_).baddbmm_(w2, b_).reshape(a.shape))  # in place: no third product
+    return outputs
 
 
 class _SnappedProduct(torch.autograd.Function):
@@ -176,7 +185,7 @@ class _SnappedProduct(torch.autograd.Function):
         ctx.operation = operation
         ctx.save_for_backward(w, *inputs)
         # detached: torch.matmul chooses its kernel by requires_grad, and with it the last bit
-        return tuple(snap(z) for z in operation.multiply(w.detach(), [x.detach() for x in inputs]))
+        return tuple(snap_(z) for z in operation.multiply(w.detach(), [x.detach() for x in inputs]))
 
     @staticmethod
     @once_differentiable

@@ -36,7 +36,9 @@ class Split(ReversibleOperation):
         return _merge(outputs)
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
-        return Rebuilt(_merge(outputs), _merge(gradients), [], [])
+        inputs = _merge(outputs)
+        outputs.clear()  # before as much again is needed for the gradients
+        return Rebuilt(inputs, _merge(gradients), [], [])
 
 
 class Merge(ReversibleOperation):
@@ -58,8 +60,9 @@ class Merge(ReversibleOperation):
         return _split(outputs, self.skip_channels)
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
-        k = self.skip_channels
-        return Rebuilt(_split(outputs, k), _split(gradients, k), [], [])
+        inputs = _split(outputs, self.skip_channels)
+        outputs.clear()
+        return Rebuilt(inputs, _split(gradients, self.skip_channels), [], [])
 
 
 class OrthogonalDownsample(Orthogonal):

@@ -1,0 +1,72 @@
+"""What the networks ask of their inputs, and how they say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from monai.data import MetaTensor
+from torch import Tensor
+
+__all__ = ["check_context", "check_image", "check_timesteps", "one_of", "voxels"]
+
+
+class Network(Protocol):
+    """Of a network: what decides which images fit."""
+
+    spatial_dims: int
+    divisor: int
+
+
+def voxels(x: Tensor) -> Tensor:
+    """The image without the metadata of a MetaTensor, which costs time in every operation."""
+    return x.as_tensor() if isinstance(x, MetaTensor) else x
+
+
+def check_image(network: Network, x: Tensor, **channels: int) -> None:
+    """Refuse an image of another shape than ``(B, channels, *spatial)``, every side divisible by ``divisor``.
+
+    Args:
+        network: Who asks.
+        x: The image.
+        channels: How many, under the name that the user knows: ``in_channels=2``.
+    Raises:
+        ValueError: Says what came, the rule, and the way out.
+    """
+    ((name, count),) = channels.items()
+    expected = ("B", count, *["side"] * network.spatial_dims)
+    if x.ndim != len(expected) or x.shape[1] != count:
+        raise ValueError(
+            f"input of shape {tuple(x.shape)}; the network takes ({', '.join(map(str, expected))}): "
+            f"spatial_dims={network.spatial_dims}, {name}={count}"
+        )
+    size = tuple(x.shape[2:])
+    if any(side % network.divisor for side in size):
+        fits = tuple(-(-side // network.divisor) * network.divisor for side in size)
+        raise ValueError(
+            f"volume size {size} is not divisible by {network.divisor} on every axis; pad to {fits} "
+            f"(DivisiblePadd with k={network.divisor}) or use fewer levels"
+        )
+
+
+def check_timesteps(timesteps: Tensor, batch: int) -> None:
+    """Refuse timesteps that are neither one per image nor one for all."""
+    if timesteps.shape not in ((1,), (batch,)):
+        raise ValueError(
+            f"timesteps of shape {tuple(timesteps.shape)} for a batch of {batch}; give one per image or one for all"
+        )
+
+
+def check_context(context: Tensor | None) -> None:
+    """Refuse what only cross-attention could use."""
+    if context is not None:
+        raise ValueError(
+            'the network has no cross-attention and takes no context; pass the condition with mode="concat" and '
+            "raise in_channels by its channels"
+        )
+
+
+def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Refuse an argument that is none of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}")

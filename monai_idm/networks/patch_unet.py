@@ -1,0 +1,198 @@
+r"""The network of PatchDDM: an ordinary U-Net for diffusion models, the baseline of the reversible one.
+
+.. math:: U(x, t) = \mathrm{exit}(\mathrm{decoder}(\mathrm{middle}(\mathrm{encoder}(x, e), e), e)), \quad
+    e = \mathrm{embed}(t)
+
+Each output of the encoder is a skip connection, and is averaged with the decoder's :math:`h`, not concatenated to it:
+:math:`h \mapsto (h + \mathrm{skip}) / 2`. The decoder's blocks are as narrow as without skip connections.
+
+Source: arXiv:2303.15288; blocks after Dhariwal and Nichol 2021, arXiv:2105.05233, without attention.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from monai_idm.networks.checks import check_context, check_image, check_timesteps, one_of, voxels
+from monai_idm.networks.embedding import TimestepEmbedding
+from monai_idm.networks.presets import PATCH_PRESETS
+
+__all__ = ["PatchDiffusionUNet"]
+
+_ACTIVATIONS = ("stored", "checkpointed")
+
+
+class PatchDiffusionUNet(nn.Module):
+    """U-Net for diffusion models with averaged skip connections and no attention.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Of the noisy image, and of a condition and coordinates concatenated to it.
+        out_channels: Of the prediction.
+        channels: C per level; the timestep embedding has four times the first.
+        num_res_blocks: Residual blocks per level of the encoder; the decoder has one more per level.
+        norm_num_groups: Groups of every GroupNorm; must divide each of ``channels``.
+        activations: What is kept for the backward pass: ``"stored"`` everything, ``"checkpointed"`` the input of every
+            residual block. Same gradients, same weights, same ``state_dict``.
+        precision: ``"float32"``, or ``"mixed"``: bfloat16 where autocast takes it.
+    Raises:
+        ValueError: If the arguments do not fit each other.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int] = (29, 87, 116, 116, 116, 116, 116),
+        num_res_blocks: int = 2,
+        norm_num_groups: int = 29,
+        activations: str = "stored",
+        precision: str = "float32",
+    ) -> None:
+        super().__init__()
+        one_of("spatial_dims", spatial_dims, (2, 3))
+        one_of("activations", activations, _ACTIVATIONS)
+        one_of("precision", precision, ("float32", "mixed"))
+        if any(width % norm_num_groups for width in channels):
+            raise ValueError(
+                f"channels={tuple(channels)} must be multiples of norm_num_groups={norm_num_groups}; change one of them"
+            )
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.divisor = 2 ** (len(channels) - 1)
+        self.activations = activations
+        self.precision = precision
+        convolution = Conv[Conv.CONV, spatial_dims]
+
+        def block(before: int, after: int) -> nn.Module:
+            return ResidualBlock(spatial_dims, before, after, 4 * channels[0], norm_num_groups)
+
+        self.embedding = TimestepEmbedding(channels[0], 4 * channels[0])
+        self.encoder = nn.ModuleList([convolution(in_channels, channels[0], 3, padding=1)])
+        skips = [channels[0]]  # the width of what each layer of the encoder returns
+        for level, width in enumerate(channels):
+            if level > 0:
+                self.encoder.append(convolution(skips[-1], skips[-1], 3, stride=2, padding=1))
+                skips.append(skips[-1])
+            for _ in range(num_res_blocks):
+                self.encoder.append(block(skips[-1], width))
+                skips.append(width)
+        self.middle = nn.ModuleList([block(skips[-1], skips[-1]) for _ in range(2)])
+        self.decoder = nn.ModuleList()
+        for level in reversed(range(len(channels))):
+            for _ in range(num_res_blocks + 1):
+                before = skips.pop()
+                after = skips[-1] if skips else before  # as wide as the skip that the result is averaged with
+                self.decoder.append(block(before, after))
+            if level > 0:
+                up = nn.Upsample(scale_factor=2.0, mode="nearest")
+                self.decoder.append(nn.Sequential(up, convolution(after, after, 3, padding=1)))
+        self.exit = nn.Sequential(
+            GroupNorm(norm_num_groups, channels[0]),
+            nn.SiLU(),
+            _zeros(convolution(channels[0], out_channels, 3, padding=1)),
+        )
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> PatchDiffusionUNet:
+        """A network of a named size: ``"patchddm"``, PatchDDM's own, 24.26M parameters.
+
+        Args:
+            preset: The name.
+            overrides: Any argument of the class.
+        """
+        one_of("preset", preset, tuple(PATCH_PRESETS))
+        return cls(**{**PATCH_PRESETS[preset], **overrides})
+
+    def forward(self, x: Tensor, timesteps: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """Predict noise, velocity or sample, whatever the network is trained for.
+
+        Args:
+            x: Noisy images, ``(B, in_channels, *spatial)``; every side divisible by ``divisor``.
+            timesteps: ``(B,)``, or ``(1,)`` for all; integer or float; None means zeros.
+            context: None; a condition is concatenated to ``x`` (``mode="concat"`` of the inferers).
+        Returns:
+            ``(B, out_channels, *spatial)``, of the dtype of ``x``.
+        Raises:
+            ValueError: If a shape does not fit, or for a context.
+        """
+        check_context(context)
+        x = voxels(x)
+        timesteps = torch.zeros(1) if timesteps is None else timesteps
+        check_image(self, x, in_channels=self.in_channels)
+        check_timesteps(timesteps, x.shape[0])
+        embedding = self.embedding(timesteps.to(x.device).expand(x.shape[0]))
+        mixed = self.precision == "mixed"
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False) if mixed else nullcontext():
+            h, skips = x, []
+            for layer in self.encoder:
+                h = self._run(layer, h, embedding)
+                skips.append(h)
+            for layer in self.middle:
+                h = self._run(layer, h, embedding)
+            for layer in self.decoder:
+                if isinstance(layer, ResidualBlock):
+                    h = (h + skips.pop()) / 2
+                h = self._run(layer, h, embedding)
+            return self.exit(h).to(x.dtype)
+
+    def with_activations(self, activations: str) -> PatchDiffusionUNet:
+        """The same network, sharing its parameters, with another policy for the backward pass."""
+        one_of("activations", activations, _ACTIVATIONS)
+        twin = copy.copy(self)
+        twin.activations = activations
+        return twin
+
+    def _run(self, layer: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
+        if not isinstance(layer, ResidualBlock):
+            return layer(h)
+        if self.activations == "checkpointed" and torch.is_grad_enabled():
+            return checkpoint(layer, h, embedding, use_reentrant=False)
+        return layer(h, embedding)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, the embedding added between them, and a shortcut. A new block is its shortcut.
+
+    Added before the normalisation, as PatchDDM has it, the embedding is lost in groups of one channel: its first level.
+    """
+
+    def __init__(self, spatial_dims: int, before: int, after: int, embedding_channels: int, groups: int) -> None:
+        super().__init__()
+        convolution = Conv[Conv.CONV, spatial_dims]
+        self.first = nn.Sequential(GroupNorm(groups, before), nn.SiLU(), convolution(before, after, 3, padding=1))
+        self.project = nn.Linear(embedding_channels, after)
+        last = _zeros(convolution(after, after, 3, padding=1))
+        self.second = nn.Sequential(GroupNorm(groups, after), nn.SiLU(), last)
+        self.shortcut = nn.Identity() if before == after else convolution(before, after, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.first(x) + self.project(embedding).unflatten(1, (-1, *[1] * (x.ndim - 2)))
+        return self.shortcut(x) + self.second(h)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Computes in the dtype of its weights and returns that of its input, as PatchDDM's does.
+
+    Left to autocast, it would compute in bfloat16 on a CPU and return float32 on CUDA, which stores more.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype)).to(input.dtype)
+
+
+def _zeros(module: nn.Module) -> nn.Module:
+    """Sets a module's parameters to zero, and returns it."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module

@@ -1,0 +1,67 @@
+"""Normalisation and SiLU in one function equal those of torch, and keep nothing but their input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from monai_idm.meters import live_bytes
+from monai_idm.networks import norm_act
+from monai_idm.networks.norm_act import NormSiLU
+
+VOXELS = (4, 6, 2)
+
+
+def case(dtype=torch.float64, batch=2):
+    generator = torch.Generator().manual_seed(0)
+    layer = NormSiLU(3, 12).double()
+    for p in layer.parameters():
+        p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+    x, dy = torch.randn(2, batch, 12, *VOXELS, generator=generator, dtype=torch.float64).to(dtype)
+    return layer.to(dtype), x.requires_grad_(), torch.randn(batch, 12, generator=generator).to(dtype), dy
+
+
+def twin(layer, x, shift):
+    h = nn.functional.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
+    return nn.functional.silu(h if shift is None else h + shift[:, :, None, None, None])
+
+
+@pytest.fixture(params=["all groups at once", "one group at a time"])
+def slices(request, monkeypatch):
+    if request.param == "one group at a time":
+        monkeypatch.setattr(norm_act, "AUTO_VOXELS", 1)
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_it_equals_the_layers_of_torch(shifted, slices):
+    layer, x, shift, dy = case()
+    shift = shift.requires_grad_() if shifted else None
+    inputs = [x, *layer.parameters(), *([shift] if shifted else [])]
+    found = torch.autograd.grad(y := layer(x, shift), inputs, dy)
+    expected = torch.autograd.grad(z := twin(layer, x, shift), inputs, dy)
+    torch.testing.assert_close(y, z)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_under_autocast_statistics_are_in_float32_and_the_result_in_bfloat16(slices):
+    layer, x, shift, dy = case(torch.float32)
+    low = x.detach().bfloat16()
+    expected = twin(layer, low.float(), shift)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(low.requires_grad_(), shift.bfloat16())
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, rtol=2e-2, atol=2e-2)
+    y.backward(dy.bfloat16())
+    assert low.grad.dtype == torch.bfloat16
+    assert layer.weight.grad.dtype == torch.float32
+
+
+def test_backward_needs_the_input_alone():
+    layer, x, shift, _ = case(torch.float32)
+    with live_bytes() as memory:
+        y = layer(x, shift)
+        assert memory.current_bytes == y.nbytes
+        z = twin(layer, x, shift)
+        assert memory.current_bytes >= y.nbytes + 2 * z.nbytes
