@@ -3,7 +3,8 @@
 Examples:
     python -m idm_bundle phantom phantoms --subjects 40 --size 64 64 48
     python -m idm_bundle verify --device cuda
-    python -m idm_bundle benchmark depth --device cuda
+    python -m idm_bundle benchmark paper --device cuda --json rows.jsonl --figure paper.png
+    python -m idm_bundle doctor
     python -m idm_bundle prepare /data/BraTS2020 datalist.json --modalities t1 t2
 """
 
@@ -14,6 +15,7 @@ import logging
 import sys
 
 from idm_bundle.benchmark import SUITES, benchmark
+from idm_bundle.doctor import doctor
 from idm_bundle.verify import verify
 from monai_idm import __version__
 from monai_idm.data import prepare_datalist, write_phantoms
@@ -53,11 +55,15 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--json", help="file to write the findings to")
     check.set_defaults(run=_verify)
 
-    measure = commands.add_parser("benchmark", help="bytes, FLOPs and seconds of training steps")
+    measure = commands.add_parser("benchmark", help="bytes, FLOPs, seconds and joules of training steps")
     measure.add_argument("suite", choices=SUITES)
-    measure.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    measure.add_argument("--device", default="estimate", help="cpu, cuda, or estimate: compute nothing (estimate)")
     measure.add_argument("--json", help="file to write the rows to, one JSON object per line")
-    measure.set_defaults(run=lambda a: benchmark(a.suite, a.device, a.json))
+    measure.add_argument("--figure", help="PNG to draw")
+    measure.set_defaults(run=lambda a: benchmark(a.suite, a.device, a.json, a.figure))
+
+    diagnose = commands.add_parser("doctor", help="what this machine can do, and why not")
+    diagnose.set_defaults(run=lambda a: doctor())
 
     options = parser.parse_args(arguments)
     try:

@@ -3,6 +3,7 @@
 - ``precision``: does training on exact streams end where training in float32 does?
 - ``inverse``: does eq. 8's lambda_R align the inverse of the network with the network?
 - ``bookends``: what does the network lose without its ordinary convolutions at both ends?
+- ``optimizer``: do 8-bit states and bfloat16 weights end where float32 does?
 
 Every training is train.yaml's own, on phantoms, with a few values changed; the same seed, hence the same batches.
 """
@@ -26,6 +27,16 @@ from monai_idm.machine import VERSIONS, device_name
 
 __all__ = ["STUDIES", "train"]
 
+_EIGHT_BIT = {
+    "optimizer": {
+        "_target_": "AdamWInBackward",
+        "params": "$monai_idm.optimizers.weight_norm_groups(@network)",
+        "lr": "@learning_rate",
+        "betas": "@betas",
+        "lambda_l2": "@lambda_l2",
+        "states": "8bit",
+    }
+}
 STUDIES: dict[str, dict[str, dict[str, Any]]] = {
     "precision": {p: {"precision": p} for p in ("float32", "exact")},
     # as in the paper, the network predicts the noise: from a velocity the noisy volume cannot be told
@@ -38,6 +49,13 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
             "network_def#channels": [16, 32, 64, 128],
             "network_def#num_head_channels": 16,
         },
+    },
+    "optimizer": {
+        "AdamW": {},
+        "AdamW, mixed": {"precision": "mixed"},
+        "8-bit states": _EIGHT_BIT,
+        "8-bit states, mixed": {**_EIGHT_BIT, "precision": "mixed"},
+        "8-bit states, mixed, bfloat16 weights": {**_EIGHT_BIT, "precision": "mixed", "weight_dtype": "bfloat16"},
     },
 }
 

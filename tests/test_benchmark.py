@@ -1,19 +1,19 @@
-"""The benchmark's rows, at a size that takes no time."""
+"""The benchmark at a size that takes no time: its rows, bars and pictures."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import pytest
 import torch
 
-from idm_bundle import benchmark as module
 from idm_bundle.__main__ import main
-from monai_idm.networks import InvertibleDiffusionUNet
-
-
-def small(*_, **arguments):
-    return InvertibleDiffusionUNet(3, 2, 2, (16, 32), 1, (False, False), **arguments)
-
+from idm_bundle.benchmark import SUITES, Row, bars, operations, read_rows, steps
+from idm_bundle.benchmark.figures import draw
+from idm_bundle.benchmark.steps import LOW, STORED, Case
+from monai_idm.meters import EnergySample
+from monai_idm.networks import InvertibleDiffusionUNet, PatchDiffusionUNet
 
 KEYS = {
     *("suite", "case", "network", "parameters", "volume", "batch", "precision", "activations", "optimizer", "device"),
@@ -21,39 +21,130 @@ KEYS = {
 }
 
 
-def test_rows_are_written_one_object_a_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(module.InvertibleDiffusionUNet, "from_preset", small)
-    assert main(["benchmark", "layers", "--json", str(tmp_path / "rows.jsonl")]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+def small(*_, **arguments):
+    arguments.pop("num_res_blocks", None)
+    return InvertibleDiffusionUNet(3, 2, 2, (16, 32), 1, (False, False), **arguments)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Every suite, on small networks and volumes."""
+    monkeypatch.setattr(operations.InvertibleDiffusionUNet, "from_preset", small)
+    patch = PatchDiffusionUNet(3, 8, 1, channels=(8, 16), norm_num_groups=4)
+    monkeypatch.setattr(steps.PatchDiffusionUNet, "from_preset", lambda _, activations, **__: patch)
+    for name in ("MONAI 25M", "MONAI 353M"):
+        monkeypatch.setitem(steps.NETWORKS, name, lambda case: patch)
+    ours = ("light", "base", "paper")
+    monkeypatch.setattr(Case, "shape", property(lambda case: (1, 2 if case.network in ours else 8, 8, 8, 8)))
+
+
+@pytest.mark.parametrize("suite", sorted(set(SUITES) - {"energy", "attention"}))
+def test_a_suite_is_estimated_row_by_row_and_drawn(suite, tiny, tmp_path, capsys):
+    file, picture = tmp_path / "rows.jsonl", tmp_path / "rows.png"
+    assert main(["benchmark", suite, "--json", str(file), "--figure", str(picture)]) == 0
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert all(row.keys() == KEYS for row in rows)
-    assert "exit bookend" in capsys.readouterr().out
-    alive = {a: [r["peak_bytes"] for r in rows if r["activations"] == a] for a in ("rebuilt", "stored")}
+    assert all(row["estimated"] and row["device"] == "estimate" and row["step_s"] is None for row in rows)
+    assert len({(row["case"], row["activations"]) for row in rows}) == len(rows)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert rows[-1]["case"] in printed
+    for bar in bars(suite, read_rows(file)):
+        assert str(bar) in printed
+        assert bar.found is not None or "time" in bar.what
+
+
+def test_a_step_is_measured_and_agrees_with_its_estimate(tiny):
+    case = Case("c", "light", **{**STORED, "optimizer": "in backward"})
+    measured = steps._measured("s", case, torch.device("cpu"))
+    estimated = steps._estimated("s", case)
+    assert not measured.estimated
+    assert measured.step_s > 0
+    assert measured.flops == estimated.flops > 0
+    assert measured.parameters == estimated.parameters
+    assert measured.resident_bytes == pytest.approx(estimated.resident_bytes, rel=0.01)
+    assert measured.peak_bytes == pytest.approx(estimated.peak_bytes, rel=0.02)
+
+
+def test_8bit_states_are_as_large_as_estimated():
+    pytest.importorskip("bitsandbytes")
+    network = torch.nn.Sequential(torch.nn.Linear(90, 70), torch.nn.Linear(70, 10))
+    optimizer = steps.OPTIMIZERS[LOW["optimizer"]](network)
+    network(torch.randn(3, 90)).sum().backward()
+    own = ("state1", "state2", "absmax1", "absmax2")  # all share the quantisation maps
+    formula = steps.OPTIMIZERS[LOW["optimizer"]].bytes
+    for p in network.parameters():
+        assert sum(t.nbytes for key, t in optimizer.state[p].items() if key in own) == formula.state_bytes(p)
+
+
+def test_what_does_not_fit_is_a_row_too(tiny, monkeypatch, caplog):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(steps, "denoising_step", full)
+    row = steps._measured("s", Case("c", "light"), torch.device("cpu"))
+    assert row.peak_bytes is None
+    assert "no room" in str(row)
+    assert "does not fit" in caplog.text
+
+
+def row(case, **figures):
+    return Row(
+        **{
+            **dict.fromkeys(("suite", "network", "precision", "activations", "device"), "paper"),
+            **{"case": case, "parameters": 1, "volume": (1,), "batch": 1, "estimated": True, "resident_bytes": 10**9},
+            **{"peak_bytes": 2 * 10**9, **figures},
+        }
+    )
+
+
+def test_a_missed_bar_says_so_and_a_missing_figure_is_unknown():
+    rows = [row("paper, low memory", peak_bytes=3_300_000_000), row("paper, low memory, bfloat16 weights")]
+    printed = [str(bar) for bar in bars("paper", rows)]
+    assert "3.300  MISSED" in printed[0]
+    assert "2.000" in printed[1]
+    assert "MISSED" not in printed[1]
+    assert all("unknown" in line for line in printed[2:])
+    assert "unknown" in str(next(bars("paper", [replace(rows[0], peak_bytes=None)])))
+
+
+def test_energy_is_drawn_over_time(tmp_path):
+    series = {"a": [EnergySample(t, 100.0 * t, 60.0 + t, None) for t in range(5)]}
+    draw([row("a")], series, tmp_path / "energy.png")
+    assert (tmp_path / "energy.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["energy"], "nothing is run; take --device cuda, or another suite"),
+        (["energy", "--device", "cpu"], "cpu is not an NVIDIA GPU"),
+        (["paper", "--device", "cuda"], "sees no CUDA device; take cpu or estimate"),
+    ],
+)
+def test_impossible_devices_are_refused(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["benchmark", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_layers_that_rebuild_keep_nothing(tiny):
+    rows = list(operations.OPERATION_SUITES["layers"]("cpu"))
+    alive = {a: [r.peak_bytes for r in rows if r.activations == a] for a in ("rebuilt", "stored")}
     entry, behind_core = 0, -2
     grown = {a: bytes_[behind_core] - bytes_[entry] for a, bytes_ in alive.items()}
-    assert alive["rebuilt"][entry] == alive["stored"][entry]
     assert grown["rebuilt"] < 0.25 * grown["stored"]
 
 
-def test_a_step_is_measured():
+def test_an_operation_is_measured():
     layer = torch.nn.Linear(8, 8)
     x = torch.randn(4, 8, requires_grad=True)
-    row = module._measure(
-        layer, lambda: layer(x), suite="s", case="c", network="n", volume=(1,), batch=4, precision="p", activations="a"
-    )
-    assert row.parameters == 72
-    assert row.resident_bytes == 288
-    assert row.flops == 3 * 2 * 4 * 8 * 8
-    assert row.peak_bytes > row.resident_bytes
-    assert row.step_s > 0
-
-
-def test_attention_on_a_cpu_is_counted():
-    q = torch.randn(1, 3, 64, 32, requires_grad=True)
-    row = module._measure(
-        torch.nn.Linear(1, 1),
-        lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q),
-        **dict.fromkeys(("suite", "case", "network", "precision", "activations"), ""),
-        volume=(1,),
-        batch=1,
-    )
-    assert row.flops == 7 * 2 * 3 * 64 * 64 * 32  # two products forward, five backward, one of them anew
+    found = operations._measure(
+        layer, lambda: layer(x), suite="s", case="c", network="n", volume=(1,), batch=4, precision="p",
+        activations="a", estimated=False,
+    )  # fmt: skip
+    assert found.parameters == 72
+    assert found.resident_bytes == 288
+    assert found.flops == 3 * 2 * 4 * 8 * 8
+    assert found.peak_bytes > found.resident_bytes
+    assert found.step_s > 0

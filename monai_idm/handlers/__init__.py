@@ -1,6 +1,8 @@
 """Ignite handlers: they listen to an engine, call a meter or a metrics object, and write what it says."""
 
+from monai_idm.handlers.data_wait import DataWaitHandler
 from monai_idm.handlers.ema import HostEMA, UpdateEMA, UseEMA
+from monai_idm.handlers.energy import EnergyHandler
 from monai_idm.handlers.montage import MontageHandler
 from monai_idm.handlers.peak_memory import PeakMemoryHandler
 from monai_idm.handlers.reconstruction_error import ReconstructionErrorHandler
@@ -10,6 +12,8 @@ from monai_idm.handlers.training import StopOnNaN, TrainingProgress
 from monai_idm.handlers.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
+    "DataWaitHandler",
+    "EnergyHandler",
     "HostEMA",
     "MontageHandler",
     "PeakMemoryHandler",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
+from monai_idm.handlers.csv_rows import append_row
 from monai_idm.meters import PeakMemoryMeter
 
 __all__ = ["PeakMemoryHandler"]
@@ -102,26 +102,5 @@ class PeakMemoryHandler:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in self._figures.items())
             logger.info("epoch %d, memory: %s", engine.state.epoch, shown)
         if self.csv_file is not None:
-            self._append(self.csv_file, {"epoch": engine.state.epoch, "iteration": engine.state.iteration})
-
-    def _append(self, file: Path, position: dict[str, Any]) -> None:
-        row = position | {name: f"{value:.6g}" for name, value in self._figures.items()}
-        header = _header(file)
-        if header is not None and header != list(row):
-            raise ValueError(
-                f"{file} has the columns {', '.join(header)}, this run writes {', '.join(row)}; "
-                "give csv_file another name or move the old file away"
-            )
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", newline="") as stream:
-            writer = csv.DictWriter(stream, row)
-            if header is None:
-                writer.writeheader()
-            writer.writerow(row)
-
-
-def _header(file: Path) -> list[str] | None:
-    if not file.is_file():
-        return None
-    with file.open(newline="") as stream:
-        return next(csv.reader(stream), None)
+            position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+            append_row(self.csv_file, position | self._figures)

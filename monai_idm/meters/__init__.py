@@ -1,6 +1,20 @@
 """Meters: plain objects that measure a window of work and know no engine; every figure carries its unit."""
 
-from monai_idm.meters.estimation import Estimate, estimate
+from monai_idm.meters.energy import EnergyMeter, EnergySample
+from monai_idm.meters.estimation import Estimate, OptimizerBytes, denoising_step, estimate, estimate_flops
+from monai_idm.meters.flops import count_flops
 from monai_idm.meters.memory import LiveBytes, PeakMemoryMeter, live_bytes
 
-__all__ = ["Estimate", "LiveBytes", "PeakMemoryMeter", "estimate", "live_bytes"]
+__all__ = [
+    "EnergyMeter",
+    "EnergySample",
+    "Estimate",
+    "LiveBytes",
+    "OptimizerBytes",
+    "PeakMemoryMeter",
+    "count_flops",
+    "denoising_step",
+    "estimate",
+    "estimate_flops",
+    "live_bytes",
+]

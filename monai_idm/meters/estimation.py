@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from monai_idm.meters.flops import count_flops
 from monai_idm.meters.memory import live_bytes
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "OptimizerBytes", "denoising_step", "estimate", "estimate_flops"]
 
 
 class Estimate(NamedTuple):
@@ -20,42 +22,101 @@ class Estimate(NamedTuple):
 
     Attributes:
         resident_bytes: Weights, buffers and optimizer states: there between steps.
-        peak_bytes: The most there is at one time during forward and backward pass, resident bytes included.
+        peak_bytes: The most there is at one time, from the image to the optimizer's step, resident bytes included.
     """
 
     resident_bytes: int
     peak_bytes: int
 
 
-def estimate(network: nn.Module, shape: Sequence[int], state_bytes_per_weight: float = 8.0) -> Estimate:
+@dataclass(frozen=True)
+class OptimizerBytes:
+    """What an optimizer takes; the default is AdamW as it runs on CUDA.
+
+    Attributes:
+        states: Bytes per weight, between steps. A function of a parameter where they depend on its size.
+        temporaries: Bytes per weight, while the optimizer steps.
+        all_at_once: Whether those are there for all parameters at one time, or for one parameter after the other.
+        in_backward: Whether each parameter is stepped, and its gradient freed, as soon as that is complete.
+    """
+
+    states: float | Callable[[Tensor], float] = 8.0
+    temporaries: float = 4.0
+    all_at_once: bool = True
+    in_backward: bool = False
+
+    def state_bytes(self, p: Tensor) -> float:
+        return self.states(p) if callable(self.states) else self.states * p.numel()
+
+
+def estimate(network: nn.Module, shape: Sequence[int], optimizer: OptimizerBytes | None = None) -> Estimate:
     """Count the bytes of one training step on fake tensors, which have a shape and a device but no memory.
 
+    Forward and backward pass are run; the optimizer's states and temporaries are added by their formula.
+
     Args:
-        network: A diffusion network ``net(x, timesteps)``; its weights are neither read nor copied.
+        network: A diffusion network ``net(x, timesteps)``; its weights are neither read nor copied, and may be on the
+            device ``"meta"``.
         shape: Of its input, ``(B, C, *spatial)``.
-        state_bytes_per_weight: Of the optimizer's states; AdamW keeps two float32 numbers.
+        optimizer: AdamW as it runs on CUDA, if None.
     Returns:
         Tensors alone: neither scratch memory inside kernels nor the allocator's cache.
     """
-    states = int(state_bytes_per_weight * sum(p.numel() for p in network.parameters() if p.requires_grad))
+    optimizer = optimizer or OptimizerBytes()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    states = int(sum(optimizer.state_bytes(p) for p in trained))
     with FakeTensorMode():
         twin = _fake(network)
         with live_bytes(twin) as memory:
             resident = memory.current_bytes
-            weight = next(twin.parameters())
-            x = torch.empty(tuple(shape), dtype=weight.dtype, device=weight.device)
-            timesteps = torch.zeros(shape[0], dtype=torch.long, device=weight.device)
-            y = twin(x, timesteps)
-            nn.functional.mse_loss(y, torch.empty_like(y)).backward()
+            if optimizer.in_backward:
+                for p in twin.parameters():
+                    p.register_post_accumulate_grad_hook(lambda p: _step(p, optimizer))
+            denoising_step(twin, shape)
+            if optimizer.all_at_once and not optimizer.in_backward:
+                torch.empty(int(optimizer.temporaries * sum(p.numel() for p in trained)), dtype=torch.uint8)
+            elif not optimizer.in_backward:
+                for p in twin.parameters():
+                    _step(p, optimizer)
     return Estimate(resident + states, memory.peak_bytes + states)
+
+
+def estimate_flops(network: nn.Module, shape: Sequence[int]) -> int:
+    """Count the FLOPs of forward and backward pass, on fake tensors; arguments as of :func:`estimate`."""
+    with FakeTensorMode():
+        twin = _fake(network)
+        return count_flops(lambda: denoising_step(twin, shape))
+
+
+def denoising_step(network: nn.Module, shape: Sequence[int]) -> None:
+    """Forward and backward pass on noise, with the tensors that a trainer holds meanwhile.
+
+    Args:
+        network: A diffusion network ``net(x, timesteps)``, trained to predict the noise.
+        shape: Of its input, ``(B, C, *spatial)``.
+    """
+    weight = next(network.parameters())
+    image, noise = (torch.randn(tuple(shape), device=weight.device) for _ in range(2))
+    noisy = image + noise
+    timesteps = torch.zeros(shape[0], dtype=torch.long, device=weight.device)
+    prediction = network(noisy, timesteps)
+    nn.functional.mse_loss(prediction, noise[:, : prediction.shape[1]]).backward()
+
+
+def _step(p: Tensor, optimizer: OptimizerBytes) -> None:
+    torch.empty(int(optimizer.temporaries * p.numel()), dtype=torch.uint8)
+    p.grad = None
 
 
 def _fake(network: nn.Module) -> nn.Module:
     """A copy whose tensors are fake. Called in a FakeTensorMode."""
 
     def like(tensor: Tensor) -> Tensor:
-        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu" if tensor.is_meta else tensor.device)
         return nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
 
+    tensors: list[Tensor] = [*network.parameters(), *network.buffers()]
+    for module in network.modules():  # MONAI's attention holds tensors that are neither
+        tensors += [value for value in vars(module).values() if isinstance(value, Tensor)]
     # deepcopy takes what is in its memo for copied already
-    return copy.deepcopy(network, {id(t): like(t) for t in (*network.parameters(), *network.buffers())})
+    return copy.deepcopy(network, {id(t): like(t) for t in tensors})

@@ -63,8 +63,8 @@ class InvertibleDiffusionUNet(nn.Module):
         memory_budget_gib: For ``"auto"``: what a training step may take, with weights, gradients and AdamW's states.
         branch_batch: Samples per evaluation of a branch, the same in every policy, so that the working memory of a
             branch does not grow with the batch; ``"auto"`` decides by the volume.
-        weight_dtype: ``"float32"``, or ``"bfloat16"``: the weights of the core's convolutions and linear layers, 99 % of
-            all, in half the memory; not norms, biases and orthogonal generators. Needs a mixed precision, which
+        weight_dtype: ``"float32"``, or ``"bfloat16"``: the weights of the core's convolutions and linear layers, 99 %
+            of all, in half the memory; not norms, biases and orthogonal generators. Needs a mixed precision, which
             computes with such weights anyway, and an optimizer that rounds stochastically (``AdamWInBackward``):
             rounded to nearest, most updates would be lost.
     Raises:
@@ -210,7 +210,7 @@ class InvertibleDiffusionUNet(nn.Module):
             with self._autocast(x.device):
                 policies = self._policies(x)
                 stored = policies[0] == "stored"
-                streams = self.core(enter(self.entry, x, self.branch_batch, stored), embedding, policies)
+                streams = self.core(iter(enter(self.entry, x, self.branch_batch, stored)), embedding, policies)
                 return leave(self.exit, streams, self.branch_batch, stored)
 
     def freeze(self) -> InvertibleDiffusionUNet:

@@ -43,7 +43,7 @@ class NormSiLU(nn.GroupNorm):
     def _plain(self, x: Tensor, shift: Tensor | None) -> Tensor:
         h = nn.functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         if shift is not None:
-            h = h + shift.reshape(list(shift.shape) + [1] * (h.dim() - 2))  # noqa: RUF005 - TorchScript
+            h = h + shift.reshape(list(shift.shape) + [1] * (h.dim() - 2))
         return nn.functional.silu(h)
 
 

@@ -8,13 +8,13 @@ the paper's norm is not squared.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["AdamWWeightNorm", "weight_norm_groups"]
+__all__ = ["AdamWWeightNorm", "norm_of_weights", "weight_norm_groups"]
 
 
 class AdamWWeightNorm(torch.optim.AdamW):
@@ -39,12 +39,13 @@ class AdamWWeightNorm(torch.optim.AdamW):
         """Add the gradient of the norm, then step as AdamW."""
         if closure is not None:
             raise ValueError("AdamWWeightNorm takes no closure: the gradients must be complete before its step")
-        regularised = [(p, group["lambda_l2"]) for group in self.param_groups for p in group["params"]]
-        regularised = [(p, lambda_l2) for p, lambda_l2 in regularised if lambda_l2 and p.grad is not None]
+        regularised = [group for group in self.param_groups if group["lambda_l2"]]
         if regularised:
-            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p) for p, _ in regularised]))
-            for p, lambda_l2 in regularised:
-                p.grad.add_(p / norm.clamp(min=1e-12), alpha=lambda_l2)
+            norm = norm_of_weights(regularised)
+            for group in regularised:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        p.grad.addcdiv_(p, norm, value=group["lambda_l2"])  # no temporary as large as p
         return super().step()
 
 
@@ -59,3 +60,14 @@ def weight_norm_groups(network: nn.Module) -> list[dict[str, Any]]:
     for name, p in network.named_parameters():
         (regularised if p.ndim >= 2 and not name.endswith("generator") else free).append(p)
     return [{"params": regularised}, {"params": free, "lambda_l2": 0.0}]
+
+
+def norm_of_weights(groups: Iterable[Mapping[str, Any]]) -> Tensor:
+    """The norm of all weights of the groups that have a ``lambda_l2``: one number, detached, larger than 0.
+
+    Sharded weights (DTensors) count as a whole; every process must call this then.
+    """
+    weights = [p.detach() for group in groups if group["lambda_l2"] for p in group["params"]]
+    norms = [torch.linalg.vector_norm(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights]
+    whole = [n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]
+    return torch.linalg.vector_norm(torch.stack(whole)).clamp(min=1e-12)

@@ -21,7 +21,7 @@ Etmann et al. 2020, arXiv:2005.05220.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar, cast
 
 import torch
@@ -66,11 +66,13 @@ class ReversibleSequence(nn.Module):
                     )
 
     @torch.jit.unused
-    def forward(self, inputs: Tensors, embedding: Tensor, activations: str | Sequence[str] = "rebuilt") -> Tensors:
+    def forward(
+        self, inputs: Iterable[Tensor], embedding: Tensor, activations: str | Sequence[str] = "rebuilt"
+    ) -> Tensors:
         """Run the chain.
 
         Args:
-            inputs: The stack at the entry.
+            inputs: The stack at the entry; an iterator lets go of tensors that nobody else needs while the chain runs.
             embedding: Conditioning of all operations, ``(B, E)``.
             activations: What is kept for the backward pass, of all operations or of each: ``"rebuilt"`` nothing,
                 ``"checkpointed"`` the inputs of every operation, ``"stored"`` everything. The gradients are the same.

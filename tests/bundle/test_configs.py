@@ -21,6 +21,7 @@ from tests.bundle.workspace import CONFIGS, TINY, workflow
         ("inference", "infer"),
         (["train", "evaluate"], "train"),
         (["train", "paper"], "train"),
+        (["train", "native"], "train"),
     ],
 )
 def test_properties_are_complete_before_a_checkpoint_exists(configs, kind, tmp_path):
@@ -51,7 +52,7 @@ def targets(content):
             yield from targets(value)
 
 
-@pytest.mark.parametrize("config", ["train", "inference", "evaluate", "paper"])
+@pytest.mark.parametrize("config", ["train", "inference", "evaluate", "paper", "native"])
 def test_short_target_names_resolve(config):
     parser = ConfigParser({"imports": ["$import monai_idm"]})
     parser.parse()

@@ -153,3 +153,29 @@ def test_the_bundle_is_found_from_above_and_from_inside(place, tmp_path, monkeyp
     run = workflow("train", "train", tmp_path, bundle_root="$monai_idm.find_bundle_root()")
     run.initialize()
     assert run.bundle_root == ("bundle" if place == "above" else ".")
+
+
+# not 32: bfloat16 convolutions of 2^3 voxels are not reliable on a CPU
+NATIVE = {"preset": "light", "spatial_size": [48, 64, 48], "demo#phantom_size": [40, 48, 32], "num_workers": 1}
+
+
+@pytest.mark.parametrize("weight_dtype", ["float32", "bfloat16"])
+def test_native_volumes_train_with_all_that_saves_memory_and_go_on(weight_dtype, tmp_path, caplog):
+    pytest.importorskip("bitsandbytes")
+    caplog.set_level("INFO")
+    train(tmp_path, ["train", "native"], **NATIVE, weight_dtype=weight_dtype)
+    run = train(tmp_path, ["train", "native"], **NATIVE, weight_dtype=weight_dtype, resume=True, max_epochs=3)
+    assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
+    network = run.parser.get_parsed_content("network")
+    weights = {p.dtype for name, p in network.core.named_parameters() if name.endswith("conv1.weight")}
+    assert weights == {getattr(torch, weight_dtype)}
+    assert all(p.grad is None for p in network.parameters())
+    states = run.parser.get_parsed_content("optimizer").state.values()
+    assert any(t.dtype == torch.uint8 for state in states for t in state.values() if isinstance(t, torch.Tensor))
+    record = read_record(tmp_path / "models" / "model.pt")
+    assert record["data"]["spatial_size"] == [48, 64, 48]
+    image = run.parser.get_parsed_content("validate#dataset")[0]["image"]
+    scanned = nib.load(image.meta["filename_or_obj"])
+    np.testing.assert_allclose(image.pixdim, scanned.header.get_zooms(), rtol=1e-5)
+    with (tmp_path / "output" / "data_wait.csv").open() as stream:
+        assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2", "3"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.networks.test_invertible_unet import small
+from tests.two_processes import meet, run_two
 
 STEPS = 3
 
@@ -34,9 +33,8 @@ def network(dtype):
     return small().to(dtype)
 
 
-def train_on_rank(rank, wrap, dtype, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", world_size=2, rank=rank)
+def train_on_rank(rank, folder, wrap, dtype):
+    meet(folder, rank)
     net = bare = network(dtype)
     if wrap == "ddp":
         net = DistributedDataParallel(net)
@@ -48,15 +46,13 @@ def train_on_rank(rank, wrap, dtype, folder):
     train(net, dtype, slice(rank, rank + 1))
     gradients = {n: p.grad if wrap == "ddp" else p.grad.full_tensor() for n, p in bare.named_parameters()}
     if rank == 0:
-        torch.save(gradients, f"{folder}/gradients.pt")
-    dist.barrier()  # gloo aborts where one process leaves while the other still speaks to it
-    dist.destroy_process_group()
+        torch.save(gradients, folder / "gradients.pt")
 
 
 @pytest.mark.parametrize("wrap", ["ddp", "fsdp", "fsdp of operations"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 def test_two_processes_give_the_gradients_of_one(wrap, dtype, bound, tmp_path):
-    mp.spawn(train_on_rank, (wrap, dtype, str(tmp_path)), nprocs=2)
+    run_two(train_on_rank, tmp_path, wrap, dtype)
     alone = network(dtype)
     train(alone, dtype)
     expected = {name: p.grad for name, p in alone.named_parameters()}

@@ -1,0 +1,72 @@
+"""What the benchmark has to show: one line per bar, from the rows of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from idm_bundle.benchmark.row import Row
+
+__all__ = ["Bar", "bars"]
+
+Rows = Mapping[str, Row]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value and the largest that is allowed; ``found`` is None where a row is missing or lacks the figure."""
+
+    what: str
+    bar: float
+    found: float | None
+
+    def __str__(self) -> str:
+        found = "unknown" if self.found is None else f"{self.found:.3f}"
+        missed = "  MISSED" if self.found is not None and self.found > self.bar else ""
+        return f"{self.what:<84} {self.bar:>6} {found:>8}{missed}"
+
+
+def bars(suite: str, rows: Sequence[Row]) -> Iterator[Bar]:
+    """The bars of a suite."""
+    by_case = {row.case: row for row in rows}
+    for what, bar, value in BARS.get(suite, ()):
+        try:
+            found = value(by_case)
+        except (KeyError, TypeError):  # a case that was not run, or a figure that is unknown
+            found = None
+        yield Bar(what, bar, found)
+
+
+def _gb(case: str) -> Callable[[Rows], float]:
+    return lambda rows: rows[case].peak_bytes / 1e9  # type: ignore[operator]
+
+
+def _ratio(field: str, case: str, other: str) -> Callable[[Rows], float]:
+    return lambda rows: getattr(rows[case], field) / getattr(rows[other], field)
+
+
+def _activations(row: Row) -> int:
+    return row.peak_bytes - row.resident_bytes  # type: ignore[operator]
+
+
+LOW = "paper, low memory"
+BARS: dict[str, list[tuple[str, float, Callable[[Rows], float]]]] = {
+    "paper": [
+        ("64^3, batch 4, float32 weights, GB", 3.2, _gb(LOW)),
+        ("64^3, batch 4, bfloat16 weights, GB", 2.5, _gb(f"{LOW}, bfloat16 weights")),
+        ("exact-mixed above mixed, GB", 0.4, lambda rows: _gb(f"{LOW}, exact")(rows) - _gb(LOW)(rows)),
+        ("base / PatchDDM, switches off", 0.45, _ratio("peak_bytes", "base", "PatchDDM")),
+        ("base / PatchDDM, switches on", 0.30, _ratio("peak_bytes", "base, low memory", "PatchDDM, low memory")),
+        (
+            "memory above weights and states, rebuilt / checkpointed",
+            0.7,
+            lambda rows: _activations(rows[LOW]) / _activations(rows[f"{LOW}, checkpointed"]),
+        ),
+        ("FLOPs, rebuilt / stored", 1.34, _ratio("flops", LOW, f"{LOW}, stored")),
+        ("time of a step, rebuilt / stored", 1.4, _ratio("step_s", LOW, f"{LOW}, stored")),
+    ],
+    "volume": [
+        ("256 x 256 x 192, bookend stride 2, GB", 4.7, _gb("paper, 256 x 256 x 192, stride 2")),
+        ("128^3, bookend stride 1, GB", 5.2, _gb("paper, 128 x 128 x 128, stride 1")),
+    ],
+}

@@ -1,0 +1,151 @@
+"""Parts of a network: an operation beside another, and layer after layer. Forward and backward pass, no optimizer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from idm_bundle.benchmark.row import Row
+from monai_idm.machine import device_name
+from monai_idm.meters import PeakMemoryMeter, count_flops, live_bytes
+from monai_idm.networks import InvertibleDiffusionUNet
+from monai_idm.networks.branch import ResidualBranch
+from monai_idm.reversible import (
+    AdditiveCoupling,
+    AttentionScale,
+    CheckerboardAttention,
+    ReversibleOperation,
+    ReversibleSequence,
+)
+
+__all__ = ["OPERATION_SUITES"]
+
+
+def _attention(device: str) -> Iterator[Row]:
+    """The attention on a skip connection beside a coupling of the same level, with the channels of `light`'s third."""
+    for side in (8, 16, 32):
+        for name in ("attention", "coupling"):
+            for activations in ("rebuilt", "stored"):
+                with _on(device):  # not around the yield
+                    row = _measure(
+                        *_operation(name, side, activations),
+                        suite="attention",
+                        case=f"{name}, {side}^3 tokens, {activations}",
+                        network="CheckerboardAttention" if name == "attention" else "AdditiveCoupling",
+                        volume=(side,) * 3,
+                        batch=1,
+                        precision="float32",
+                        activations=activations,
+                        estimated=device == "estimate",
+                    )
+                yield row
+
+
+def _operation(name: str, side: int, activations: str) -> tuple[nn.Module, Callable]:
+    operation: ReversibleOperation
+    channels: tuple[int, ...]
+    if name == "attention":
+        operation, channels = CheckerboardAttention(AttentionScale(3, 96, 32, 8)), (48, 48, 16, 16)
+    else:
+        operation, channels = AdditiveCoupling(ResidualBranch(3, 64, 128, 8)), (64, 64)
+    chain = ReversibleSequence([operation])
+    leaves = [torch.randn(1, c, side, side, side).requires_grad_() for c in channels]
+    return chain, partial(chain, leaves, torch.zeros(1, 128), activations)
+
+
+def _layers(device: str) -> Iterator[Row]:
+    """What is alive behind every layer of `light`'s forward pass at 32^3: where activations are stored, it grows."""
+    with _on(device):
+        net = InvertibleDiffusionUNet.from_preset("light")
+        x, t = torch.randn(2, 2, 32, 32, 32), torch.tensor([10, 1500])
+        operations = cast(Iterable[nn.Module], net.core.operations)
+        layers = [("entry bookend", net.entry)]
+        layers += [(f"{type(o).__name__}, level {n}", o) for n, o in zip(net.levels, operations, strict=True)]
+        layers += [("exit bookend", net.exit)]
+        modules = [layer for _, layer in layers]
+        alive = {a: _alive_behind(modules, partial(net.with_activations(a), x, t)) for a in ("rebuilt", "stored")}
+    for activations, bytes_ in alive.items():
+        for i, ((name, layer), current) in enumerate(zip(layers, bytes_, strict=True)):
+            yield Row(
+                suite="layers",
+                case=f"{i:02d} {name}",
+                network="light",
+                parameters=sum(p.numel() for p in layer.parameters()),
+                volume=(32, 32, 32),
+                batch=2,
+                precision="float32",
+                activations=activations,
+                device=_name(device),
+                estimated=device == "estimate",
+                resident_bytes=sum(p.nbytes for p in net.parameters()),
+                peak_bytes=current,
+            )
+
+
+OPERATION_SUITES: dict[str, Callable[[str], Iterator[Row]]] = {"attention": _attention, "layers": _layers}
+
+
+def _alive_behind(layers: Sequence[nn.Module], run: Callable[[], Tensor]) -> list[int]:
+    """Bytes there are when each layer has run, weights not counted."""
+    alive: list[int] = []
+    with live_bytes() as memory:
+        hooks = [layer.register_forward_hook(lambda *_: alive.append(memory.current_bytes)) for layer in layers]
+        y = run()  # held: it holds what is stored
+    for hook in hooks:
+        hook.remove()
+    assert y.requires_grad
+    return alive
+
+
+def _measure(module: nn.Module, run: Callable[[], Tensor | Sequence[Tensor]], estimated: bool, **described: Any) -> Row:
+    """One row: memory, FLOPs and the fastest of three steps, each measured by itself."""
+    parameters = list(module.parameters())
+    device = parameters[0].device
+
+    def step() -> None:
+        y = run()
+        outputs = [y] if isinstance(y, Tensor) else y
+        torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
+
+    flops = count_flops(step)
+    meter = PeakMemoryMeter(device)
+    meter.start(module)
+    step()
+    peaks = meter.stop()
+    seconds = []
+    for _ in range(0 if estimated else 3):
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    peak_gib = peaks["allocated_peak_gib" if device.type == "cuda" else "live_peak_gib"]
+    return Row(
+        **described,
+        parameters=sum(p.numel() for p in parameters),
+        device="estimate" if estimated else device_name(device),
+        estimated=estimated,
+        resident_bytes=sum(p.nbytes for p in parameters),
+        peak_bytes=round(peak_gib * 2**30),
+        reserved_bytes=round(peaks["reserved_peak_gib"] * 2**30) if device.type == "cuda" else None,
+        flops=flops or None,
+        step_s=min(seconds, default=None),
+    )
+
+
+@contextmanager
+def _on(device: str) -> Iterator[None]:
+    """New tensors are made on the device, or are fake."""
+    with FakeTensorMode() if device == "estimate" else torch.device(device):
+        yield
+
+
+def _name(device: str) -> str:
+    return "estimate" if device == "estimate" else device_name(device)

@@ -1,0 +1,69 @@
+"""``python -m idm_bundle doctor``: what this machine can do, and the true reason of what it cannot.
+
+``monai.bundle`` swallows the error of a package that does not import and later says "Cannot locate class".
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import torch
+
+from monai_idm.bundle_root import find_bundle_root
+from monai_idm.machine import VERSIONS, device_name
+from monai_idm.meters import EnergyMeter
+
+__all__ = ["doctor"]
+
+OPTIONAL = {"bitsandbytes": '8-bit optimizer states: pip install "monai-idm[low-memory]"', "einops": "MONAI's own UNet"}
+
+
+def doctor() -> list[str]:
+    """Look, and print what was found, a line each; ``!`` begins those that say what is missing and what to do."""
+    lines = [*_packages(), *_bundle(), *_devices()]
+    print("\n".join(lines))
+    return lines
+
+
+def _packages() -> Iterator[str]:
+    yield ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
+    for package, purpose in OPTIONAL.items():
+        try:
+            importlib.import_module(package)
+            yield f"{package}: there"
+        except Exception as error:  # a broken package may raise anything
+            yield f"! {package}: {type(error).__name__}: {error}; needed for {purpose}"
+
+
+def _bundle() -> Iterator[str]:
+    try:
+        yield f"bundle: {find_bundle_root()}"
+    except FileNotFoundError as error:
+        yield f"! {error}"
+
+
+def _devices() -> Iterator[str]:
+    yield f"cpu: {device_name('cpu')}"
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        reason = (
+            "this PyTorch is built without CUDA" if built is None else f"built for CUDA {built}, but no GPU is seen"
+        )
+        yield f"! no CUDA device: {reason}; trainings run on the CPU"
+    for index in range(torch.cuda.device_count()):
+        yield from _gpu(torch.device("cuda", index))
+
+
+def _gpu(device: torch.device) -> Iterator[str]:
+    free, total = torch.cuda.mem_get_info(device)
+    yield f"{device}: {device_name(device)}, {total / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
+    with torch.cuda.device(device):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    if not native:
+        yield (
+            f"! {device} has no native bfloat16 (cards from Ampere on have): precision=mixed saves memory there, "
+            f"but is emulated and slow; take precision=float32 where it fits"
+        )
+    meter = EnergyMeter(device)
+    yield f"{device} energy: by {meter.source}" if meter.available else f"! {device} energy: {meter.reason}"

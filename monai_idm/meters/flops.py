@@ -1,0 +1,32 @@
+"""Floating point operations, counted by what is called and with which shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+__all__ = ["count_flops"]
+
+_CPU_ATTENTION = {  # torch's counter knows the attention of CUDA only
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda dy, q, k, v, *_, **__: sdpa_backward_flop_count(dy, q, k, v)
+    ),
+}
+
+
+def count_flops(fn: Callable[[], Any]) -> int:
+    """Run a function and count the FLOPs of its matrix products, convolutions and attention.
+
+    An addition and a multiplication are two; operations element by element are not counted. What runs twice, as the
+    forward pass of a checkpoint, counts twice. Under ``FakeTensorMode`` the count is the same and nothing is computed.
+
+    Args:
+        fn: What to run: a forward pass, or a forward and a backward pass.
+    """
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+        fn()
+    return counter.get_total_flops()

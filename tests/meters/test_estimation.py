@@ -1,0 +1,95 @@
+"""An estimate is what a step takes: compared with real steps, whose tensors are counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monai_idm.meters import OptimizerBytes, count_flops, denoising_step, estimate, estimate_flops, live_bytes
+from monai_idm.networks import InvertibleDiffusionUNet, PatchDiffusionUNet
+from monai_idm.optimizers import AdamWInBackward
+
+SHAPE = (2, 2, 16, 16, 16)
+FOR_LOOP = {"temporaries": 8.0, "all_at_once": False}  # AdamW as it runs on a CPU: two copies of one parameter
+
+
+def network(**arguments):
+    return InvertibleDiffusionUNet(
+        3, 2, 2, (32, 64, 128), 1, (False, True, False), num_head_channels=24, embedding_channels=64, **arguments
+    )
+
+
+def real_step(net, optimizer) -> tuple[int, int]:
+    """Resident and peak bytes of the second step, by when there are states."""
+    for _ in range(2):
+        with live_bytes(net, optimizer) as memory:
+            resident = memory.current_bytes
+            denoising_step(net, SHAPE)
+            optimizer.step()
+            optimizer.zero_grad()
+    return resident, memory.peak_bytes
+
+
+OPTIMIZERS = {
+    "for-loop": (torch.optim.AdamW, OptimizerBytes(**FOR_LOOP)),
+    "foreach": (lambda p: torch.optim.AdamW(p, foreach=True), OptimizerBytes()),
+    "fused": (lambda p: torch.optim.AdamW(p, fused=True), OptimizerBytes(temporaries=0)),
+    "in backward": (AdamWInBackward, OptimizerBytes(**FOR_LOOP, in_backward=True)),
+    "in backward, fused": (
+        lambda p: AdamWInBackward(p, fused=True),
+        OptimizerBytes(temporaries=0, in_backward=True),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "activations", "precision"),
+    [
+        *((optimizer, "rebuilt", "float32") for optimizer in OPTIMIZERS),
+        ("in backward", "rebuilt", "exact-mixed"),
+        ("for-loop", "checkpointed", "float32"),
+        ("in backward, fused", "stored", "mixed"),
+    ],
+)
+def test_it_is_what_a_real_step_takes(optimizer, activations, precision):
+    build, formula = OPTIMIZERS[optimizer]
+    net = network(activations=activations, precision=precision)
+    resident, peak = real_step(net, build(net.parameters()))
+    found = estimate(net, SHAPE, formula)
+    assert found.resident_bytes == pytest.approx(resident, rel=0.002)  # AdamW counts its steps in a tensor
+    assert found.peak_bytes == pytest.approx(peak, rel=0.02)
+
+
+def test_it_holds_for_a_network_of_another_kind():
+    net = PatchDiffusionUNet(3, 2, 2, channels=(8, 16, 32), norm_num_groups=4)
+    _, peak = real_step(net, torch.optim.AdamW(net.parameters(), fused=True))
+    assert estimate(net, SHAPE, OptimizerBytes(temporaries=0)).peak_bytes == pytest.approx(peak, rel=0.02)
+
+
+def test_states_may_depend_on_the_parameter():
+    net = torch.nn.Linear(3, 5)
+    half = OptimizerBytes(states=lambda p: 2 * p.numel() if p.ndim > 1 else 8 * p.numel())
+    assert half.state_bytes(net.weight) == 30
+    assert half.state_bytes(net.bias) == 40
+
+
+def test_frozen_weights_have_neither_states_nor_gradients():
+    net = network()
+    every = estimate(net, SHAPE)
+    for p in net.core.parameters():
+        p.requires_grad_(False)
+    frozen = estimate(net, SHAPE)
+    assert frozen.resident_bytes < 0.5 * every.resident_bytes
+    assert frozen.peak_bytes < every.peak_bytes
+
+
+def test_flops_are_those_of_a_real_step():
+    net = network()
+    assert estimate_flops(net, SHAPE) == count_flops(lambda: denoising_step(net, SHAPE)) > 0
+
+
+def test_the_weights_are_neither_read_nor_changed():
+    with torch.device("meta"):
+        net = network()
+    assert estimate(net, SHAPE).peak_bytes > 0
+    assert all(p.grad is None and not p._post_accumulate_grad_hooks for p in net.parameters())

@@ -1,0 +1,29 @@
+"""Two processes of a test, that speak through gloo."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_two(work: Callable[..., None], folder: Path, *arguments: Any) -> None:
+    """Call ``work(rank, folder, *arguments)`` in each of two processes; what they find goes through the folder."""
+    mp.spawn(_process, (work, folder, *arguments), nprocs=2)
+
+
+def meet(folder: Path, rank: int) -> None:
+    """Start to speak."""
+    dist.init_process_group("gloo", f"file://{folder}/meeting", world_size=2, rank=rank)
+
+
+def _process(rank: int, work: Callable[..., None], folder: Path, *arguments: Any) -> None:
+    torch.set_num_threads(1)
+    work(rank, folder, *arguments)
+    dist.barrier()  # one that leaves while the other still speaks to it ends it
+    os._exit(0)  # not the ordinary end: gloo's threads outlive their owners there, now and then, which is an abort
