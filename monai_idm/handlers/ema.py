@@ -29,6 +29,9 @@ class HostEMA:
         self.decay = decay
         self.every = every
         self.average = AveragedModel(network, torch.device(device), avg_fn=self._mean)
+        for p in self.average.module.parameters():
+            if p.dtype == torch.bfloat16:  # in which a mean of many would stand still
+                p.data = p.data.float()
 
     def state_dict(self) -> dict[str, Any]:
         return self.average.state_dict()
@@ -38,7 +41,7 @@ class HostEMA:
 
     def _mean(self, averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
         decay = min(self.decay, (1 + int(updates)) / (10 + int(updates)))
-        return averaged.lerp(current, 1 - decay)
+        return averaged.lerp(current.to(averaged.dtype), 1 - decay)
 
 
 class UpdateEMA:

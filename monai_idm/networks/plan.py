@@ -32,7 +32,8 @@ def plan_activations(network: _Network, shape: Sequence[int], memory_budget_gib:
     Args:
         network: An InvertibleDiffusionUNet.
         shape: Of its input, ``(B, C, *spatial)``.
-        memory_budget_gib: For weights, gradients, AdamW's states and activations.
+        memory_budget_gib: For weights, gradients, activations, and AdamW's states and temporaries; AdamWInBackward
+            takes less.
     Returns:
         A policy per level.
     Raises:
