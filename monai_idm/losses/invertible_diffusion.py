@@ -42,7 +42,7 @@ class InvertibleDiffusionLoss:
             network.register_forward_pre_hook(self._remember, with_kwargs=True)
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
-        loss = mse_loss(prediction, target)
+        loss = mse_loss(prediction, target).clone()  # the number alone: torch's keeps memory as large as the target
         if not self.lambda_r or self._input is None:
             return loss
         x, self._input = self._input, None

@@ -100,7 +100,8 @@ def denoising_step(network: nn.Module, shape: Sequence[int]) -> None:
     noisy = image + noise
     timesteps = torch.zeros(shape[0], dtype=torch.long, device=weight.device)
     prediction = network(noisy, timesteps)
-    nn.functional.mse_loss(prediction, noise[:, : prediction.shape[1]]).backward()
+    # clone: torch's number keeps memory as large as the prediction, which fake tensors do not show
+    nn.functional.mse_loss(prediction, noise[:, : prediction.shape[1]]).clone().backward()
 
 
 def _step(p: Tensor, optimizer: OptimizerBytes) -> None:
