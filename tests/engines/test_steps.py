@@ -101,11 +101,24 @@ def test_the_reconstruction_error_of_the_core_is_a_metric():
     assert 0 < evaluator.state.metrics["core_reconstruction_error"] < 1e-4
 
 
-@pytest.mark.parametrize(("error", "alarm"), [(1e-6, False), (0.5, True), (float("nan"), True)])
-def test_an_error_beyond_the_limit_raises_the_alarm(error, alarm, caplog, monkeypatch):
-    network = InvertibleDiffusionUNet(2, 1, 1, channels=(16, 32), attention_levels=(False, False), norm_num_groups=4)
+@pytest.mark.parametrize(
+    ("precision", "error", "limit", "alarm"),
+    [
+        ("float32", 1e-6, None, False),
+        ("float32", 2e-2, None, True),
+        ("float32", 2e-2, 0.1, False),
+        ("float32", float("nan"), None, True),
+        ("mixed", 2e-2, None, False),  # branches rounded to bfloat16
+        ("mixed", 0.6, None, True),
+        ("exact-mixed", 2e-2, None, True),
+    ],
+)
+def test_an_error_beyond_the_limit_raises_the_alarm(precision, error, limit, alarm, caplog, monkeypatch):
+    network = InvertibleDiffusionUNet(
+        2, 1, 1, channels=(16, 32), attention_levels=(False, False), norm_num_groups=4, precision=precision
+    )
     monkeypatch.setattr(network, "reconstruction_error", lambda x: error)
-    run(["a"], network=network, handlers=[ReconstructionErrorHandler(limit=1e-2)])
+    run(["a"], network=network, handlers=[ReconstructionErrorHandler(limit)])
     assert ("its gradients drift" in caplog.text) == alarm
     with pytest.raises(ValueError, match="larger than 0"):
         ReconstructionErrorHandler(limit=0.0)
