@@ -32,7 +32,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(operations.InvertibleDiffusionUNet, "from_preset", small)
     patch = PatchDiffusionUNet(3, 8, 1, channels=(8, 16), norm_num_groups=4)
     monkeypatch.setattr(steps.PatchDiffusionUNet, "from_preset", lambda _, activations, **__: patch)
-    for name in ("MONAI 25M", "MONAI 353M"):
+    for name in ("MONAI 24M", "MONAI 348M"):
         monkeypatch.setitem(steps.NETWORKS, name, lambda case: patch)
     ours = ("light", "base", "paper")
     monkeypatch.setattr(Case, "shape", property(lambda case: (1, 2 if case.network in ours else 8, 8, 8, 8)))

@@ -99,8 +99,8 @@ NETWORKS: dict[str, Callable[[Case], nn.Module]] = {
     **dict.fromkeys(("light", "base", "paper"), _ours),
     "PatchDDM": _patch,
     # MONAI's, as large as ours and as PatchDDM's
-    "MONAI 25M": lambda case: _monai((32, 64, 128, 176), 16, case),
-    "MONAI 353M": lambda case: _monai((64, 128, 256, 512, 640), 64, case),
+    "MONAI 24M": lambda case: _monai((32, 64, 128, 176), 16, case),
+    "MONAI 348M": lambda case: _monai((64, 128, 256, 512, 640), 64, case),
 }
 
 # all that saves memory at once; the same for every network, as far as it has the switch
@@ -128,8 +128,8 @@ def _paper(device: str) -> list[Case]:
         Case("PatchDDM, checkpointed", "PatchDDM", **CHECKPOINTED),
         Case("PatchDDM, low memory", "PatchDDM", **LOW, **STORED),
         Case("PatchDDM, low memory, checkpointed", "PatchDDM", **LOW, **CHECKPOINTED),
-        Case("MONAI's UNet, 25M", "MONAI 25M", **STORED),
-        Case("MONAI's UNet, 353M", "MONAI 353M", **STORED),
+        Case("MONAI's UNet, 24M", "MONAI 24M", **STORED),
+        Case("MONAI's UNet, 348M", "MONAI 348M", **STORED),
     ]
 
 
