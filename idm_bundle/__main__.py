@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     measure.add_argument("--device", default="estimate", help="cpu, cuda, or estimate: compute nothing (estimate)")
     measure.add_argument("--json", help="file to write the rows to, one JSON object per line")
     measure.add_argument("--figure", help="PNG to draw")
-    measure.set_defaults(run=lambda a: benchmark(a.suite, a.device, a.json, a.figure))
+    measure.add_argument("--card_gb", type=float, help="let a CUDA device allocate no more, as a smaller card")
+    measure.set_defaults(run=lambda a: benchmark(a.suite, a.device, a.json, a.figure, a.card_gb))
 
     diagnose = commands.add_parser("doctor", help="what this machine can do, and why not")
     diagnose.set_defaults(run=lambda a: doctor())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from idm_bundle.__main__ import main
-from idm_bundle.benchmark import SUITES, Row, bars, operations, read_rows, steps
+from idm_bundle.benchmark import SUITES, Row, _shrink, bars, operations, read_rows, steps
 from idm_bundle.benchmark.figures import draw
 from idm_bundle.benchmark.steps import LOW, STORED, Case
 from monai_idm.meters import EnergySample
@@ -120,12 +120,24 @@ def test_energy_is_drawn_over_time(tmp_path):
         (["energy"], "nothing is run; take --device cuda, or another suite"),
         (["energy", "--device", "cpu"], "cpu is not an NVIDIA GPU"),
         (["paper", "--device", "cuda"], "sees no CUDA device; take cpu or estimate"),
+        (["paper", "--card_gb", "6"], "it makes a CUDA device smaller than it is"),
     ],
 )
 def test_impossible_devices_are_refused(arguments, message, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["benchmark", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_smaller_card_is_a_share_of_the_card(tiny, monkeypatch):
+    shares = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 24 * 10**9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share))
+    _shrink("cuda", 6.0)
+    assert shares == [0.25]
+    with pytest.raises(ValueError, match="on cuda of 24"):
+        _shrink("cuda", 25.0)
 
 
 def test_layers_that_rebuild_keep_nothing(tiny):

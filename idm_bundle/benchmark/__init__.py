@@ -25,7 +25,11 @@ SUITES = (*STEP_SUITES, *OPERATION_SUITES)
 
 
 def benchmark(
-    suite: str, device: str = "cpu", file: str | Path | None = None, figure: str | Path | None = None
+    suite: str,
+    device: str = "estimate",
+    file: str | Path | None = None,
+    figure: str | Path | None = None,
+    card_gb: float | None = None,
 ) -> list[Row]:
     """Run a suite, print a table and its bars, and write the rows down.
 
@@ -34,11 +38,14 @@ def benchmark(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"estimate"``: nothing is computed, no device is needed.
         file: To write, one JSON object per line; None: none.
         figure: PNG to draw; None: none.
+        card_gb: What a CUDA device may allocate, as if it were a smaller card; None: all.
     Raises:
-        ValueError: If the device is not there or cannot run the suite.
+        ValueError: If the device is not there, or is too small, or cannot run the suite.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {device}, but this PyTorch sees no CUDA device; take cpu or estimate")
+    if card_gb is not None:
+        _shrink(device, card_gb)
     series: dict[str, list[EnergySample]] = {}
     rows: list[Row] = []
     for row in _rows(suite, device, series):
@@ -57,3 +64,13 @@ def benchmark(
 
 def _rows(suite: str, device: str, series: dict[str, list[EnergySample]]) -> Iterator[Row]:
     return OPERATION_SUITES[suite](device) if suite in OPERATION_SUITES else run_cases(suite, device, series)
+
+
+def _shrink(device: str, card_gb: float) -> None:
+    total = torch.cuda.mem_get_info(device)[1] if device.startswith("cuda") else 0
+    if not 0 < card_gb * 1e9 <= total:
+        raise ValueError(
+            f"--card_gb {card_gb} on {device} of {total / 1e9:.1f} GB; it makes a CUDA device smaller than it is: give "
+            f"less, or leave it out"
+        )
+    torch.cuda.set_per_process_memory_fraction(card_gb * 1e9 / total, torch.device(device).index)

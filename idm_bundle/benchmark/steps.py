@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -240,6 +241,8 @@ def _estimated(suite: str, case: Case) -> Row:
 
 def _measured(suite: str, case: Case, device: torch.device) -> Row:
     """The third step is measured: by then there are the optimizer's states and, on CUDA, the libraries' workspaces."""
+    gc.collect()
+    torch.cuda.empty_cache()  # what the case before reserved is not this one's; nothing where CUDA is not used
     network, step = _training(case, device)
     resident = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
     meter = PeakMemoryMeter(device)
