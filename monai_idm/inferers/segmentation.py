@@ -1,0 +1,93 @@
+r"""Segmentation by diffusion: the mask is denoised, the images and where they lie in the head are the condition.
+
+.. math:: x_T \sim N(0, 1), \qquad x_s = \mathrm{step}(U([x_t, c], t), x_t), \qquad \text{mask} = x_0 > 0
+
+A mask is -1 outside and 1 inside. Other noise gives another mask: the mean over several draws is a better one, and
+their variance says where they disagree.
+
+Source: Bieder et al. 2023, arXiv:2303.15288; Wolleb et al. 2021, arXiv:2112.03145.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from monai.inferers import DiffusionInferer, Inferer, sliding_window_inference
+from monai.networks.schedulers.scheduler import Scheduler
+from torch import Tensor
+
+__all__ = ["DiffusionSegmentationInferer"]
+
+
+class DiffusionSegmentationInferer(Inferer):
+    """``(inputs, network) -> labels``, for MONAI's evaluators, MONAI Label and Deploy.
+
+    Args:
+        scheduler: Of sampling; its steps are taken as they are set.
+        num_regions: R, channels of the mask.
+        num_draws: N, masks that are drawn and averaged.
+        patch_size: Voxels per axis that the network sees at once; None: the whole volume. Patches overlap, and their
+            borders are blended, at every step.
+        overlap: Of neighbouring patches, a share of their size.
+        seed: Draw i starts from the noise of ``seed + i``, whatever else draws numbers.
+    Raises:
+        ValueError: If ``num_regions`` or ``num_draws`` is below 1; when called, if the channels do not fit.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        num_regions: int = 1,
+        num_draws: int = 1,
+        patch_size: Sequence[int] | int | None = None,
+        overlap: float = 0.25,
+        seed: int = 0,
+    ) -> None:
+        if num_regions < 1 or num_draws < 1:
+            raise ValueError(f"num_regions={num_regions}, num_draws={num_draws}; choose 1 or more of each")
+        self.num_regions = num_regions
+        self.num_draws = num_draws
+        self.patch_size = patch_size
+        self.overlap = overlap
+        self.seed = seed
+        self._inferer = DiffusionInferer(scheduler)
+
+    def __call__(self, inputs: Tensor, network: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        """Segment: the regions where the mean mask is inside.
+
+        Args:
+            inputs: The condition: images and coordinates, ``(B, C, *spatial)``.
+            network: ``net(x, timesteps)`` of R + C channels in and R out.
+        Returns:
+            0 or 1, ``(B, R, *spatial)``, float32.
+        """
+        return (self.draws(inputs, network).mean(0) > 0.5).to(torch.float32)
+
+    @torch.no_grad()
+    def draws(self, inputs: Tensor, network: Callable) -> Tensor:
+        """Every drawn mask, ``(N, B, R, *spatial)``, 0 to 1; arguments as of a call."""
+        condition = inputs.as_subclass(Tensor)
+        expected = getattr(network, "in_channels", None)
+        if expected not in (None, self.num_regions + condition.shape[1]):
+            raise ValueError(
+                f"a network of {expected} channels, for {self.num_regions} of the mask and {condition.shape[1]} of the "
+                f"condition; were the coordinates (AddCoordinatesd) or a modality forgotten?"
+            )
+        predict = network if self.patch_size is None else partial(self._in_patches, network)
+        shape = (len(condition), self.num_regions, *condition.shape[2:])
+        masks = [self._draw(condition, predict, shape, self.seed + i) for i in range(self.num_draws)]
+        return torch.stack(masks)
+
+    def _draw(self, condition: Tensor, predict: Callable, shape: tuple[int, ...], seed: int) -> Tensor:
+        # on the host: the same noise on every device
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(condition.device)
+        mask = self._inferer.sample(noise, predict, conditioning=condition, mode="concat", verbose=False)  # type: ignore[arg-type]
+        assert isinstance(mask, Tensor)  # and not, as on request, the steps to it
+        return ((mask + 1) / 2).clamp(0, 1)
+
+    def _in_patches(self, network: Callable, x: Tensor, timesteps: Tensor, context: None = None) -> Tensor:
+        patch = partial(network, timesteps=timesteps, context=context)
+        return sliding_window_inference(x, self.patch_size, 1, patch, self.overlap, mode="gaussian")  # type: ignore[arg-type,return-value]
