@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable, SpatialCrop
-from monai.utils import ensure_tuple_rep
+from monai.utils import convert_to_dst_type, ensure_tuple_rep
 from torch import Tensor
 
 __all__ = ["AddCoordinatesd", "RandCentrePatchd", "coordinates"]
 
 
-def coordinates(spatial_size: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+def coordinates(spatial_size: Sequence[int]) -> Tensor:
     """Coordinates of every voxel of a volume, -1 to 1 along each axis: ``(len(spatial_size), *spatial_size)``."""
-    axes = [torch.linspace(-1, 1, n, device=device) if n > 1 else torch.zeros(1, device=device) for n in spatial_size]
+    axes = [torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in spatial_size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
@@ -39,7 +39,7 @@ class AddCoordinatesd(MapTransform):
 
     Args:
         keys: Key of the volume, ``(C, *spatial)``.
-        coordinates_key: Key that receives the coordinates, ``(3, *spatial)`` in 3D.
+        coordinates_key: Key that receives the coordinates, ``(3, *spatial)`` in 3D, with the volume's metadata.
         allow_missing_keys: Pass over items that lack the volume.
     """
 
@@ -55,7 +55,7 @@ class AddCoordinatesd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            d[self.coordinates_key] = coordinates(d[key].shape[1:], d[key].device)
+            d[self.coordinates_key] = convert_to_dst_type(coordinates(d[key].shape[1:]), d[key])[0]
         return d
 
 

@@ -1,7 +1,8 @@
 """What MONAI's engines do in one step, where their own step does not fit."""
 
 from monai_idm.engines.generation import GenerateVolume
+from monai_idm.engines.mask_batch import MaskPrepareBatch
 from monai_idm.engines.prepare_batch import DenoisingPrepareBatch
 from monai_idm.engines.reconstruction import ReconstructionIteration
 
-__all__ = ["DenoisingPrepareBatch", "GenerateVolume", "ReconstructionIteration"]
+__all__ = ["DenoisingPrepareBatch", "GenerateVolume", "MaskPrepareBatch", "ReconstructionIteration"]

@@ -22,6 +22,7 @@ from tests.bundle.workspace import CONFIGS, TINY, workflow
         (["train", "evaluate"], "train"),
         (["train", "paper"], "train"),
         (["train", "native"], "train"),
+        (["train", "segmentation"], "train"),
     ],
 )
 def test_properties_are_complete_before_a_checkpoint_exists(configs, kind, tmp_path):
@@ -52,7 +53,7 @@ def targets(content):
             yield from targets(value)
 
 
-@pytest.mark.parametrize("config", ["train", "inference", "evaluate", "paper", "native"])
+@pytest.mark.parametrize("config", ["train", "inference", "evaluate", "paper", "native", "segmentation"])
 def test_short_target_names_resolve(config):
     parser = ConfigParser({"imports": ["$import monai_idm"]})
     parser.parse()
