@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from idm_bundle.benchmark.measure import seconds
 from monai_idm.atomic_file import atomic_file
 from monai_idm.machine import VERSIONS, device_name
-from monai_idm.meters import live_bytes
+from monai_idm.meters import count_flops, live_bytes
 from monai_idm.networks import InvertibleDiffusionUNet
 
 __all__ = ["Finding", "verify"]
@@ -149,18 +149,13 @@ def _cost(device: torch.device) -> Iterator[Finding]:
     net = _network(device, 0, **THREE_LEVELS, num_res_blocks=4)
 
     def flops(activations: str) -> int:
-        with FlopCounterMode(display=False) as counter:
-            _step(net.with_activations(activations), shape)
-        return counter.get_total_flops()
+        return count_flops(lambda: _step(net.with_activations(activations), shape))
 
     yield Finding("FLOPs of a step, rebuilt / stored", 1.34, flops("rebuilt") / flops("stored"))
     times: dict[str, list[float]] = {"rebuilt": [], "stored": []}
     for _, activations in itertools.product(range(6), times):  # in turn, so that a busy moment hits both
-        start = time.perf_counter()
-        _step(net.with_activations(activations), shape)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times[activations].append(time.perf_counter() - start)
+        twin = net.with_activations(activations)
+        times[activations].append(seconds(partial(_step, twin, shape), device))
     ratio = min(times["rebuilt"][1:]) / min(times["stored"][1:])
     yield Finding("time of a step, rebuilt / stored", 1.4 if device.type == "cuda" else 1.5, ratio)
 

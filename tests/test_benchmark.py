@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from idm_bundle.__main__ import main
-from idm_bundle.benchmark import SUITES, Row, _shrink, bars, operations, read_rows, steps
+from idm_bundle.benchmark import SUITES, Row, _shrink, bars, cases, operations, read_rows, steps
+from idm_bundle.benchmark.cases import LOW, STORED, Case
 from idm_bundle.benchmark.figures import draw
-from idm_bundle.benchmark.steps import LOW, STORED, Case
 from monai_idm.meters import EnergySample
 from monai_idm.networks import InvertibleDiffusionUNet, PatchDiffusionUNet
 
@@ -31,9 +31,9 @@ def tiny(monkeypatch):
     """Every suite, on small networks and volumes."""
     monkeypatch.setattr(operations.InvertibleDiffusionUNet, "from_preset", small)
     patch = PatchDiffusionUNet(3, 8, 1, channels=(8, 16), norm_num_groups=4)
-    monkeypatch.setattr(steps.PatchDiffusionUNet, "from_preset", lambda _, activations, **__: patch)
+    monkeypatch.setattr(cases.PatchDiffusionUNet, "from_preset", lambda _, activations, **__: patch)
     for name in ("MONAI 24M", "MONAI 348M"):
-        monkeypatch.setitem(steps.NETWORKS, name, lambda case: patch)
+        monkeypatch.setitem(cases.NETWORKS, name, lambda case: patch)
     ours = ("light", "base", "paper")
     monkeypatch.setattr(Case, "shape", property(lambda case: (1, 2 if case.network in ours else 8, 8, 8, 8)))
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from idm_bundle.benchmark.bars import bars
+from idm_bundle.benchmark.cases import STEP_SUITES
 from idm_bundle.benchmark.figures import draw
 from idm_bundle.benchmark.operations import OPERATION_SUITES
 from idm_bundle.benchmark.row import HEADER, Row, read_rows, write_rows
-from idm_bundle.benchmark.steps import STEP_SUITES, run_cases
+from idm_bundle.benchmark.steps import run_cases
 from monai_idm.meters import EnergySample
 
 __all__ = ["SUITES", "Row", "benchmark", "read_rows"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from idm_bundle.benchmark.measure import peaks, seconds
 from idm_bundle.benchmark.row import Row
 from monai_idm.machine import device_name
-from monai_idm.meters import PeakMemoryMeter, count_flops, live_bytes
+from monai_idm.meters import count_flops, live_bytes
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.branch import ResidualBranch
 from monai_idm.reversible import (
@@ -115,28 +115,15 @@ def _measure(module: nn.Module, run: Callable[[], Tensor | Sequence[Tensor]], es
         torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
 
     flops = count_flops(step)
-    meter = PeakMemoryMeter(device)
-    meter.start(module)
-    step()
-    peaks = meter.stop()
-    seconds = []
-    for _ in range(0 if estimated else 3):
-        start = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    peak_gib = peaks["allocated_peak_gib" if device.type == "cuda" else "live_peak_gib"]
     return Row(
         **described,
+        **peaks(step, device, module),  # type: ignore[arg-type]
         parameters=sum(p.numel() for p in parameters),
         device="estimate" if estimated else device_name(device),
         estimated=estimated,
         resident_bytes=sum(p.nbytes for p in parameters),
-        peak_bytes=round(peak_gib * 2**30),
-        reserved_bytes=round(peaks["reserved_peak_gib"] * 2**30) if device.type == "cuda" else None,
         flops=flops or None,
-        step_s=min(seconds, default=None),
+        step_s=None if estimated else min(seconds(step, device) for _ in range(3)),
     )
 
 

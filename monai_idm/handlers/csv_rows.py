@@ -1,4 +1,4 @@
-"""A CSV file that grows row by row, also over several runs."""
+"""A CSV file that grows by a row per epoch, also over several runs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_row"]
+from ignite.engine import Engine
+
+__all__ = ["append_epoch"]
 
 
-def append_row(file: Path, row: Mapping[str, Any]) -> None:
-    """Append a row and flush it; a new file gets a header and its folder first.
+def append_epoch(file: Path, engine: Engine, figures: Mapping[str, Any]) -> None:
+    """Append the figures of an epoch, behind its number and iteration, and flush; a new file gets header and folder.
 
     Args:
         file: To append to.
-        row: Values by column; floats are written with six digits, None as nothing.
+        engine: Whose epoch it is.
+        figures: Values by column; floats are written with six digits, None as nothing.
     Raises:
         ValueError: If the file holds other columns.
     """
+    row = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, **figures}
     header = _header(file)
     if header is not None and header != list(row):
         raise ValueError(

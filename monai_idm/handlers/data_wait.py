@@ -9,7 +9,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from ignite.handlers import Timer
 
-from monai_idm.handlers.csv_rows import append_row
+from monai_idm.handlers.csv_rows import append_epoch
 
 __all__ = ["DataWaitHandler"]
 
@@ -83,5 +83,4 @@ class DataWaitHandler:
                 percent,
             )
         if self.csv_file is not None:
-            position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-            append_row(self.csv_file, position | self._figures)
+            append_epoch(self.csv_file, engine, self._figures)

@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from monai_idm.handlers.csv_rows import append_row
+from monai_idm.handlers.csv_rows import append_epoch
 from monai_idm.meters.energy import EnergyMeter
 
 __all__ = ["EnergyHandler"]
@@ -109,8 +109,7 @@ class EnergyHandler:
         if self.meter.running:  # it ended before its time, or nobody knew its length
             self._close(engine)
         if self.csv_file is not None and idist.get_rank() == 0:
-            position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-            append_row(self.csv_file, position | {name: engine.state.metrics.get(name) for name in FIGURES})
+            append_epoch(self.csv_file, engine, {name: engine.state.metrics.get(name) for name in FIGURES})
 
     def _completed(self, engine: Engine) -> None:
         if self.meter.running:  # stopped within an epoch

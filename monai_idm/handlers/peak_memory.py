@@ -11,7 +11,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
-from monai_idm.handlers.csv_rows import append_row
+from monai_idm.handlers.csv_rows import append_epoch
 from monai_idm.meters import PeakMemoryMeter
 
 __all__ = ["PeakMemoryHandler"]
@@ -102,5 +102,4 @@ class PeakMemoryHandler:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in self._figures.items())
             logger.info("epoch %d, memory: %s", engine.state.epoch, shown)
         if self.csv_file is not None:
-            position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-            append_row(self.csv_file, position | self._figures)
+            append_epoch(self.csv_file, engine, self._figures)

@@ -44,17 +44,16 @@ class ReconstructionErrorHandler:
     def _measure(self, engine: Engine) -> None:
         image = evaluated_cases(engine)[0][CommonKeys.IMAGE][None]
         network = cast(Any, engine).network
-        if self.limit is None:
-            self.limit = 0.5 if network.precision == "mixed" else 1e-2
         self._error = network.reconstruction_error(image.to(next(network.parameters()).device))
 
     def _report(self, engine: Engine) -> None:
         engine.state.metrics["core_reconstruction_error"] = self._error
-        if self.limit is not None and not self._error <= self.limit:
+        limit = self.limit or (0.5 if cast(Any, engine).network.precision == "mixed" else 1e-2)
+        if not self._error <= limit:
             logger.error(
                 "the network rebuilds its activations with an error of %.1e, more than %.0e: its gradients drift. "
                 'Go on from an earlier checkpoint with a smaller learning_rate, or with precision="exact" or '
                 'activations="checkpointed"',
                 self._error,
-                self.limit,
+                limit,
             )

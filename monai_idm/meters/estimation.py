@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -71,13 +72,11 @@ def estimate(network: nn.Module, shape: Sequence[int], optimizer: OptimizerBytes
             resident = memory.current_bytes
             if optimizer.in_backward:
                 for p in twin.parameters():
-                    p.register_post_accumulate_grad_hook(lambda p: _step(p, optimizer))
+                    p.register_post_accumulate_grad_hook(partial(_step, optimizer))
             denoising_step(twin, shape)
-            if optimizer.all_at_once and not optimizer.in_backward:
-                torch.empty(int(optimizer.temporaries * sum(p.numel() for p in trained)), dtype=torch.uint8)
-            elif not optimizer.in_backward:
-                for p in twin.parameters():
-                    _step(p, optimizer)
+            if not optimizer.in_backward:
+                together = (sum if optimizer.all_at_once else max)(p.numel() for p in trained)
+                torch.empty(int(optimizer.temporaries * together), dtype=torch.uint8)
     return Estimate(resident + states, memory.peak_bytes + states)
 
 
@@ -104,7 +103,7 @@ def denoising_step(network: nn.Module, shape: Sequence[int]) -> None:
     nn.functional.mse_loss(prediction, noise[:, : prediction.shape[1]]).clone().backward()
 
 
-def _step(p: Tensor, optimizer: OptimizerBytes) -> None:
+def _step(optimizer: OptimizerBytes, p: Tensor) -> None:
     torch.empty(int(optimizer.temporaries * p.numel()), dtype=torch.uint8)
     p.grad = None
 

@@ -1,0 +1,179 @@
+"""The training steps that are compared: our network and what a sceptic would use instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from monai.networks.nets import DiffusionModelUNet
+from torch import nn
+
+from monai_idm.meters import EnergyMeter
+from monai_idm.networks import InvertibleDiffusionUNet, PatchDiffusionUNet
+
+__all__ = ["STEP_SUITES", "Case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training step to look at.
+
+    Attributes:
+        name: Unique in its suite.
+        network: Name of a network in ``NETWORKS``.
+        volume: Voxels per axis.
+        optimizer: Name of one in ``OPTIMIZERS``.
+        bookend_stride: Of our network.
+        weights: Of our network's core: its ``weight_dtype``.
+        num_res_blocks: Of our network; None: the preset's.
+    """
+
+    name: str
+    network: str
+    volume: tuple[int, ...] = (64, 64, 64)
+    batch: int = 4
+    precision: str = "float32"
+    activations: str = "rebuilt"
+    optimizer: str = "AdamW"
+    bookend_stride: int = 1
+    weights: str = "float32"
+    num_res_blocks: int | None = None
+
+    def build(self) -> nn.Module:
+        return NETWORKS[self.network](self)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.batch, 8 if self.network == "PatchDDM" else 2, *self.volume)
+
+
+def _ours(case: Case) -> nn.Module:
+    depth: dict[str, Any] = {} if case.num_res_blocks is None else {"num_res_blocks": case.num_res_blocks}
+    return InvertibleDiffusionUNet.from_preset(
+        case.network,
+        precision=case.precision,
+        activations=case.activations,
+        bookend_stride=case.bookend_stride,
+        weight_dtype=case.weights,
+        **depth,
+    )
+
+
+def _patch(case: Case) -> nn.Module:
+    return PatchDiffusionUNet.from_preset("patchddm", precision=case.precision, activations=case.activations)
+
+
+def _monai(channels: tuple[int, ...], num_head_channels: int, case: Case) -> nn.Module:
+    return DiffusionModelUNet(
+        spatial_dims=3,
+        in_channels=2,
+        out_channels=2,
+        channels=channels,
+        attention_levels=[False] * (len(channels) - 1) + [True],
+        num_res_blocks=2,
+        norm_num_groups=16,
+        num_head_channels=num_head_channels,
+    )
+
+
+NETWORKS: dict[str, Callable[[Case], nn.Module]] = {
+    **dict.fromkeys(("light", "base", "paper"), _ours),
+    "PatchDDM": _patch,
+    # MONAI's, as large as ours and as PatchDDM's
+    "MONAI 24M": lambda case: _monai((32, 64, 128, 176), 16, case),
+    "MONAI 348M": lambda case: _monai((64, 128, 256, 512, 640), 64, case),
+}
+
+# all that saves memory at once; the same for every network, as far as it has the switch
+LOW: dict[str, Any] = {"precision": "mixed", "optimizer": "in backward, 8-bit"}
+LOW_BF16: dict[str, Any] = {"precision": "mixed", "optimizer": "in backward, 8-bit, bf16", "weights": "bfloat16"}
+REBUILT: dict[str, Any] = {"activations": "rebuilt"}
+STORED: dict[str, Any] = {"activations": "stored"}
+CHECKPOINTED: dict[str, Any] = {"activations": "checkpointed"}
+
+
+def _paper(device: str) -> list[Case]:
+    """Table 2 and figure 3 of the paper: T1 and T2 at 64^3, batch 4."""
+    return [
+        Case("paper, stored", "paper", **STORED),
+        Case("paper, checkpointed", "paper", **CHECKPOINTED),
+        Case("paper", "paper"),
+        Case("paper, low memory, stored", "paper", **LOW, **STORED),
+        Case("paper, low memory, checkpointed", "paper", **LOW, **CHECKPOINTED),
+        Case("paper, low memory", "paper", **LOW),
+        Case("paper, low memory, exact", "paper", **{**LOW, "precision": "exact-mixed"}),
+        Case("paper, low memory, bfloat16 weights", "paper", **LOW_BF16),
+        Case("base", "base"),
+        Case("base, low memory", "base", **LOW),
+        Case("PatchDDM", "PatchDDM", **STORED),
+        Case("PatchDDM, checkpointed", "PatchDDM", **CHECKPOINTED),
+        Case("PatchDDM, low memory", "PatchDDM", **LOW, **STORED),
+        Case("PatchDDM, low memory, checkpointed", "PatchDDM", **LOW, **CHECKPOINTED),
+        Case("MONAI's UNet, 24M", "MONAI 24M", **STORED),
+        Case("MONAI's UNet, 348M", "MONAI 348M", **STORED),
+    ]
+
+
+def _depth(device: str) -> list[Case]:
+    """More and more couplings per level; on a CPU a small network."""
+    scale: dict[str, Any] = {"network": "paper", **LOW}
+    if device == "cpu":
+        scale = {"network": "light", "volume": (32, 32, 32), "batch": 2}
+    return [
+        Case(f"{scale['network']}, {blocks} couplings per level, {name}", num_res_blocks=blocks, **scale, **policy)
+        for blocks in (1, 2, 4)
+        for name, policy in (("rebuilt", REBUILT), ("checkpointed", CHECKPOINTED), ("stored", STORED))
+    ]
+
+
+def _volume(device: str) -> list[Case]:
+    """One volume, larger and larger; bookends of stride 2 from 128^3 on."""
+    sizes = [(64, 64, 64, 1), (96, 96, 96, 1), (128, 128, 128, 1), (128, 128, 128, 2), (192, 192, 192, 2)]
+    cases = []
+    for *volume, stride in [*sizes, (256, 256, 192, 2)]:
+        size: dict[str, Any] = {"volume": tuple(volume), "batch": 1}
+        name = f"{' x '.join(map(str, volume))}, stride {stride}"
+        cases += [
+            Case(f"paper, {name}", "paper", bookend_stride=stride, **size, **LOW),
+            Case(f"paper, {name}, checkpointed", "paper", bookend_stride=stride, **size, **LOW, **CHECKPOINTED),
+            Case(f"paper, {name}, stored", "paper", bookend_stride=stride, **size, **LOW, **STORED),
+        ]
+        if stride == 2:
+            cases += [Case(f"PatchDDM, {name[:-10]}, checkpointed", "PatchDDM", **size, **LOW, **CHECKPOINTED)]
+    return [*cases, Case("paper, 256 x 256 x 192, bfloat16 weights", "paper", bookend_stride=2, **size, **LOW_BF16)]
+
+
+def _optimizer(device: str) -> list[Case]:
+    """The switches that save memory, one after the other: 64^3, batch 4."""
+    return [
+        Case("stored", "paper", **STORED),
+        Case("+ rebuilt", "paper"),
+        Case("+ mixed", "paper", precision="mixed"),
+        Case("+ fused", "paper", precision="mixed", optimizer="AdamW, fused"),
+        Case("+ in backward", "paper", precision="mixed", optimizer="in backward"),
+        Case("+ 8-bit states", "paper", **LOW),
+        Case("+ bfloat16 weights", "paper", **LOW_BF16),
+    ]
+
+
+def _energy(device: str) -> list[Case]:
+    """Joules of a step over two minutes, as in the paper's figures 4 and 5: 64^3, batch 4."""
+    reason = "nothing is run" if device == "estimate" else EnergyMeter(device).reason
+    if reason is not None:
+        raise ValueError(f"suite energy on {device}: {reason}; take --device cuda, or another suite")
+    return [
+        Case("paper, low memory", "paper", **LOW),
+        Case("paper, low memory, stored", "paper", **LOW, **STORED),
+        Case("base, low memory", "base", **LOW),
+        Case("PatchDDM, low memory", "PatchDDM", **LOW, **STORED),
+    ]
+
+
+STEP_SUITES: dict[str, Callable[[str], list[Case]]] = {
+    "paper": _paper,
+    "depth": _depth,
+    "volume": _volume,
+    "optimizer": _optimizer,
+    "energy": _energy,
+}
