@@ -33,5 +33,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# 24.3M, the defaults of the class; in: noisy mask, four MRI contrasts, three coordinates; out: the noise of the mask
-PATCH_PRESETS: dict[str, dict[str, Any]] = {"patchddm": {"spatial_dims": 3, "in_channels": 8, "out_channels": 1}}
+# in: noisy mask, four MRI contrasts, three coordinates; out: what is predicted of the mask
+PATCH_PRESETS: dict[str, dict[str, Any]] = {
+    # about as large as "light" above, and with as many levels
+    "light": {
+        "spatial_dims": 3,
+        "in_channels": 8,
+        "out_channels": 1,
+        "channels": (15, 45, 60, 60),
+        "norm_num_groups": 5,
+    },
+    # 24.3M, the defaults of the class
+    "patchddm": {"spatial_dims": 3, "in_channels": 8, "out_channels": 1},
+}

@@ -1,15 +1,17 @@
 """Samplers that MONAI core lacks, or gets wrong at few steps."""
 
+from monai_idm.schedulers.ddim import StridedDDIMScheduler
+from monai_idm.schedulers.heun import StridedHeunScheduler
 from monai_idm.schedulers.prediction import (
     check_prediction_type,
     predicted_noise,
     predicted_sample,
     prediction_target,
 )
-from monai_idm.schedulers.strided import StridedDDIMScheduler
 
 __all__ = [
     "StridedDDIMScheduler",
+    "StridedHeunScheduler",
     "check_prediction_type",
     "predicted_noise",
     "predicted_sample",

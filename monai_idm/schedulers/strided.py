@@ -1,8 +1,10 @@
-r"""Few-step samplers whose steps end at the noise levels they aim at.
+"""What few-step samplers share: trailing timesteps, and steps that end at the noise levels they aim at.
 
 MONAI's DDIMScheduler takes its timesteps from a linspace (999, 888, ...) but steps by ``T // n`` (to 899), so that the
 network sees a noise level the sample does not have; its DDPMScheduler always steps to t - 1. Here the timesteps are
 trailing (T - 1 comes first, as sampling starts from pure noise) and a step ends exactly at the next of them.
+
+Source: trailing timesteps: Lin et al. 2024, arXiv:2305.08891.
 """
 
 from __future__ import annotations
@@ -11,15 +13,13 @@ import torch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
-from monai_idm.schedulers.prediction import check_prediction_type, predicted_noise, predicted_sample
+from monai_idm.schedulers.prediction import check_prediction_type, predicted_sample
 
-__all__ = ["StridedDDIMScheduler"]
+__all__ = ["StridedScheduler"]
 
 
-class StridedDDIMScheduler(Scheduler):
-    r"""DDIM with trailing timesteps.
-
-    .. math:: x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1 - \bar\alpha_s - \sigma^2}\, \hat\epsilon + \sigma z
+class StridedScheduler(Scheduler):
+    """Trailing timesteps, and the predicted sample; a sampler adds ``step``.
 
     Args:
         num_train_timesteps: T, as in training.
@@ -30,8 +30,6 @@ class StridedDDIMScheduler(Scheduler):
         clip_sample_max: Upper end of the range.
         num_inference_steps: As ``set_timesteps``, for configs; None: every step.
         schedule_args: Arguments of the schedule.
-    Source: eqs. 12 and 16 of Song et al. 2021, arXiv:2010.02502; trailing timesteps: Lin et al. 2024,
-        arXiv:2305.08891.
     """
 
     def __init__(
@@ -70,38 +68,14 @@ class StridedDDIMScheduler(Scheduler):
         ends = self.num_train_timesteps - stride * torch.arange(num_inference_steps, dtype=torch.float64)
         self.timesteps = (ends.round().long() - 1).to(device)
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: int | Tensor,
-        sample: Tensor,
-        eta: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """From the noise level of ``timestep`` to that of the next of ``timesteps`` below it.
-
-        Args:
-            model_output: What the network predicts, ``(B, C, *spatial)``.
-            timestep: t of ``sample``; it need not be one of ``timesteps``.
-            sample: x_t.
-            eta: 0 is deterministic, 1 has DDPM's variance.
-            generator: Of the noise, where eta > 0.
-        Returns:
-            The sample at the next noise level, and the predicted noiseless one.
-        """
-        t = int(timestep)
+    def _next(self, t: int) -> int | None:
+        """The timestep that a step from t ends at; None: at no noise."""
         below = self.timesteps[self.timesteps < t]
-        alpha_bar = self.alphas_cumprod[t]
-        alpha_bar_next = self.alphas_cumprod[below.max()] if len(below) else self.one.to(alpha_bar)
+        return int(below.max()) if len(below) else None
 
+    def _alpha_bar(self, t: int | None) -> Tensor:
+        return self.one.to(self.alphas_cumprod) if t is None else self.alphas_cumprod[t]
+
+    def _predicted_sample(self, model_output: Tensor, t: int, sample: Tensor) -> Tensor:
         x0 = predicted_sample(self, model_output, t, sample)
-        noise = predicted_noise(self, model_output, t, sample)
-        if self.clip_sample:
-            x0 = x0.clamp(*self.clip_sample_values)
-        variance = eta**2 * (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
-        direction = (1 - alpha_bar_next - variance).clamp(min=0).sqrt() * noise
-        following = alpha_bar_next.sqrt() * x0 + direction
-        if eta > 0:
-            z = torch.randn(sample.shape, generator=generator, dtype=sample.dtype, device=sample.device)
-            following = following + variance.sqrt() * z
-        return following, x0
+        return x0.clamp(*self.clip_sample_values) if self.clip_sample else x0

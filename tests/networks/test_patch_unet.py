@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 
 from monai_idm.meters import live_bytes
+from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.patch_unet import GroupNorm, PatchDiffusionUNet, ResidualBlock
 from tests.reversible.chains import disturb
 
@@ -38,6 +39,15 @@ def peak_bytes(shape, **arguments) -> int:
         with live_bytes(net) as memory:
             net(torch.empty(shape)).sum().backward()
     return memory.peak_bytes
+
+
+def test_the_small_preset_is_as_large_as_the_small_reversible_network():
+    with torch.device("meta"):
+        ours = InvertibleDiffusionUNet.from_preset("light", in_channels=8, out_channels=1)
+        net = PatchDiffusionUNet.from_preset("light")
+    assert net.divisor == ours.divisor
+    counts = [sum(p.numel() for p in n.parameters()) for n in (net, ours)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.05)
 
 
 def test_the_preset_has_the_size_of_patchddm():
@@ -103,6 +113,22 @@ def test_two_levels_by_hand(dims):
     h = block(net.decoder[4], (block(net.decoder[3], (h + s1) / 2) + s0) / 2)
     h = functional.silu(functional.group_norm(h, 3, net.exit[0].weight, net.exit[0].bias))
     torch.testing.assert_close(net(x, t), conv(h, net.exit[2].weight, net.exit[2].bias, padding=1))
+
+
+def test_concatenated_skips_meet_the_same_layers_with_twice_the_channels():
+    averaged, net = small(channels=(6, 12)), small(channels=(6, 12), skips="concatenated")
+    blocks = [layer for layer in net.decoder if isinstance(layer, ResidualBlock)]
+    twins = [layer for layer in averaged.decoder if isinstance(layer, ResidualBlock)]
+    for block, twin in zip(blocks, twins, strict=True):
+        assert block.first[2].in_channels == 2 * twin.first[2].in_channels
+        assert block.first[2].out_channels == twin.first[2].out_channels
+    skips, entries = [], []
+    for layer in net.encoder:
+        layer.register_forward_hook(lambda _, inputs, y: skips.append(y))
+    net.middle[-1].register_forward_hook(lambda _, inputs, y: entries.append(y))
+    blocks[0].register_forward_hook(lambda _, inputs, y: entries.append(inputs[0]))
+    net(torch.randn(2, 2, 4, 8, 4), torch.tensor([3, 700]))
+    torch.testing.assert_close(entries[1], torch.cat([entries[0], skips[-1]], 1), rtol=0, atol=0)
 
 
 def test_a_new_network_returns_zeros_and_a_new_block_its_shortcut():
@@ -209,6 +235,7 @@ def test_unfit_inputs_are_refused(shape, arguments, match):
         ({"norm_num_groups": 4}, r"channels=\(6, 12, 15\) must be multiples of norm_num_groups=4"),
         ({"activations": "rebuilt"}, "'stored', 'checkpointed'"),
         ({"precision": "exact"}, "'float32', 'mixed'"),
+        ({"skips": "added"}, "'averaged', 'concatenated'"),
     ],
 )
 def test_unfit_arguments_are_refused(arguments, match):
@@ -217,7 +244,7 @@ def test_unfit_arguments_are_refused(arguments, match):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="preset='base' is unknown; choose one of 'patchddm'"):
+    with pytest.raises(ValueError, match="preset='base' is unknown; choose one of 'light', 'patchddm'"):
         PatchDiffusionUNet.from_preset("base")
     with pytest.raises(ValueError, match="'stored', 'checkpointed'"):
         small().with_activations("rebuilt")

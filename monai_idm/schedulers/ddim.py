@@ -1,0 +1,51 @@
+r"""DDIM, whose steps are right however few there are.
+
+.. math:: x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1 - \bar\alpha_s - \sigma^2}\, \hat\epsilon + \sigma z
+
+Source: eqs. 12 and 16 of Song et al. 2021, arXiv:2010.02502.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monai_idm.schedulers.prediction import predicted_noise
+from monai_idm.schedulers.strided import StridedScheduler
+
+__all__ = ["StridedDDIMScheduler"]
+
+
+class StridedDDIMScheduler(StridedScheduler):
+    """DDIM with trailing timesteps. Arguments as of :class:`StridedScheduler`."""
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        eta: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """From the noise level of ``timestep`` to that of the next of ``timesteps`` below it.
+
+        Args:
+            model_output: What the network predicts, ``(B, C, *spatial)``.
+            timestep: t of ``sample``; it need not be one of ``timesteps``.
+            sample: x_t.
+            eta: 0 is deterministic, 1 has DDPM's variance.
+            generator: Of the noise, where eta > 0.
+        Returns:
+            The sample at the next noise level, and the predicted noiseless one.
+        """
+        t = int(timestep)
+        alpha_bar, alpha_bar_next = self._alpha_bar(t), self._alpha_bar(self._next(t))
+        x0 = self._predicted_sample(model_output, t, sample)
+        noise = predicted_noise(self, model_output, t, sample)
+        variance = eta**2 * (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
+        direction = (1 - alpha_bar_next - variance).clamp(min=0).sqrt() * noise
+        following = alpha_bar_next.sqrt() * x0 + direction
+        if eta > 0:
+            z = torch.randn(sample.shape, generator=generator, dtype=sample.dtype, device=sample.device)
+            following = following + variance.sqrt() * z
+        return following, x0

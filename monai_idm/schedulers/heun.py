@@ -1,0 +1,64 @@
+r"""Heun's method: each step is taken twice, the second time with the mean slope of both of its ends.
+
+With :math:`\cos\varphi = \sqrt{\bar\alpha}` the sampling ODE is :math:`dx / d\varphi = v`, the velocity. A step goes
+
+.. math::
+    \tilde x_s = \mathrm{DDIM}(x_t), \qquad
+    x_s = x_t - \tfrac{1}{2} (\varphi_t - \varphi_s) \, (v(x_t, t) + v(\tilde x_s, s)).
+
+The last step, to :math:`\varphi = 0`, where there is nothing left to predict, is DDIM's. The source goes along the noise
+level, which is infinite where sampling from pure noise starts; the angle is not.
+
+Source: algorithm 1 of Karras et al. 2022, arXiv:2206.00364.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from monai_idm.schedulers.strided import StridedScheduler
+
+__all__ = ["StridedHeunScheduler"]
+
+
+class StridedHeunScheduler(StridedScheduler):
+    """Heun's second-order method with trailing timesteps: n steps take 2n - 1 passes of the network.
+
+    ``timesteps`` holds every timestep but the first twice. A step remembers what the next one, at its end, corrects;
+    so one object serves one sampling at a time. Arguments as of :class:`StridedScheduler`.
+    """
+
+    _start: tuple[int, Tensor, Tensor] | None = None  # t, x_t and its velocity, of a step to be corrected
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Choose the number of steps n, from 1 to T; the network is asked 2n - 1 times. Errors as in the base."""
+        super().set_timesteps(num_inference_steps, device)
+        self.timesteps = torch.cat([self.timesteps[:1], self.timesteps[1:].repeat_interleave(2)])
+        self._start = None
+
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """To the next of ``timesteps`` below t; or, where a step has just ended at t, that step again, corrected.
+
+        Args:
+            model_output: What the network predicts, ``(B, C, *spatial)``.
+            timestep: t of ``sample``; it need not be one of ``timesteps``.
+            sample: x_t.
+        Returns:
+            The sample at the noise level where the step ends, and the predicted noiseless one.
+        """
+        t, s = int(timestep), self._next(int(timestep))
+        x0 = self._predicted_sample(model_output, t, sample)
+        noise = (sample - self._alpha_bar(t).sqrt() * x0) / (1 - self._alpha_bar(t)).sqrt()
+        velocity = self._alpha_bar(t).sqrt() * noise - (1 - self._alpha_bar(t)).sqrt() * x0
+        if self._start is not None and self._next(self._start[0]) == t:
+            start, x_start, v_start = self._start
+            self._start = None
+            return x_start - (self._angle(start) - self._angle(t)) * (v_start + velocity) / 2, x0
+        self._start = None if s is None else (t, sample, velocity)
+        return self._alpha_bar(s).sqrt() * x0 + (1 - self._alpha_bar(s)).sqrt() * noise, x0
+
+    def _angle(self, t: int) -> float:
+        return math.acos(math.sqrt(float(self.alphas_cumprod[t])))
