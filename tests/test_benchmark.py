@@ -23,7 +23,8 @@ KEYS = {
 
 def small(*_, **arguments):
     arguments.pop("num_res_blocks", None)
-    return InvertibleDiffusionUNet(3, 2, 2, (16, 32), 1, (False, False), **arguments)
+    channels = (arguments.pop("in_channels", 2), arguments.pop("out_channels", 2))
+    return InvertibleDiffusionUNet(3, *channels, (16, 32), 1, (False, False), **arguments)
 
 
 @pytest.fixture
@@ -35,7 +36,9 @@ def tiny(monkeypatch):
     for name in ("MONAI 24M", "MONAI 348M"):
         monkeypatch.setitem(cases.NETWORKS, name, lambda case: patch)
     ours = ("light", "base", "paper")
-    monkeypatch.setattr(Case, "shape", property(lambda case: (1, 2 if case.network in ours else 8, 8, 8, 8)))
+    monkeypatch.setattr(
+        Case, "shape", property(lambda case: (1, 2 if case.network in ours and not case.segments else 8, 8, 8, 8))
+    )
 
 
 @pytest.mark.parametrize("suite", sorted(set(SUITES) - {"energy", "attention"}))

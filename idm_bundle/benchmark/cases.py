@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from monai.networks.nets import DiffusionModelUNet
@@ -27,6 +28,7 @@ class Case:
         bookend_stride: Of our network.
         weights: Of our network's core: its ``weight_dtype``.
         num_res_blocks: Of our network; None: the preset's.
+        segments: Our network denoises a mask beside four contrasts and coordinates, as PatchDDM's always does.
     """
 
     name: str
@@ -39,29 +41,32 @@ class Case:
     bookend_stride: int = 1
     weights: str = "float32"
     num_res_blocks: int | None = None
+    segments: bool = False
 
     def build(self) -> nn.Module:
         return NETWORKS[self.network](self)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.batch, 8 if self.network == "PatchDDM" else 2, *self.volume)
+        return (self.batch, 8 if self.segments or self.network.startswith("PatchDDM") else 2, *self.volume)
 
 
 def _ours(case: Case) -> nn.Module:
-    depth: dict[str, Any] = {} if case.num_res_blocks is None else {"num_res_blocks": case.num_res_blocks}
+    changed: dict[str, Any] = {} if case.num_res_blocks is None else {"num_res_blocks": case.num_res_blocks}
+    if case.segments:
+        changed |= {"in_channels": 8, "out_channels": 1}
     return InvertibleDiffusionUNet.from_preset(
         case.network,
         precision=case.precision,
         activations=case.activations,
         bookend_stride=case.bookend_stride,
         weight_dtype=case.weights,
-        **depth,
+        **changed,
     )
 
 
-def _patch(case: Case) -> nn.Module:
-    return PatchDiffusionUNet.from_preset("patchddm", precision=case.precision, activations=case.activations)
+def _patch(preset: str, case: Case) -> nn.Module:
+    return PatchDiffusionUNet.from_preset(preset, precision=case.precision, activations=case.activations)
 
 
 def _monai(channels: tuple[int, ...], num_head_channels: int, case: Case) -> nn.Module:
@@ -79,7 +84,8 @@ def _monai(channels: tuple[int, ...], num_head_channels: int, case: Case) -> nn.
 
 NETWORKS: dict[str, Callable[[Case], nn.Module]] = {
     **dict.fromkeys(("light", "base", "paper"), _ours),
-    "PatchDDM": _patch,
+    "PatchDDM": partial(_patch, "patchddm"),
+    "PatchDDM light": partial(_patch, "light"),
     # MONAI's, as large as ours and as PatchDDM's
     "MONAI 24M": lambda case: _monai((32, 64, 128, 176), 16, case),
     "MONAI 348M": lambda case: _monai((64, 128, 256, 512, 640), 64, case),
@@ -144,6 +150,24 @@ def _volume(device: str) -> list[Case]:
     return [*cases, Case("paper, 256 x 256 x 192, bfloat16 weights", "paper", bookend_stride=2, **size, **LOW_BF16)]
 
 
+def _segmentation(device: str) -> list[Case]:
+    """Both networks on patches and on whole volumes; on a CPU small ones, as in the study of that name."""
+    ours: dict[str, Any] = {"segments": True, **REBUILT}
+    if device == "cpu":
+        sizes = {"16^3": (16, 16, 16), "32^3": (32, 32, 32)}
+        networks: list[tuple[str, dict[str, Any]]] = [("PatchDDM light", STORED), ("light", ours)]
+        settings: dict[str, Any] = {"batch": 2}
+    else:
+        sizes = {"128^3": (128, 128, 128), "256^3": (256, 256, 256)}
+        networks = [("PatchDDM", STORED), ("PatchDDM", CHECKPOINTED), ("base", ours), ("paper", ours)]
+        settings = {"batch": 1, **LOW}
+    return [
+        Case(f"{network}, {size}, {policy['activations']}", network, volume, **settings, **policy)
+        for network, policy in networks
+        for size, volume in sizes.items()
+    ]
+
+
 def _optimizer(device: str) -> list[Case]:
     """The switches that save memory, one after the other: 64^3, batch 4."""
     return [
@@ -174,6 +198,7 @@ STEP_SUITES: dict[str, Callable[[str], list[Case]]] = {
     "paper": _paper,
     "depth": _depth,
     "volume": _volume,
+    "segmentation": _segmentation,
     "optimizer": _optimizer,
     "energy": _energy,
 }

@@ -7,7 +7,7 @@ from monai_idm.data.intensity import ScaleToNetworkRanged, WindowIntensityd
 from monai_idm.data.loading import LoadVolumesd
 from monai_idm.data.patches import AddCoordinatesd, RandCentrePatchd
 from monai_idm.data.phantom import Phantom, generate_phantom, write_phantoms
-from monai_idm.data.regions import LabelToRegionsd
+from monai_idm.data.regions import LabelToRegionsd, RegionsToLabeld
 from monai_idm.data.sampling import DrawNoised, PlaceOnTrainingGridd, sample_list
 from monai_idm.data.saving import SaveVolumesd
 from monai_idm.data.source import dataset_or_phantoms
@@ -21,6 +21,7 @@ __all__ = [
     "Phantom",
     "PlaceOnTrainingGridd",
     "RandCentrePatchd",
+    "RegionsToLabeld",
     "SaveVolumesd",
     "ScaleToNetworkRanged",
     "WindowIntensityd",

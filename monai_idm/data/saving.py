@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -22,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 
 class SaveVolumesd(MapTransform):
-    """Write each channel to ``<subject>_<modality>.nii.gz``: float32, mm, on the tensor's affine.
+    """Write each channel to ``<subject>_<modality>.nii.gz``: float32 (labels, uint8, as they are), mm, on its affine.
 
     Characters of the subject other than letters, digits, ``.``, ``_`` and ``-`` become ``_``. A file replaces
     an older one in one step. Of the input's header only the affine comes along. The data pass unchanged.
@@ -33,7 +34,8 @@ class SaveVolumesd(MapTransform):
         modalities: Name of each channel.
         output_postfix: Added to the names as ``_<postfix>``, one per key; several keys need different ones.
         subject_key: Key of the subject's name.
-        allow_missing_keys: Pass over keys that an item lacks.
+        allow_missing_keys: Pass over keys that an item lacks, and over items that name no subject: MONAI Label and
+            Deploy, which write themselves, give none.
     Raises:
         ValueError: If two keys have the same postfix; when called, if a channel has no name or a name no
             channel, an item names no subject, or a tensor has no affine.
@@ -61,6 +63,8 @@ class SaveVolumesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
+        if self.allow_missing_keys and self.subject_key not in d:
+            return d
         for key, postfix in self.key_iterator(d, self.output_postfix):
             volume = d[key]
             if volume.ndim != 4 or len(volume) != len(self.modalities):
@@ -73,7 +77,8 @@ class SaveVolumesd(MapTransform):
                     f"'{key}' is a plain tensor, which Invertd leaves on the network's grid; it must carry "
                     "an affine: put EnsureTyped before Invertd, or PlaceOnTrainingGridd after pure sampling"
                 )
-            for modality, channel in zip(self.modalities, convert_to_numpy(volume.float()), strict=True):
+            voxels = convert_to_numpy(volume if volume.dtype == torch.uint8 else volume.float())
+            for modality, channel in zip(self.modalities, voxels, strict=True):
                 name = "_".join(part for part in (self._subject(d), modality, postfix) if part)
                 _write(self.output_dir / f"{name}.nii.gz", channel, volume.affine.cpu().numpy())
         return d

@@ -4,5 +4,12 @@ from monai_idm.engines.generation import GenerateVolume
 from monai_idm.engines.mask_batch import MaskPrepareBatch
 from monai_idm.engines.prepare_batch import DenoisingPrepareBatch
 from monai_idm.engines.reconstruction import ReconstructionIteration
+from monai_idm.engines.segmentation import SegmentationIteration
 
-__all__ = ["DenoisingPrepareBatch", "GenerateVolume", "MaskPrepareBatch", "ReconstructionIteration"]
+__all__ = [
+    "DenoisingPrepareBatch",
+    "GenerateVolume",
+    "MaskPrepareBatch",
+    "ReconstructionIteration",
+    "SegmentationIteration",
+]

@@ -7,18 +7,18 @@ from monai_idm.handlers.montage import MontageHandler
 from monai_idm.handlers.peak_memory import PeakMemoryHandler
 from monai_idm.handlers.reconstruction_error import ReconstructionErrorHandler
 from monai_idm.handlers.record import RecordHandler
-from monai_idm.handlers.report import ReconstructionReport
+from monai_idm.handlers.report import EvaluationReport
 from monai_idm.handlers.training import StopOnNaN, TrainingProgress
 from monai_idm.handlers.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
     "DataWaitHandler",
     "EnergyHandler",
+    "EvaluationReport",
     "HostEMA",
     "MontageHandler",
     "PeakMemoryHandler",
     "ReconstructionErrorHandler",
-    "ReconstructionReport",
     "RecordHandler",
     "StopOnNaN",
     "TrainingCheckpoint",

@@ -115,6 +115,7 @@ class MontageHandler:
         filename: Name of a picture, from ``{epoch}`` (the trainer's where a ValidationHandler evaluates),
             ``{subject}`` and ``{case}``, counted from 1.
         columns: Item of a case to the heading above it; an item that a case lacks is left out.
+        centre: Item of a case through whose centre of mass the slices go.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class MontageHandler:
         num_cases: int = 1,
         filename: str = "montage_epoch{epoch:04d}.png",
         columns: Mapping[str, str] = COLUMNS,
+        centre: str = "mask",
     ) -> None:
         self.output_dir = Path(output_dir)
         self.modalities = tuple(modalities)
@@ -134,6 +136,7 @@ class MontageHandler:
         self.num_cases = num_cases
         self.filename = filename
         self.columns = dict(columns)
+        self.centre = centre
         self._cases: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -154,9 +157,8 @@ class MontageHandler:
             return
         for case in evaluated_cases(engine)[: self.num_cases - len(self._cases)]:
             # to the host: a kept volume shall not take device memory for the rest of the epoch
-            kept = {
-                key: case[key].detach().cpu() for key in (*self.columns, "mask") if isinstance(case.get(key), Tensor)
-            }
+            items = (*self.columns, self.centre)
+            kept = {key: case[key].detach().cpu() for key in items if isinstance(case.get(key), Tensor)}
             self._cases.append({"subject": str(case["subject"]), **kept})
 
     def _draw(self, engine: Engine) -> None:
@@ -169,7 +171,7 @@ class MontageHandler:
             columns = {heading: case[key] for key, heading in self.columns.items() if key in case}
             if generated is not None and number == 1:
                 columns["generated"] = generated
-            figure = montage(columns, self.modalities, case.get("mask"), f"epoch {epoch}, {case['subject']}")
+            figure = montage(columns, self.modalities, case.get(self.centre), f"epoch {epoch}, {case['subject']}")
             name = self.filename.format(epoch=epoch, subject=case["subject"], case=number)
             with atomic_file(self.output_dir / name) as unfinished:
                 figure.savefig(unfinished, format="png", facecolor="black")

@@ -1,4 +1,4 @@
-"""The table of reconstructions at the end of an evaluation: log, files, and scalars for other handlers."""
+"""The table at the end of an evaluation: log, files, and scalars for other handlers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,19 +17,19 @@ from torch import Tensor
 from monai_idm.atomic_file import atomic_file
 from monai_idm.handlers.cases import evaluated_cases
 
-__all__ = ["ReconstructionReport"]
+__all__ = ["EvaluationReport"]
 
 logger = logging.getLogger(__name__)
-
-REQUIRED = ("image", "pred")
-OPTIONAL = {"noisy": "noisy", "noise": "noise", "noise_pred": "predicted_noise"}  # item: argument of update
 
 
 class CaseMetrics(Protocol):
     """What the report asks of a metrics object: see :class:`~monai_idm.metrics.ReconstructionMetrics`."""
 
+    required: Mapping[str, str]  # item of a case: argument of update
+    optional: Mapping[str, str]
+
     def reset(self) -> None: ...
-    def update(self, subject: str, pred: Tensor, reference: Tensor, mask: Tensor, **optional: Tensor) -> None: ...
+    def update(self, subject: str, **tensors: Tensor) -> None: ...
     def gather(self) -> None: ...
     def rows(self) -> list[dict[str, Any]]: ...
     def summary(self) -> dict[str, Any]: ...
@@ -36,27 +37,27 @@ class CaseMetrics(Protocol):
     def table(self) -> str: ...
 
 
-class ReconstructionReport:
+class EvaluationReport:
     """Feed an evaluator's cases to a metrics object, and publish what it says when the epoch ends.
 
-    Of each case, ``image`` (the reference, in [0, 1]) and ``pred`` are needed; ``mask``, ``subject``,
-    ``noisy``, ``noise`` and ``noise_pred`` are used where they are. Items are looked for in the evaluator's
-    output, then in its batch. At the end of the epoch the table is logged, ``<prefix>.json`` (summary and
-    cases; null for what is not finite) and ``<prefix>.csv`` (one row per case, modality, region and method)
-    are replaced, and ``metrics.scalars()`` goes into ``engine.state.metrics``. In distributed runs the cases
-    of all processes are pooled first; every process gets the scalars, the first one logs and writes.
+    The metrics object names the items of a case that it needs, and those that it uses where they are. Items are
+    looked for in the evaluator's output, then in its batch. At the end of the epoch the table is logged,
+    ``<prefix>.json`` (summary and cases; null for what is not finite) and ``<prefix>.csv`` (one row for each of the
+    metrics' rows) are replaced, and ``metrics.scalars()`` goes into ``engine.state.metrics``. In distributed runs
+    the cases of all processes are pooled first; every process gets the scalars, the first one logs and writes.
 
     Handlers that read the scalars at the end of the epoch (CheckpointSaver, StatsHandler) must stand after
     this one in the list. For the evaluator's own key metric, name the report there instead of in the list, or
     in both: ``key_val_metric: {psnr_brain: "@report"}``.
 
     Args:
-        metrics: A :class:`~monai_idm.metrics.ReconstructionMetrics`.
+        metrics: A :class:`~monai_idm.metrics.ReconstructionMetrics` or
+            :class:`~monai_idm.metrics.SegmentationMetrics`.
         output_dir: Folder for the files; ``None``: none are written.
         prefix: Their name without suffix.
     Raises:
-        ValueError: While evaluating, if a case lacks ``image`` or ``pred``; at the end of the epoch, if the
-            key metric asked for is none of the scalars.
+        ValueError: While evaluating, if a case lacks what the metrics need; at the end of the epoch, if the key
+            metric asked for is none of the scalars.
     """
 
     def __init__(
@@ -87,14 +88,15 @@ class ReconstructionReport:
 
     def _update(self, engine: Engine) -> None:
         for case in evaluated_cases(engine):
-            missing = [key for key in REQUIRED if key not in case]
+            missing = [key for key in self.metrics.required if key not in case]
             if missing:
                 raise ValueError(
                     f"{case['subject']}: neither output nor batch holds {missing}, only {sorted(case)}; the "
-                    "evaluator must leave the reference as 'image' and the reconstruction as 'pred'"
+                    f"evaluator must leave {', '.join(map(repr, self.metrics.required))}"
                 )
-            optional = {name: case[key] for key, name in OPTIONAL.items() if isinstance(case.get(key), Tensor)}
-            self.metrics.update(str(case["subject"]), case["pred"], case["image"], case["mask"], **optional)
+            items = {**self.metrics.required, **self.metrics.optional}
+            tensors = {name: case[key] for key, name in items.items() if isinstance(case.get(key), Tensor)}
+            self.metrics.update(str(case["subject"]), **tensors)
 
     def _completed(self, engine: Engine) -> None:
         self.metrics.gather()

@@ -32,7 +32,7 @@ class DiffusionSegmentationInferer(Inferer):
         patch_size: Voxels per axis that the network sees at once; None: the whole volume. Patches overlap, and their
             borders are blended, at every step.
         overlap: Of neighbouring patches, a share of their size.
-        seed: Draw i starts from the noise of ``seed + i``, whatever else draws numbers.
+        seed: Draw i of every case starts from the noise of ``seed + i``, whatever else draws numbers.
     Raises:
         ValueError: If ``num_regions`` or ``num_draws`` is below 1; when called, if the channels do not fit.
     """
@@ -64,11 +64,11 @@ class DiffusionSegmentationInferer(Inferer):
         Returns:
             0 or 1, ``(B, R, *spatial)``, float32.
         """
-        return (self.draws(inputs, network).mean(0) > 0.5).to(torch.float32)
+        return (self.draws(inputs, network).mean(1) > 0.5).to(torch.float32)
 
     @torch.no_grad()
     def draws(self, inputs: Tensor, network: Callable) -> Tensor:
-        """Every drawn mask, ``(N, B, R, *spatial)``, 0 to 1; arguments as of a call."""
+        """Every drawn mask, ``(B, N, R, *spatial)``, 0 to 1; arguments as of a call."""
         condition = inputs.as_subclass(Tensor)
         expected = getattr(network, "in_channels", None)
         if expected not in (None, self.num_regions + condition.shape[1]):
@@ -77,13 +77,12 @@ class DiffusionSegmentationInferer(Inferer):
                 f"condition; were the coordinates (AddCoordinatesd) or a modality forgotten?"
             )
         predict = network if self.patch_size is None else partial(self._in_patches, network)
-        shape = (len(condition), self.num_regions, *condition.shape[2:])
-        masks = [self._draw(condition, predict, shape, self.seed + i) for i in range(self.num_draws)]
-        return torch.stack(masks)
+        return torch.stack([self._draw(condition, predict, self.seed + i) for i in range(self.num_draws)], 1)
 
-    def _draw(self, condition: Tensor, predict: Callable, shape: tuple[int, ...], seed: int) -> Tensor:
-        # on the host: the same noise on every device
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(condition.device)
+    def _draw(self, condition: Tensor, predict: Callable, seed: int) -> Tensor:
+        # on the host, and one for all cases: the same noise on every device and in every batch
+        noise = torch.randn(self.num_regions, *condition.shape[2:], generator=torch.Generator().manual_seed(seed))
+        noise = noise.to(condition).expand(len(condition), *noise.shape)
         mask = self._inferer.sample(noise, predict, conditioning=condition, mode="concat", verbose=False)  # type: ignore[arg-type]
         assert isinstance(mask, Tensor)  # and not, as on request, the steps to it
         return ((mask + 1) / 2).clamp(0, 1)

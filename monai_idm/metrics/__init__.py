@@ -1,7 +1,18 @@
-"""Image quality in brain mask and whole volume, and the baselines printed beside it."""
+"""Image quality in brain mask and whole volume, overlap of masks, and the baselines printed beside them."""
 
-from monai_idm.metrics.baselines import best_gaussian_blur
+from monai_idm.metrics.baselines import best_gaussian_blur, best_threshold, otsu_threshold
 from monai_idm.metrics.reconstruction import ReconstructionMetrics
+from monai_idm.metrics.segmentation import SegmentationMetrics
 from monai_idm.metrics.volume import mae, psnr, rmse, ssim3d
 
-__all__ = ["ReconstructionMetrics", "best_gaussian_blur", "mae", "psnr", "rmse", "ssim3d"]
+__all__ = [
+    "ReconstructionMetrics",
+    "SegmentationMetrics",
+    "best_gaussian_blur",
+    "best_threshold",
+    "mae",
+    "otsu_threshold",
+    "psnr",
+    "rmse",
+    "ssim3d",
+]

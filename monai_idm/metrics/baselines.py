@@ -1,11 +1,15 @@
-r"""What a reconstruction has to beat: the best Gaussian blur of the same noisy volume.
+r"""What a result has to beat: the best Gaussian blur of a noisy volume, and thresholds for a segmentation.
 
 .. math::
-    \sigma^* = \arg\max_\sigma \text{PSNR}_M\big(\text{clip}(G_\sigma * \tilde{x}),\ x\big)
+    \sigma^* = \arg\max_\sigma \text{PSNR}_M\big(\text{clip}(G_\sigma * \tilde{x}),\ x\big), \qquad
+    \theta^* = \arg\max_\theta w_0(\theta)\, w_1(\theta)\, (\mu_0(\theta) - \mu_1(\theta))^2
 
 The blur is told the answer: :math:`\sigma^*` is chosen against the reference :math:`x`, for each case and
 channel, so no blur of this family does better on it. A network that does not beat it has learned no more than
-to smooth.
+to smooth. Otsu's threshold sees the image alone: it parts the voxels into two classes of shares :math:`w` and means
+:math:`\mu`, as far apart as they can be. The best threshold is told the answer, as the blur is.
+
+Source: Otsu 1979, doi:10.1109/TSMC.1979.4310076.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from torch import Tensor
 
 from monai_idm.metrics.volume import psnr
 
-__all__ = ["BLUR_SIGMAS", "best_gaussian_blur"]
+__all__ = ["BLUR_SIGMAS", "best_gaussian_blur", "best_threshold", "otsu_threshold"]
 
 # In voxels. Around its maximum PSNR changes by less than 0.05 dB within these steps, as the tests check; the
 # sigmas beyond 2.5 are for volumes that are almost all noise.
@@ -72,6 +76,45 @@ def best_gaussian_blur(
         best_psnr = torch.where(better, score, best_psnr)
         best_sigma = torch.where(better, sigma, best_sigma)
     return best, best_sigma
+
+
+def otsu_threshold(values: Tensor, bins: int = 256) -> float:
+    """The threshold that parts values into two classes whose means are farthest apart, weighed by their sizes.
+
+    Args:
+        values: Any shape, such as the voxels of a brain in one contrast.
+        bins: Of the histogram, between whose bins the threshold lies.
+    Raises:
+        ValueError: If there are no values, or they are all the same.
+    """
+    values = values.as_subclass(Tensor).flatten().double().cpu()
+    if values.numel() == 0 or values.min() == values.max():
+        raise ValueError(f"{values.numel()} values, none different; a threshold needs two classes of voxels")
+    counts, edges = torch.histogram(values, bins)
+    centres = (edges[1:] + edges[:-1]) / 2
+    below, above = counts.cumsum(0)[:-1], counts.flip(0).cumsum(0).flip(0)[1:]
+    sums = (counts * centres).cumsum(0)
+    apart = sums[:-1] / below - (sums[-1] - sums[:-1]) / above
+    return float(edges[1:-1][(below * above * apart.square()).argmax()])
+
+
+def best_threshold(values: Tensor, reference: Tensor) -> float:
+    """The threshold above which values have the largest Dice coefficient with a reference: an oracle.
+
+    Args:
+        values: Any shape, such as the voxels of a brain in one contrast.
+        reference: 0 or 1, same shape.
+    Raises:
+        ValueError: If the reference is empty.
+    """
+    if not reference.any():
+        raise ValueError("the reference is empty; every threshold has a Dice coefficient of 0")
+    values, order = values.as_subclass(Tensor).flatten().double().cpu().sort(descending=True)
+    inside = reference.as_subclass(Tensor).flatten().cpu()[order].double()
+    dice = 2 * inside.cumsum(0) / (torch.arange(1, len(values) + 1) + inside.sum())
+    dice[:-1][values[:-1] == values[1:]] = 0  # no threshold parts equal values
+    last = int(dice.argmax())
+    return float((values[last] + values[last + 1]) / 2) if last + 1 < len(values) else float(values[-1]) - 1
 
 
 def _blur(volume: Tensor, sigma: float) -> Tensor:

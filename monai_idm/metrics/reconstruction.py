@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from monai_idm.metrics.baselines import best_gaussian_blur
+from monai_idm.metrics.cases import pooled_cases
 from monai_idm.metrics.reconstruction_table import reconstruction_table
 from monai_idm.metrics.volume import mae, masked_mean, psnr, rmse, ssim_map
 
@@ -39,6 +39,9 @@ class ReconstructionMetrics:
     Raises:
         ValueError: If there is no modality, one is named twice, or ``paper_batch_size`` is not positive.
     """
+
+    required: ClassVar = {"pred": "pred", "image": "reference", "mask": "mask"}  # item of a case: argument of update
+    optional: ClassVar = {"noisy": "noisy", "noise": "noise", "noise_pred": "predicted_noise"}
 
     def __init__(self, modalities: Sequence[str], data_range: float = 1.0, paper_batch_size: int = 2) -> None:
         self.modalities = tuple(modalities)
@@ -93,22 +96,8 @@ class ReconstructionMetrics:
         self._cases.append([{"subject": subject, **row} for row in rows])
 
     def gather(self) -> None:
-        """Pool the cases of all processes of a distributed run, in the order of the split.
-
-        Every process must call it. Subjects are told apart by name and count once each, because
-        ``DistributedSampler`` repeats cases to give every process as many. Without a process group nothing
-        happens.
-        """
-        if not (dist.is_available() and dist.is_initialized()):
-            return
-        parts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, self._cases)
-        pooled: dict[str, list[dict[str, Any]]] = {}
-        for place in range(max(len(part) for part in parts)):  # the sampler deals cases out in turn
-            for part in parts:
-                if place < len(part):
-                    pooled.setdefault(part[place][0]["subject"], part[place])
-        self._cases = list(pooled.values())
+        """Pool the cases of all processes of a distributed run; every one must call it."""
+        self._cases = pooled_cases(self._cases)
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per case, modality, space, region and method; what is not defined there is ``None``."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from monai_idm.metrics.table import aligned
+
 __all__ = ["reconstruction_table"]
 
 FORMATS = {"psnr": ".2f", "ssim": ".4f", "mae": ".4f", "rmse": ".4f"}
@@ -26,7 +28,7 @@ def reconstruction_table(summary: dict[str, Any]) -> str:
     blocks = [title]
     for space, metrics in (("image", ("psnr", "ssim", "mae")), ("noise", ("mae", "rmse"))):
         if space in summary:
-            blocks.append(_aligned(list(_lines(summary[space], space, metrics, f"best_batch_of_{size}"))))
+            blocks.append(aligned(list(_lines(summary[space], space, metrics, f"best_batch_of_{size}"))))
     notes = [
         f"PSNR, SSIM and MAE of images at data range {data_range:g}; SSIM over windows of 7^3 voxels.",
         "brain: voxels, and centres of windows, inside the brain mask; whole: all of the volume.",
@@ -55,10 +57,3 @@ def _cells(statistics: dict[str, Any], form: str, best: str) -> tuple[str, str]:
     mean = format(statistics["mean"], form)
     spread = "" if statistics["sd"] is None else f" ± {statistics['sd']:{form}}"
     return mean + spread, "-" if statistics[best] is None else format(statistics[best], form)
-
-
-def _aligned(lines: list[list[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    rule = "-" * max(map(len, texts))
-    return "\n".join([rule, texts[0], rule, *texts[1:], rule])

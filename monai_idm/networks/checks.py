@@ -36,9 +36,12 @@ def check_image(network: Network, x: Tensor, **channels: int) -> None:
     ((name, count),) = channels.items()
     expected = ("B", count, *["side"] * network.spatial_dims)
     if x.ndim != len(expected) or x.shape[1] != count:
+        fewer = x.ndim == len(expected) and x.shape[1] < count
         raise ValueError(
             f"input of shape {tuple(x.shape)}; the network takes ({', '.join(map(str, expected))}): "
             f"spatial_dims={network.spatial_dims}, {name}={count}"
+            + "; was a condition forgotten, a modality or the coordinates (AddCoordinatesd)?"
+            * fewer
         )
     size = tuple(x.shape[2:])
     if any(side % network.divisor for side in size):

@@ -6,7 +6,7 @@ With :math:`\cos\varphi = \sqrt{\bar\alpha}` the sampling ODE is :math:`dx / d\v
     \tilde x_s = \mathrm{DDIM}(x_t), \qquad
     x_s = x_t - \tfrac{1}{2} (\varphi_t - \varphi_s) \, (v(x_t, t) + v(\tilde x_s, s)).
 
-The last step, to :math:`\varphi = 0`, where there is nothing left to predict, is DDIM's. The source goes along the noise
+The last step, to :math:`\varphi = 0`, where nothing is left to predict, is DDIM's. The source goes along the noise
 level, which is infinite where sampling from pure noise starts; the angle is not.
 
 Source: algorithm 1 of Karras et al. 2022, arXiv:2206.00364.

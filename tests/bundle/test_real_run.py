@@ -54,3 +54,27 @@ def test_training_evaluation_and_sampling_on_real_volumes(brats_sample, tmp_path
     sample = nib.load(tmp_path / "output" / "sample_000_t1.nii.gz")
     assert sample.shape == (16, 16, 16)
     assert sample.header.get_zooms()[0] == pytest.approx(10.4, rel=0.1)  # the brain's longest side over 16
+
+
+@pytest.mark.sample
+def test_segmentation_of_real_volumes(brats_sample, tmp_path):
+    knobs = {
+        "dataset_dir": str(brats_sample),
+        "regions": ["core", "whole", "enhancing"],
+        "spatial_size": [16, 16, 16],
+        "max_epochs": 1,
+        "epoch_length": 2,
+        "val_interval": 1,
+        "batch_size": 1,
+    }
+    train(tmp_path, ["train", "segmentation"], **knobs)
+    values = {**TINY, **knobs, "ckpt_dir": str(tmp_path / "models"), "num_draws": 2}
+    run = workflow(["train", "segmentation", "evaluate_segmentation"], "train", tmp_path, **values)
+    run.initialize()
+    run.run()
+    (written,) = sorted((tmp_path / "output" / "evaluation").glob("*_seg.nii.gz"))
+    source = nib.load(brats_sample / written.name.removesuffix("_seg.nii.gz") / written.name)
+    label = nib.load(written)
+    assert label.shape == source.shape == (240, 240, 155)
+    np.testing.assert_allclose(label.affine, source.affine, atol=1e-6)
+    assert set(np.unique(label.get_fdata())) <= set(np.unique(source.get_fdata()))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from monai_idm.checkpoints import read_record
-from tests.bundle.workspace import CONFIGS, TINY, train, workflow
+from tests.bundle.workspace import CONFIGS, TINY, chain, train, workflow
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +122,6 @@ def test_weights_of_another_convention_or_network_are_refused(trained, tmp_path)
     assert "belongs to another network (channels" in chain(error.value)
 
 
-def chain(error):
-    return "" if error is None else f"{error}\n{chain(error.__cause__)}"
-
-
 def test_phantoms_do_not_replace_a_model_of_data(trained, tmp_path):
     models = tmp_path / "models"
     models.mkdir()
@@ -179,19 +175,3 @@ def test_native_volumes_train_with_all_that_saves_memory_and_go_on(weight_dtype,
     np.testing.assert_allclose(image.pixdim, scanned.header.get_zooms(), rtol=1e-5)
     with (tmp_path / "output" / "data_wait.csv").open() as stream:
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2", "3"]
-
-
-@pytest.mark.parametrize("regions", [["whole"], ["core", "whole", "enhancing"]])
-def test_segmentation_trains_on_patches_and_segments_whole_volumes(regions, tmp_path):
-    run = train(tmp_path, ["train", "segmentation"], regions=regions, patch_size=8)
-    network = run.parser.get_parsed_content("network")
-    assert (network.in_channels, network.out_channels) == (len(regions) + 4 + 3, len(regions))
-    evaluator = run.parser.get_parsed_content("validate#evaluator")
-    assert 0 <= evaluator.state.metrics["mean_dice"] <= 1
-    (case,) = run.parser.get_parsed_content("validate#dataset")
-    assert case["image"].shape == (7, 16, 16, 16)
-    assert case["label"].shape == (len(regions), 16, 16, 16)
-    assert case["label"].sum() > 0
-    segmented = run.parser.get_parsed_content("validate#inferer")(case["image"][None], network)
-    assert segmented.shape == (1, len(regions), 16, 16, 16)
-    assert (tmp_path / "models" / "model.pt").is_file()

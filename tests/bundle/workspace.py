@@ -42,3 +42,8 @@ def train(folder: Path, configs: str | list[str] = "train", **overrides) -> Conf
     run.initialize()
     run.run()
     return run
+
+
+def chain(error: BaseException | None) -> str:
+    """What an error says, and all that it came from: MONAI wraps errors."""
+    return "" if error is None else f"{error}\n{chain(error.__cause__)}"

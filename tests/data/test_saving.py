@@ -88,3 +88,19 @@ def test_no_subject_is_an_error(tmp_path, data):
 def test_keys_whose_files_would_clash_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"output_postfix .* must differ in name"):
         SaveVolumesd(["pred", "image"], tmp_path, ["t1", "t2"])
+
+
+def test_labels_stay_integers(tmp_path):
+    label = MetaTensor(torch.tensor([0, 4], dtype=torch.uint8).reshape(1, 2, 1, 1), affine=torch.eye(4))
+    SaveVolumesd("pred", tmp_path, ["seg"])({"pred": label, "subject": "a"})
+    image = nib.load(tmp_path / "a_seg.nii.gz")
+    assert image.get_data_dtype() == np.uint8
+    assert image.get_fdata().flatten().tolist() == [0, 4]
+
+
+def test_items_without_a_subject_are_passed_over_where_that_is_allowed(tmp_path):
+    data = {"pred": make_volume()}
+    SaveVolumesd("pred", tmp_path, ["t1", "t2"], allow_missing_keys=True)(data)
+    assert names(tmp_path) == []
+    with pytest.raises(ValueError, match="choose another subject_key"):
+        SaveVolumesd("pred", tmp_path, ["t1", "t2"])(data)

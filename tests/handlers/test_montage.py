@@ -155,6 +155,17 @@ def test_the_handler_draws_the_first_case_at_the_trainers_epoch(tmp_path, monkey
     assert saved.max() > 0.9
 
 
+def test_the_slices_may_go_through_another_item(tmp_path, monkeypatch):
+    masks = []
+    monkeypatch.setattr(
+        "monai_idm.handlers.montage.montage", lambda *arguments: masks.append(arguments[2]) or montage(*arguments)
+    )
+    make_evaluator([MontageHandler(tmp_path, MODALITIES, centre="noisy")]).run(1)
+    make_evaluator([MontageHandler(tmp_path, MODALITIES, centre="absent")]).run(1)
+    assert masks[0].shape == make_item(0)["image"].shape
+    assert masks[1] is None
+
+
 def test_more_cases_get_a_file_each_and_a_sampler_may_give_nothing(tmp_path):
     handler = MontageHandler(tmp_path, MODALITIES, lambda engine: None, num_cases=3, filename="look_{case}.png")
     make_evaluator([handler]).run(1)

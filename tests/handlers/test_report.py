@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.handlers import CheckpointSaver, StatsHandler
 from monai.transforms import Lambdad
 
-from monai_idm.handlers import ReconstructionReport
+from monai_idm.handlers import EvaluationReport
 from monai_idm.metrics import ReconstructionMetrics
 
 from .evaluators import MODALITIES, make_evaluator, make_item, reconstruct
@@ -29,7 +29,7 @@ def expected_metrics(count=3, **options):
 
 
 def make_report(output_dir=None, **options):
-    return ReconstructionReport(ReconstructionMetrics(MODALITIES), output_dir, **options)
+    return EvaluationReport(ReconstructionMetrics(MODALITIES), output_dir, **options)
 
 
 def test_scalars_are_those_of_metrics_fed_by_hand():

@@ -64,14 +64,21 @@ def test_draws_differ_repeat_themselves_and_are_averaged():
     inputs, _ = condition()
     torch.manual_seed(1)
     three = DiffusionSegmentationInferer(scheduler(), num_draws=3, seed=7).draws(inputs, Undecided())
-    assert three.shape == (3, 2, 1, *SIZE)
+    assert three.shape == (2, 3, 1, *SIZE)
     assert ((three >= 0) & (three <= 1)).all()
-    assert not torch.equal(three[0], three[1])
+    assert not torch.equal(three[:, 0], three[:, 1])
     torch.manual_seed(2)
     second = DiffusionSegmentationInferer(scheduler(), seed=8).draws(inputs, Undecided())
-    assert torch.equal(second[0], three[1])
+    assert torch.equal(second[:, 0], three[:, 1])
     labels = DiffusionSegmentationInferer(scheduler(), num_draws=3, seed=7)(inputs, Undecided())
-    assert torch.equal(labels, (three.mean(0) > 0.5).float())
+    assert torch.equal(labels, (three.mean(1) > 0.5).float())
+
+
+def test_a_mask_does_not_depend_on_the_other_cases_of_its_batch():
+    inputs, _ = condition()
+    inferer = DiffusionSegmentationInferer(scheduler(), num_draws=2)
+    both, alone = inferer.draws(inputs, Undecided()), inferer.draws(inputs[1:], Undecided())
+    assert torch.equal(both[1:], alone)
 
 
 def test_a_real_network_segments():

@@ -1,18 +1,16 @@
-"""``python -m idm_bundle.studies NAME``: short trainings of the demo that answer one question each.
+"""Short trainings of the demo that answer one question each.
 
 - ``precision``: does training on exact streams end where training in float32 does?
 - ``inverse``: does eq. 8's lambda_R align the inverse of the network with the network?
 - ``bookends``: what does the network lose without its ordinary convolutions at both ends?
 - ``optimizer``: do 8-bit states and bfloat16 weights end where float32 does?
-
-Every training is train.yaml's own, on phantoms, with a few values changed; the same seed, hence the same batches.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,8 @@ from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
 from monai_idm import find_bundle_root
-from monai_idm.atomic_file import atomic_file
-from monai_idm.machine import VERSIONS, device_name
 
-__all__ = ["STUDIES", "train"]
+__all__ = ["STUDIES"]
 
 _EIGHT_BIT = {
     "optimizer": {
@@ -37,7 +33,7 @@ _EIGHT_BIT = {
         "states": "8bit",
     }
 }
-STUDIES: dict[str, dict[str, dict[str, Any]]] = {
+_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "precision": {p: {"precision": p} for p in ("float32", "exact")},
     # as in the paper, the network predicts the noise: from a velocity the noisy volume cannot be told
     "inverse": {f"lambda_R {r:g}": {"lambda_r": r, "prediction_type": "epsilon"} for r in (0.001, 0.03, 1.0)},
@@ -60,13 +56,13 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def train(steps: int, side: int, **changes: Any) -> dict[str, float]:
+def train(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, float]:
     """Train the demo for some steps.
 
     Args:
+        changes: Of train.yaml's values.
         steps: Iterations.
         side: Voxels per axis.
-        changes: Of train.yaml's values.
     Returns:
         ``loss``, the mean over the last tenth of the steps; ``psnr_brain_db`` of the validation's reconstructions;
         ``inverse_error``, the mean of |x_t - U^-1(U(x_t, t))| of the validation's volumes, where there is an inverse.
@@ -117,29 +113,7 @@ def _inverse_error(config: ConfigParser) -> float:
     return sum(errors) / len(errors)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m idm_bundle.studies", description=__doc__)
-    parser.add_argument("study", choices=STUDIES)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--side", type=int, default=16, help="voxels per axis (16)")
-    parser.add_argument("--json", type=Path, help="file to write")
-    options = parser.parse_args()
-    results = {}
-    for name, changes in STUDIES[options.study].items():
-        results[name] = train(options.steps, options.side, **changes)
-        print(name, results[name], flush=True)
-    if options.json:
-        record = {
-            "study": options.study,
-            "steps": options.steps,
-            "side": options.side,
-            "results": results,
-            "device": device_name("cuda" if torch.cuda.is_available() else "cpu"),  # as train.yaml chooses
-            "versions": VERSIONS,
-        }
-        with atomic_file(options.json) as unfinished:
-            unfinished.write_text(json.dumps(record, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+STUDIES = {
+    study: {name: partial(train, changes) for name, changes in variants.items()}
+    for study, variants in _VARIANTS.items()
+}

@@ -1,0 +1,1 @@
+"""Short trainings that answer one question each: ``python -m idm_bundle.studies``."""

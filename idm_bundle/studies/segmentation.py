@@ -1,0 +1,151 @@
+"""Segmentations of phantoms by diffusion: patches or whole volumes, PatchDDM's network or the reversible one.
+
+- ``segmentation``: both networks on patches and on whole volumes.
+- ``patches``: patch size, skips that are averaged or concatenated, coordinates or none.
+- ``sampling``: how many steps of which sampler, and how many draws.
+
+Networks are trained on 24 phantoms, at equal steps, and judged on 8 others.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from monai.utils import set_determinism
+
+from monai_idm import find_bundle_root
+from monai_idm.meters import count_flops
+
+__all__ = ["STUDIES"]
+
+_PATCHDDM = {
+    "network_def": {"_target_": "monai_idm.networks.PatchDiffusionUNet.from_preset", "preset": "light"},
+    "activations": "stored",
+}
+_PATCH = {"patch_size": [16, 16, 16]}  # of volumes of 32^3: an eighth, as 128^3 of 256^3
+_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "segmentation": {
+        "patch": {**_PATCHDDM, **_PATCH},
+        "whole": _PATCHDDM,
+        "reversible": {},
+        "both": _PATCH,
+    },
+    "patches": {
+        "PatchDDM, 16^3": {**_PATCHDDM, **_PATCH},
+        "PatchDDM, 24^3": {**_PATCHDDM, "patch_size": [24, 24, 24]},
+        "PatchDDM, 16^3, concatenated skips": {**_PATCHDDM, **_PATCH, "network_def#skips": "concatenated"},
+        "PatchDDM, 16^3, no coordinates": {**_PATCHDDM, **_PATCH, "coordinates": False},
+        "reversible, 16^3": _PATCH,
+        "reversible, 24^3": {"patch_size": [24, 24, 24]},
+        "reversible, 16^3, no coordinates": {**_PATCH, "coordinates": False},
+    },
+}
+_SAMPLERS = {"DDIM": "StridedDDIMScheduler", "Heun": "StridedHeunScheduler"}
+_STEPS = {"DDIM": (1, 2, 5, 10, 20, 50, 100, 1000), "Heun": (1, 2, 5, 10, 25)}
+
+
+def compare(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, float]:
+    """Train on phantoms, then segment those of the test split.
+
+    Args:
+        changes: Of the values of train.yaml with segmentation.yaml.
+        steps: Iterations of training.
+        side: Voxels per axis of a volume.
+    Returns:
+        ``parameters``, ``peak_mib`` of the training, ``step_gflop``, ``step_s`` (median), and of the test split
+        ``draw_dice`` (one draw), ``dice`` and ``hd95_mm`` (5 draws), ``otsu_dice`` and ``best_threshold_dice``; for
+        networks trained on patches also ``dice_in_patches``, of 5 draws in overlapping patches.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        values = {**_values(folder, steps, side), **changes}
+        found = _train(values)
+        scores = _evaluate(values)
+        found |= {name: scores[name] for name in ("draw_dice", "dice", "otsu_dice", "best_threshold_dice")}
+        found["hd95_mm"] = scores["hd95_mm_whole"]
+        if "patch_size" in changes:
+            in_patches = {**values, "inference_patch_size": changes["patch_size"]}
+            found["dice_in_patches"] = _evaluate(in_patches)["dice"]
+    return found
+
+
+def sample(steps: int, side: int) -> dict[str, float]:
+    """Train the reversible network on phantoms, then segment the test split by several samplers.
+
+    Args:
+        steps: Iterations of training.
+        side: Voxels per axis of a volume.
+    Returns:
+        Dice of one draw by sampler and passes of the network, and of 1 to 10 draws.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        values = _values(folder, steps, side)
+        _train(values)
+        found = {}
+        for name, counts in _STEPS.items():
+            for n in counts:
+                passes = 2 * n - 1 if name == "Heun" else n
+                settings = {"sampler": _SAMPLERS[name], "ddim_steps": n, "num_draws": 1}
+                found[f"{name}, {passes} passes"] = _evaluate({**values, **settings})["dice"]
+        for draws in (1, 2, 3, 5, 10):
+            found[f"{draws} draws"] = _evaluate({**values, "num_draws": draws})["dice"]
+    return found
+
+
+def _values(folder: str, steps: int, side: int) -> dict[str, Any]:
+    return {
+        "output_dir": f"{folder}/output",
+        "ckpt_dir": f"{folder}/models",
+        "demo#spatial_size": [side] * 3,
+        "demo#epoch_length": steps // 10,
+        "demo#max_epochs": 10,
+        "demo#val_interval": 5,
+    }
+
+
+def _configured(values: Mapping[str, Any], *overlays: str) -> ConfigParser:
+    config = ConfigParser()
+    configs = Path(find_bundle_root()) / "configs"
+    config.read_config([configs / f"{name}.yaml" for name in ("train", "segmentation", *overlays)])
+    config.update(dict(values))
+    return config
+
+
+def _train(values: Mapping[str, Any]) -> dict[str, float]:
+    set_determinism(0)
+    config = _configured(values)
+    trainer: Engine = config.get_parsed_content("train#trainer")
+    seconds: list[float] = []
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda _: seconds.append(time.perf_counter()))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: seconds.append(time.perf_counter() - seconds.pop()))
+    trainer.run()
+    network, batch = config.get_parsed_content("network"), config.get_parsed_content("batch_size")
+    x = torch.zeros(batch, network.in_channels, *config.get_parsed_content("patch_size"))
+    x = x.to(next(network.parameters()).device)
+    metrics = trainer.state.metrics
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "peak_mib": 1024 * metrics["allocated_peak_gib" if "allocated_peak_gib" in metrics else "live_peak_gib"],
+        "step_gflop": count_flops(lambda: network(x, torch.zeros(1)).sum().backward()) / 1e9,
+        "step_s": median(seconds),
+    }
+
+
+def _evaluate(values: Mapping[str, Any]) -> dict[str, float]:
+    evaluator: Engine = _configured(values, "evaluate_segmentation").get_parsed_content("validate#evaluator")
+    evaluator.run()
+    return dict(evaluator.state.metrics)
+
+
+STUDIES = {
+    study: {name: partial(compare, changes) for name, changes in variants.items()}
+    for study, variants in _VARIANTS.items()
+} | {"sampling": {"reversible": sample}}

@@ -1,0 +1,197 @@
+"""Dice and Hausdorff distance of drawn masks over a split, by case and region, beside thresholds of FLAIR."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.metrics import compute_dice, compute_hausdorff_distance
+from torch import Tensor
+
+from monai_idm.metrics.baselines import best_threshold, otsu_threshold
+from monai_idm.metrics.cases import pooled_cases
+from monai_idm.metrics.table import aligned
+
+__all__ = ["SegmentationMetrics"]
+
+METRICS = ("dice", "hd95_mm")
+
+
+class SegmentationMetrics:
+    """Accumulate the Dice coefficient and the 95th percentile of the Hausdorff distance (mm) over the cases of a split.
+
+    Every case gives rows of ``method="draw"``, one per drawn mask; of ``"ensemble"``, the mean of the draws above 0.5,
+    where there are several; and, for the whole tumour, of ``"otsu"``, FLAIR above Otsu's threshold in the brain, and
+    ``"best_threshold"``, FLAIR above the threshold that is best against the reference. Dice of a region that is empty
+    in mask and reference is 1. Where one of them is empty, there is no distance: the row holds None, and the statistics
+    say of how many cases they are.
+
+    Args:
+        regions: Names of the mask's channels, as ``("whole",)``.
+        modalities: Names of the image's channels in order; without ``"flair"`` there is no threshold.
+    Raises:
+        ValueError: If there is no region, or one is named twice.
+    """
+
+    required: ClassVar = {"draws": "draws", "label": "reference"}  # item of a case: argument of update
+    optional: ClassVar = {"image": "image", "mask": "mask"}
+
+    def __init__(self, regions: Sequence[str] = ("whole",), modalities: Sequence[str] = ()) -> None:
+        self.regions = tuple(regions)
+        if not self.regions or len(set(self.regions)) != len(self.regions):
+            raise ValueError(f"regions are {self.regions}; name each channel of the mask once, as ('core', 'whole')")
+        self.modalities = tuple(modalities)
+        self._cases: list[list[dict[str, Any]]] = []
+
+    def reset(self) -> None:
+        """Forget all cases."""
+        self._cases = []
+
+    @torch.no_grad()
+    def update(
+        self, subject: str, draws: Tensor, reference: Tensor, image: Tensor | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Add one case.
+
+        Args:
+            subject: Name of the case.
+            draws: Drawn masks, 0 to 1, ``(N, R, D, H, W)``.
+            reference: 0 or 1, ``(R, D, H, W)``; the affine of a MetaTensor gives the voxels' size, else it is 1 mm.
+            image: With the modalities as its first channels, ``(C, D, H, W)``, for the threshold.
+            mask: The brain, ``(1, D, H, W)``, for the threshold.
+        Raises:
+            ValueError: If the channels are not the regions, or shapes do not fit.
+        """
+        if draws.ndim != 5 or draws.shape[1:] != reference.shape or len(reference) != len(self.regions):
+            raise ValueError(
+                f"{subject}: draws of shape {tuple(draws.shape)}, a reference of {tuple(reference.shape)}; must be "
+                f"(N, R, D, H, W) and (R, D, H, W) with the R = {len(self.regions)} regions {self.regions}"
+            )
+        spacing = affine_to_spacing(reference.affine).tolist() if isinstance(reference, MetaTensor) else [1.0] * 3
+        truth, drawn = _plain(reference) > 0.5, _plain(draws)
+        rows = [row for m in drawn for row in self._rows("draw", m > 0.5, truth, self.regions, spacing)]
+        if len(drawn) > 1:
+            rows += self._rows("ensemble", drawn.mean(0) > 0.5, truth, self.regions, spacing)
+        if image is not None and mask is not None and "flair" in self.modalities and "whole" in self.regions:
+            flair, brain = _plain(image)[self.modalities.index("flair")], _plain(mask)[0] > 0
+            whole = truth[self.regions.index("whole")]
+            thresholds = {"otsu": otsu_threshold(flair[brain])}
+            if whole[brain].any():
+                thresholds["best_threshold"] = best_threshold(flair[brain], whole[brain])
+            for method, threshold in thresholds.items():
+                bright = (flair > threshold) & brain
+                rows += self._rows(method, bright[None], whole[None], ["whole"], spacing)
+        self._cases.append([{"subject": subject, **row} for row in rows])
+
+    def gather(self) -> None:
+        """Pool the cases of all processes of a distributed run; every one must call it."""
+        self._cases = pooled_cases(self._cases)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per case, method, draw and region."""
+        return [{"case": number, **row} for number, case in enumerate(self._cases) for row in case]
+
+    def summary(self) -> dict[str, Any]:
+        """Statistics over the cases.
+
+        Returns:
+            ``summary["regions"][region][method][metric]`` is a dict of ``mean``, ``sd`` (with n - 1; None for one
+            case) and ``n``, the cases in which it is defined; a case's draws count as their mean. Beside it, ``cases``.
+        """
+        values: dict[tuple[str, str, str], list[float]] = {}
+        for case in self._cases:
+            for region in self.regions:
+                for method in dict.fromkeys(row["method"] for row in case if row["region"] == region):
+                    same = [row for row in case if (row["region"], row["method"]) == (region, method)]
+                    for metric in METRICS:
+                        series = values.setdefault((region, method, metric), [])
+                        series += _mean([row[metric] for row in same if row[metric] is not None])
+        regions: dict[str, Any] = {}
+        for (region, method, metric), series in values.items():
+            regions.setdefault(region, {}).setdefault(method, {})[metric] = _statistics(series)
+        return {"cases": len(self._cases), "regions": regions}
+
+    def scalars(self) -> dict[str, float]:
+        """The means by flat names, for ``engine.state.metrics``.
+
+        Returns:
+            ``dice_whole`` and ``hd95_mm_whole`` for each region, of the ensemble where there is one and else of the
+            draw; ``dice``, the mean over the regions; ``draw_dice`` of single draws; ``otsu_dice`` and
+            ``best_threshold_dice`` of the thresholds.
+        """
+        found: dict[str, float] = {}
+        regions = self.summary()["regions"]
+        for region, methods in regions.items():
+            for metric, statistics in (methods.get("ensemble") or methods["draw"]).items():
+                found[f"{metric}_{region}"] = statistics["mean"]
+            for baseline in ("otsu", "best_threshold"):
+                if baseline in methods:
+                    found[f"{baseline}_dice"] = methods[baseline]["dice"]["mean"]
+        if regions:
+            found["dice"] = sum(found[f"dice_{region}"] for region in regions) / len(regions)
+            found["draw_dice"] = sum(m["draw"]["dice"]["mean"] for m in regions.values()) / len(regions)
+        return found
+
+    def table(self) -> str:
+        """The summary as text."""
+        summary = self.summary()
+        cases = summary["cases"]
+        if cases == 0:
+            return "Segmentation, 0 cases\n(no case was evaluated)"
+        lines = [["region", "method", "Dice", "HD95 [mm]", "of cases"]]
+        for region, methods in summary["regions"].items():
+            for method, found in methods.items():
+                distance = found["hd95_mm"]
+                cells = [_cell(found["dice"], ".3f"), _cell(distance, ".1f"), f"{distance['n']}"]
+                lines.append([region, method, *cells])
+        notes = ["Mean ± sd over the cases; HD95: of those where mask and reference are not empty."]
+        if any("ensemble" in methods for methods in summary["regions"].values()):
+            notes.append("draw: one mask, mean over the draws; ensemble: the mean of all draws, above 0.5.")
+        if any("otsu" in methods for methods in summary["regions"].values()):
+            notes.append("otsu: FLAIR in the brain above Otsu's threshold; best_threshold: chosen by the reference.")
+        return "\n".join([f"Segmentation, {cases} case{'' if cases == 1 else 's'}", aligned(lines), *notes])
+
+    def _rows(
+        self, method: str, mask: Tensor, truth: Tensor, regions: Sequence[str], spacing: Sequence[float]
+    ) -> Iterator[dict[str, Any]]:
+        dice = compute_dice(mask[None], truth[None], ignore_empty=False)[0].tolist()
+        for channel, region in enumerate(regions):
+            pair = mask[None, channel : channel + 1], truth[None, channel : channel + 1]
+            distance = math.nan  # MONAI would warn where one is empty
+            if pair[0].any() and pair[1].any():
+                distance = float(compute_hausdorff_distance(*pair, True, percentile=95, spacing=spacing))
+            yield {
+                "region": region,
+                "method": method,
+                "dice": dice[channel],
+                "hd95_mm": distance if math.isfinite(distance) else None,
+                "volume_ml": float(pair[0].sum()) * math.prod(spacing) / 1000,
+                "reference_ml": float(pair[1].sum()) * math.prod(spacing) / 1000,
+            }
+
+
+def _plain(x: Tensor) -> Tensor:
+    return x.as_subclass(Tensor).cpu().float()
+
+
+def _mean(values: list[float]) -> list[float]:
+    return [sum(values) / len(values)] if values else []
+
+
+def _statistics(series: list[float]) -> dict[str, Any]:
+    values = torch.tensor(series, dtype=torch.float64)
+    return {
+        "mean": float(values.mean()) if series else math.nan,
+        "sd": float(values.std()) if len(series) > 1 else None,
+        "n": len(series),
+    }
+
+
+def _cell(statistics: dict[str, Any], form: str) -> str:
+    if statistics["n"] == 0:
+        return "-"
+    return f"{statistics['mean']:{form}}" + ("" if statistics["sd"] is None else f" ± {statistics['sd']:{form}}")
