@@ -1,7 +1,7 @@
 """Segmentations of phantoms by diffusion: patches or whole volumes, PatchDDM's network or the reversible one.
 
 - ``segmentation``: both networks on patches and on whole volumes.
-- ``patches``: patch size, skips that are averaged or concatenated, coordinates or none.
+- ``patches``: patch size, skips that are averaged or concatenated, coordinates or none, one region or three.
 - ``sampling``: how many steps of which sampler, and how many draws.
 
 Networks are trained on 24 phantoms, at equal steps, and judged on 8 others.
@@ -47,6 +47,7 @@ _VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "reversible, 16^3": _PATCH,
         "reversible, 24^3": {"patch_size": [24, 24, 24]},
         "reversible, 16^3, no coordinates": {**_PATCH, "coordinates": False},
+        "reversible, 16^3, three regions": {**_PATCH, "regions": ["core", "whole", "enhancing"]},
     },
 }
 _SAMPLERS = {"DDIM": "StridedDDIMScheduler", "Heun": "StridedHeunScheduler"}
@@ -63,7 +64,8 @@ def compare(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, floa
     Returns:
         ``parameters``, ``peak_mib`` of the training, ``step_gflop``, ``step_s`` (median), and of the test split
         ``draw_dice`` (one draw), ``dice`` and ``hd95_mm`` (5 draws), ``otsu_dice`` and ``best_threshold_dice``; for
-        networks trained on patches also ``dice_in_patches``, of 5 draws in overlapping patches.
+        networks trained on patches also ``dice_in_patches``, of 5 draws in overlapping patches; for several regions
+        ``dice`` is their mean, and there is one for each.
     """
     with tempfile.TemporaryDirectory() as folder:
         values = {**_values(folder, steps, side), **changes}
@@ -71,6 +73,8 @@ def compare(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, floa
         scores = _evaluate(values)
         found |= {name: scores[name] for name in ("draw_dice", "dice", "otsu_dice", "best_threshold_dice")}
         found["hd95_mm"] = scores["hd95_mm_whole"]
+        regions = changes.get("regions", ())
+        found |= {f"dice_{region}": scores[f"dice_{region}"] for region in regions}
         if "patch_size" in changes:
             in_patches = {**values, "inference_patch_size": changes["patch_size"]}
             found["dice_in_patches"] = _evaluate(in_patches)["dice"]

@@ -171,7 +171,9 @@ class MontageHandler:
             columns = {heading: case[key] for key, heading in self.columns.items() if key in case}
             if generated is not None and number == 1:
                 columns["generated"] = generated
-            figure = montage(columns, self.modalities, case.get(self.centre), f"epoch {epoch}, {case['subject']}")
+            # an evaluation that is no part of a training has no epoch worth naming
+            title = f"epoch {epoch}, {case['subject']}" if "{epoch" in self.filename else case["subject"]
+            figure = montage(columns, self.modalities, case.get(self.centre), title)
             name = self.filename.format(epoch=epoch, subject=case["subject"], case=number)
             with atomic_file(self.output_dir / name) as unfinished:
                 figure.savefig(unfinished, format="png", facecolor="black")

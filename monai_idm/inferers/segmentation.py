@@ -10,12 +10,12 @@ Source: Bieder et al. 2023, arXiv:2303.15288; Wolleb et al. 2021, arXiv:2112.031
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from monai.inferers import DiffusionInferer, Inferer, sliding_window_inference
+from monai.inferers import DiffusionInferer, Inferer, SlidingWindowInferer
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
@@ -29,9 +29,8 @@ class DiffusionSegmentationInferer(Inferer):
         scheduler: Of sampling; its steps are taken as they are set.
         num_regions: R, channels of the mask.
         num_draws: N, masks that are drawn and averaged.
-        patch_size: Voxels per axis that the network sees at once; None: the whole volume. Patches overlap, and their
-            borders are blended, at every step.
-        overlap: Of neighbouring patches, a share of their size.
+        window: MONAI's SlidingWindowInferer, which cuts the volume into patches and blends what the network makes of
+            them, at every step; None: the network sees the whole volume.
         seed: Draw i of every case starts from the noise of ``seed + i``, whatever else draws numbers.
     Raises:
         ValueError: If ``num_regions`` or ``num_draws`` is below 1; when called, if the channels do not fit.
@@ -42,16 +41,14 @@ class DiffusionSegmentationInferer(Inferer):
         scheduler: Scheduler,
         num_regions: int = 1,
         num_draws: int = 1,
-        patch_size: Sequence[int] | int | None = None,
-        overlap: float = 0.25,
+        window: SlidingWindowInferer | None = None,
         seed: int = 0,
     ) -> None:
         if num_regions < 1 or num_draws < 1:
             raise ValueError(f"num_regions={num_regions}, num_draws={num_draws}; choose 1 or more of each")
         self.num_regions = num_regions
         self.num_draws = num_draws
-        self.patch_size = patch_size
-        self.overlap = overlap
+        self.window = window
         self.seed = seed
         self._inferer = DiffusionInferer(scheduler)
 
@@ -76,7 +73,7 @@ class DiffusionSegmentationInferer(Inferer):
                 f"a network of {expected} channels, for {self.num_regions} of the mask and {condition.shape[1]} of the "
                 f"condition; were the coordinates (AddCoordinatesd) or a modality forgotten?"
             )
-        predict = network if self.patch_size is None else partial(self._in_patches, network)
+        predict = network if self.window is None else partial(self.window, network=network)
         return torch.stack([self._draw(condition, predict, self.seed + i) for i in range(self.num_draws)], 1)
 
     def _draw(self, condition: Tensor, predict: Callable, seed: int) -> Tensor:
@@ -86,7 +83,3 @@ class DiffusionSegmentationInferer(Inferer):
         mask = self._inferer.sample(noise, predict, conditioning=condition, mode="concat", verbose=False)  # type: ignore[arg-type]
         assert isinstance(mask, Tensor)  # and not, as on request, the steps to it
         return ((mask + 1) / 2).clamp(0, 1)
-
-    def _in_patches(self, network: Callable, x: Tensor, timesteps: Tensor, context: None = None) -> Tensor:
-        patch = partial(network, timesteps=timesteps, context=context)
-        return sliding_window_inference(x, self.patch_size, 1, patch, self.overlap, mode="gaussian")  # type: ignore[arg-type,return-value]

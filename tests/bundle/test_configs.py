@@ -25,6 +25,7 @@ from tests.bundle.workspace import CONFIGS, TINY, workflow
         (["train", "segmentation"], "train"),
         (["train", "segmentation", "evaluate_segmentation"], "train"),
         (["train", "segmentation", "patchddm"], "train"),
+        (["train", "segmentation", "native"], "train"),
         ("inference_segmentation", "infer"),
     ],
 )

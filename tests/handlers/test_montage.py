@@ -166,11 +166,16 @@ def test_the_slices_may_go_through_another_item(tmp_path, monkeypatch):
     assert masks[1] is None
 
 
-def test_more_cases_get_a_file_each_and_a_sampler_may_give_nothing(tmp_path):
+def test_more_cases_get_a_file_each_and_a_sampler_may_give_nothing(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "monai_idm.handlers.montage.montage", lambda *arguments: titles.append(arguments[3]) or montage(*arguments)
+    )
     handler = MontageHandler(tmp_path, MODALITIES, lambda engine: None, num_cases=3, filename="look_{case}.png")
     make_evaluator([handler]).run(1)
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["look_1.png", "look_2.png", "look_3.png"]
+    assert titles == ["case0", "case1", "case2"]  # no epoch where the file's name has none
 
 
 def test_a_run_that_broke_off_leaves_nothing_to_the_next(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.inferers import SlidingWindowInferer
 
 from monai_idm.inferers import DiffusionSegmentationInferer
 from monai_idm.networks import PatchDiffusionUNet
@@ -14,6 +15,10 @@ SIZE = (8, 12, 8)
 
 def scheduler(steps=4):
     return StridedDDIMScheduler(100, "linear_beta", prediction_type="sample", num_inference_steps=steps)
+
+
+def window_of(size):
+    return None if size is None else SlidingWindowInferer(size, overlap=0.25, mode="gaussian")
 
 
 class Oracle:
@@ -44,7 +49,7 @@ def condition(batch=2):
 def test_a_network_that_knows_the_mask_gives_it(patch_size):
     inputs, mask = condition()
     network = Oracle()
-    found = DiffusionSegmentationInferer(scheduler(), patch_size=patch_size)(inputs, network)
+    found = DiffusionSegmentationInferer(scheduler(), window=window_of(patch_size))(inputs, network)
     assert found.dtype == torch.float32
     assert torch.equal(found, mask)
     window = SIZE if patch_size is None else (8, 8, 8) if patch_size == 8 else patch_size
@@ -55,7 +60,7 @@ def test_a_network_that_knows_the_mask_gives_it(patch_size):
 def test_patches_of_a_local_network_give_what_the_whole_gives():
     inputs, _ = condition()
     whole, patches = (
-        DiffusionSegmentationInferer(scheduler(), patch_size=p).draws(inputs, Undecided()) for p in (None, 4)
+        DiffusionSegmentationInferer(scheduler(), window=window_of(p)).draws(inputs, Undecided()) for p in (None, 4)
     )
     torch.testing.assert_close(whole, patches)
 
@@ -84,7 +89,7 @@ def test_a_mask_does_not_depend_on_the_other_cases_of_its_batch():
 def test_a_real_network_segments():
     network = PatchDiffusionUNet(3, 3, 1, channels=(8, 16), num_res_blocks=1, norm_num_groups=4)
     inputs, _ = condition(1)
-    found = DiffusionSegmentationInferer(scheduler(2), patch_size=8)(inputs, network)
+    found = DiffusionSegmentationInferer(scheduler(2), window=window_of(8))(inputs, network)
     assert found.shape == (1, 1, *SIZE)
     assert set(found.unique().tolist()) <= {0.0, 1.0}
 
