@@ -76,7 +76,7 @@ def compare(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, floa
         regions = changes.get("regions", ())
         found |= {f"dice_{region}": scores[f"dice_{region}"] for region in regions}
         if "patch_size" in changes:
-            in_patches = {**values, "inference_patch_size": changes["patch_size"]}
+            in_patches = {**values, "inference_patch_size": changes["patch_size"], "window#sw_batch_size": 8}
             found["dice_in_patches"] = _evaluate(in_patches)["dice"]
     return found
 

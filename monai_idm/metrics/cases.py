@@ -1,30 +1,46 @@
-"""Pools what the processes of a distributed run found, case by case."""
+"""Rows of figures, gathered case by case."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch.distributed as dist
 
-__all__ = ["pooled_cases"]
+__all__ = ["CaseRows"]
 
 
-def pooled_cases(cases: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
-    """The cases of all processes of a distributed run, in the order of the split.
+class CaseRows:
+    """The rows of the cases of a split; what they hold, and what is made of them, is a subclass's."""
 
-    Every process must call it. Subjects are told apart by name and count once each, because ``DistributedSampler``
-    repeats cases to give every process as many. Without a process group nothing happens.
+    def __init__(self) -> None:
+        self._cases: list[list[dict[str, Any]]] = []
 
-    Args:
-        cases: Of this process: the rows of each case, which name its ``subject``.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return cases
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, cases)
-    pooled: dict[str, list[dict[str, Any]]] = {}
-    for place in range(max(len(part) for part in parts)):  # the sampler deals cases out in turn
-        for part in parts:
-            if place < len(part):
-                pooled.setdefault(part[place][0]["subject"], part[place])
-    return list(pooled.values())
+    def reset(self) -> None:
+        """Forget all cases."""
+        self._cases = []
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, with the number of their case, counted from 0, and its subject."""
+        return [{"case": number, **row} for number, case in enumerate(self._cases) for row in case]
+
+    def gather(self) -> None:
+        """Pool the cases of all processes of a distributed run, in the order of the split.
+
+        Every process must call it. Subjects are told apart by name and count once each, because
+        ``DistributedSampler`` repeats cases to give every process as many. Without a process group nothing
+        happens.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, self._cases)
+        pooled: dict[str, list[dict[str, Any]]] = {}
+        for place in range(max(len(part) for part in parts)):  # the sampler deals cases out in turn
+            for part in parts:
+                if place < len(part):
+                    pooled.setdefault(part[place][0]["subject"], part[place])
+        self._cases = list(pooled.values())
+
+    def _add(self, subject: str, rows: Iterable[dict[str, Any]]) -> None:
+        self._cases.append([{"subject": subject, **row} for row in rows])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from monai_idm.metrics.baselines import best_gaussian_blur
-from monai_idm.metrics.cases import pooled_cases
+from monai_idm.metrics.cases import CaseRows
 from monai_idm.metrics.reconstruction_table import reconstruction_table
 from monai_idm.metrics.volume import mae, masked_mean, psnr, rmse, ssim_map
 
@@ -21,7 +21,7 @@ NOISE_METRICS = ("mae", "rmse")
 LARGER_IS_BETTER = ("psnr", "ssim")
 
 
-class ReconstructionMetrics:
+class ReconstructionMetrics(CaseRows):
     """Accumulate PSNR (dB), SSIM and MAE of reconstructions over the cases of a split.
 
     Every case gives one row per modality, region and method. The regions are ``"brain"``, the case's mask,
@@ -44,6 +44,7 @@ class ReconstructionMetrics:
     optional: ClassVar = {"noisy": "noisy", "noise": "noise", "noise_pred": "predicted_noise"}
 
     def __init__(self, modalities: Sequence[str], data_range: float = 1.0, paper_batch_size: int = 2) -> None:
+        super().__init__()
         self.modalities = tuple(modalities)
         if not self.modalities or len(set(self.modalities)) != len(self.modalities):
             raise ValueError(f"modalities are {self.modalities}; name each channel once, as ('t1', 't2')")
@@ -51,11 +52,6 @@ class ReconstructionMetrics:
             raise ValueError(f"paper_batch_size is {paper_batch_size}; it is a number of cases, 1 or more")
         self.data_range = data_range
         self.paper_batch_size = paper_batch_size
-        self._cases: list[list[dict[str, Any]]] = []
-
-    def reset(self) -> None:
-        """Forget all cases."""
-        self._cases = []
 
     @torch.no_grad()
     def update(
@@ -93,15 +89,7 @@ class ReconstructionMetrics:
             rows += self._image_rows("gaussian_blur", blurred, reference, mask, sigma)
         if noise is not None and predicted_noise is not None:
             rows += self._noise_rows(noise, predicted_noise)
-        self._cases.append([{"subject": subject, **row} for row in rows])
-
-    def gather(self) -> None:
-        """Pool the cases of all processes of a distributed run; every one must call it."""
-        self._cases = pooled_cases(self._cases)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One dict per case, modality, space, region and method; what is not defined there is ``None``."""
-        return [{"case": number, **row} for number, case in enumerate(self._cases) for row in case]
+        self._add(subject, rows)
 
     def summary(self) -> dict[str, Any]:
         """Statistics over the cases.

@@ -13,7 +13,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance
 from torch import Tensor
 
 from monai_idm.metrics.baselines import best_threshold, otsu_threshold
-from monai_idm.metrics.cases import pooled_cases
+from monai_idm.metrics.cases import CaseRows
 from monai_idm.metrics.table import aligned
 
 __all__ = ["SegmentationMetrics"]
@@ -21,7 +21,7 @@ __all__ = ["SegmentationMetrics"]
 METRICS = ("dice", "hd95_mm")
 
 
-class SegmentationMetrics:
+class SegmentationMetrics(CaseRows):
     """Accumulate the Dice coefficient and the 95th percentile of the Hausdorff distance (mm) over the cases of a split.
 
     Every case gives rows of ``method="draw"``, one per drawn mask; of ``"ensemble"``, the mean of the draws above 0.5,
@@ -41,15 +41,11 @@ class SegmentationMetrics:
     optional: ClassVar = {"image": "image", "mask": "mask"}
 
     def __init__(self, regions: Sequence[str] = ("whole",), modalities: Sequence[str] = ()) -> None:
+        super().__init__()
         self.regions = tuple(regions)
         if not self.regions or len(set(self.regions)) != len(self.regions):
             raise ValueError(f"regions are {self.regions}; name each channel of the mask once, as ('core', 'whole')")
         self.modalities = tuple(modalities)
-        self._cases: list[list[dict[str, Any]]] = []
-
-    def reset(self) -> None:
-        """Forget all cases."""
-        self._cases = []
 
     @torch.no_grad()
     def update(
@@ -85,15 +81,7 @@ class SegmentationMetrics:
             for method, threshold in thresholds.items():
                 bright = (flair > threshold) & brain
                 rows += self._rows(method, bright[None], whole[None], ["whole"], spacing)
-        self._cases.append([{"subject": subject, **row} for row in rows])
-
-    def gather(self) -> None:
-        """Pool the cases of all processes of a distributed run; every one must call it."""
-        self._cases = pooled_cases(self._cases)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One dict per case, method, draw and region."""
-        return [{"case": number, **row} for number, case in enumerate(self._cases) for row in case]
+        self._add(subject, rows)
 
     def summary(self) -> dict[str, Any]:
         """Statistics over the cases.
