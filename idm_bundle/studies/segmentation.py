@@ -28,7 +28,12 @@ from monai_idm.meters import count_flops
 __all__ = ["STUDIES"]
 
 _PATCHDDM = {
-    "network_def": {"_target_": "monai_idm.networks.PatchDiffusionUNet.from_preset", "preset": "light"},
+    "network_def": {
+        "_target_": "monai_idm.networks.PatchDiffusionUNet.from_preset",
+        "preset": "light",
+        "in_channels": "$len(@regions) + len(@modalities) + 3 * @coordinates",
+        "out_channels": "$len(@regions)",
+    },
     "activations": "stored",
 }
 _PATCH = {"patch_size": [16, 16, 16]}  # of volumes of 32^3: an eighth, as 128^3 of 256^3
@@ -44,8 +49,8 @@ _VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "PatchDDM, 24^3": {**_PATCHDDM, "patch_size": [24, 24, 24]},
         "PatchDDM, 16^3, concatenated skips": {**_PATCHDDM, **_PATCH, "network_def#skips": "concatenated"},
         "PatchDDM, 16^3, no coordinates": {**_PATCHDDM, **_PATCH, "coordinates": False},
+        "PatchDDM, whole": _PATCHDDM,
         "reversible, 16^3": _PATCH,
-        "reversible, 24^3": {"patch_size": [24, 24, 24]},
         "reversible, 16^3, no coordinates": {**_PATCH, "coordinates": False},
         "reversible, 16^3, three regions": {**_PATCH, "regions": ["core", "whole", "enhancing"]},
     },
@@ -54,18 +59,18 @@ _SAMPLERS = {"DDIM": "StridedDDIMScheduler", "Heun": "StridedHeunScheduler"}
 _STEPS = {"DDIM": (1, 2, 5, 10, 20, 50, 100, 1000), "Heun": (1, 2, 5, 10, 25)}
 
 
-def compare(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, float]:
+def compare(changes: Mapping[str, Any], steps: int, side: int, in_patches: bool = False) -> dict[str, float]:
     """Train on phantoms, then segment those of the test split.
 
     Args:
         changes: Of the values of train.yaml with segmentation.yaml.
         steps: Iterations of training.
         side: Voxels per axis of a volume.
+        in_patches: Also segment in overlapping patches, of the size of the training's: ``dice_in_patches``, of 5 draws.
     Returns:
         ``parameters``, ``peak_mib`` of the training, ``step_gflop``, ``step_s`` (median), and of the test split
         ``draw_dice`` (one draw), ``dice`` and ``hd95_mm`` (5 draws), ``otsu_dice`` and ``best_threshold_dice``; for
-        networks trained on patches also ``dice_in_patches``, of 5 draws in overlapping patches; for several regions
-        ``dice`` is their mean, and there is one for each.
+        several regions ``dice`` is their mean, and there is one for each.
     """
     with tempfile.TemporaryDirectory() as folder:
         values = {**_values(folder, steps, side), **changes}
@@ -73,11 +78,10 @@ def compare(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, floa
         scores = _evaluate(values)
         found |= {name: scores[name] for name in ("draw_dice", "dice", "otsu_dice", "best_threshold_dice")}
         found["hd95_mm"] = scores["hd95_mm_whole"]
-        regions = changes.get("regions", ())
-        found |= {f"dice_{region}": scores[f"dice_{region}"] for region in regions}
-        if "patch_size" in changes:
-            in_patches = {**values, "inference_patch_size": changes["patch_size"], "window#sw_batch_size": 8}
-            found["dice_in_patches"] = _evaluate(in_patches)["dice"]
+        found |= {f"dice_{region}": scores[f"dice_{region}"] for region in changes.get("regions", ())}
+        if in_patches:
+            windows = {"inference_patch_size": changes["patch_size"], "window#sw_batch_size": 8}
+            found["dice_in_patches"] = _evaluate({**values, **windows})["dice"]
     return found
 
 
@@ -150,6 +154,9 @@ def _evaluate(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 STUDIES = {
-    study: {name: partial(compare, changes) for name, changes in variants.items()}
+    study: {
+        name: partial(compare, changes, in_patches=study == "segmentation" and "patch_size" in changes)
+        for name, changes in variants.items()
+    }
     for study, variants in _VARIANTS.items()
 } | {"sampling": {"reversible": sample}}
