@@ -9,6 +9,7 @@ Networks are trained on 24 phantoms, at equal steps, and judged on 8 others.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections.abc import Mapping
@@ -123,7 +124,7 @@ def _configured(values: Mapping[str, Any], *overlays: str) -> ConfigParser:
     config = ConfigParser()
     configs = Path(find_bundle_root()) / "configs"
     config.read_config([configs / f"{name}.yaml" for name in ("train", "segmentation", *overlays)])
-    config.update(dict(values))
+    config.update(copy.deepcopy(dict(values)))  # it writes "network_def#skips" into the dict it was given
     return config
 
 

@@ -1,0 +1,66 @@
+"""The studies at a size that takes no time."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from idm_bundle.studies import __main__ as command
+from idm_bundle.studies import segmentation
+from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, _configured, _values, compare, sample
+
+TINY = {
+    "device": "$torch.device('cpu')",
+    "demo#num_subjects": 5,
+    "demo#phantom_size": [32, 32, 24],
+    "patch_size": [8, 8, 8],
+    "ddim_steps": 2,
+}
+
+
+@pytest.mark.parametrize(("study", "variant"), [(s, v) for s, variants in _VARIANTS.items() for v in variants])
+def test_every_variant_is_a_network_that_takes_its_images(study, variant, tmp_path):
+    changes = _VARIANTS[study][variant]
+    config = _configured({**_values(str(tmp_path), 10, 32), **changes})
+    network = config.get_parsed_content("network_def")
+    regions, conditions = len(changes.get("regions", ["whole"])), 7 if changes.get("coordinates", True) else 4
+    assert (network.in_channels, network.out_channels) == (regions + conditions, regions)
+    assert ("network_def" in changes) == (type(network).__name__ == "PatchDiffusionUNet")
+    assert getattr(network, "skips", "averaged") == changes.get("network_def#skips", "averaged")
+    assert config.get_parsed_content("patch_size") == changes.get("patch_size", [32, 32, 32])
+
+
+@pytest.mark.parametrize("network", [{}, _PATCHDDM])
+def test_a_variant_is_trained_measured_and_judged(network):
+    found = compare({**TINY, **network}, steps=10, side=16, in_patches=True)
+    assert found["parameters"] > 1e6
+    assert 10 < found["peak_mib"] < 200
+    assert found["step_s"] > 0
+    assert found["step_gflop"] > 0.5
+    for name in ("draw_dice", "dice", "otsu_dice", "best_threshold_dice", "dice_in_patches"):
+        assert 0 <= found[name] <= 1
+
+
+def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "study.json"
+    variants = {"a": lambda **sizes: {"dice": 0.5, **sizes}, "b": lambda **sizes: 1 / 0}
+    monkeypatch.setitem(command.STUDIES, "segmentation", variants)
+    arguments = ["studies", "segmentation", "--steps", "3", "--side", "8", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(ZeroDivisionError):
+        command.main()
+    written = json.loads(file.read_text())
+    assert written["results"] == {"a": {"dice": 0.5, "steps": 3, "side": 8}}
+    assert written["versions"]
+    assert "a {" in capsys.readouterr().out
+
+
+def test_sampling_is_judged_by_sampler_steps_and_draws(monkeypatch):
+    asked = []
+    monkeypatch.setattr(segmentation, "_train", lambda values: None)
+    monkeypatch.setattr(segmentation, "_evaluate", lambda values: asked.append(values) or {"dice": 0.5})
+    found = sample(10, 16)
+    assert {"DDIM, 1000 passes", "Heun, 9 passes", "10 draws"} <= found.keys()
+    assert len(asked) == len(found)
