@@ -55,6 +55,13 @@ def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsy
     assert written["results"] == {"a": {"dice": 0.5, "steps": 3, "side": 8}}
     assert written["versions"]
     assert "a {" in capsys.readouterr().out
+    # the same command goes on, another one starts anew
+    monkeypatch.setitem(command.STUDIES, "segmentation", {"a": lambda **sizes: 1 / 0, "b": lambda **sizes: {"dice": 1}})
+    command.main()
+    assert json.loads(file.read_text())["results"] == {**written["results"], "b": {"dice": 1}}
+    monkeypatch.setattr(sys, "argv", [*arguments, "--steps", "4"])
+    with pytest.raises(ZeroDivisionError):
+        command.main()
 
 
 def test_sampling_is_judged_by_sampler_steps_and_draws(monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,23 +24,30 @@ def main() -> None:
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--side", type=int, default=16, help="voxels per axis (16)")
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--json", type=Path, help="file to write; a study that was interrupted goes on in it")
     options = parser.parse_args()
-    results = {}
+    settings = {
+        "study": options.study,
+        "steps": options.steps,
+        "side": options.side,
+        "device": device_name("cuda" if torch.cuda.is_available() else "cpu"),  # as train.yaml chooses
+        "versions": VERSIONS,
+    }
+    results = _earlier(options.json, settings)
     for name, variant in STUDIES[options.study].items():
-        results[name] = variant(steps=options.steps, side=options.side)
+        if name not in results:
+            results[name] = variant(steps=options.steps, side=options.side)
         print(name, json.dumps(results[name]), flush=True)
         if options.json:
-            record = {
-                "study": options.study,
-                "steps": options.steps,
-                "side": options.side,
-                "results": results,
-                "device": device_name("cuda" if torch.cuda.is_available() else "cpu"),  # as train.yaml chooses
-                "versions": VERSIONS,
-            }
             with atomic_file(options.json) as unfinished:
-                unfinished.write_text(json.dumps(record, indent=2) + "\n")
+                unfinished.write_text(json.dumps({**settings, "results": results}, indent=2) + "\n")
+
+
+def _earlier(file: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the file holds of the same study, which an interruption ended."""
+    written = json.loads(file.read_text()) if file is not None and file.is_file() else {}
+    results = written.pop("results", {})
+    return results if written == settings else {}
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ def test_no_threshold_is_better_than_the_best():
     best = dice(best_threshold(values, reference))
     assert best == max(dice(t) for t in [-100.0, *(values.unique() + 0.05).tolist()])
     assert best_threshold(torch.tensor([1.0, 2, 2]), torch.ones(3)) < 1  # everything
+    assert best_threshold(torch.tensor([2.0, 1, 1, 0]), torch.tensor([1.0, 1, 0, 0])) == 0.5  # not between equal values
     with pytest.raises(ValueError, match="empty"):
         best_threshold(values, torch.zeros(500))
 
