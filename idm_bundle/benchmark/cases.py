@@ -48,7 +48,7 @@ class Case:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.batch, 8 if self.segments or self.network.startswith("PatchDDM") else 2, *self.volume)
+        return (self.batch, 8 if self.segments or self.network == "PatchDDM" else 2, *self.volume)
 
 
 def _ours(case: Case) -> nn.Module:
@@ -152,20 +152,21 @@ def _volume(device: str) -> list[Case]:
 
 def _segmentation(device: str) -> list[Case]:
     """Both networks on patches and on whole volumes; on a CPU small ones, as in the study of that name."""
-    ours: dict[str, Any] = {"segments": True, **REBUILT}
+    patch, whole, stride = (128, 128, 128), (256, 256, 256), 2
+    networks: list[tuple[str, dict[str, Any]]] = [("PatchDDM", STORED), ("PatchDDM", CHECKPOINTED)]
+    networks += [("base", REBUILT), ("paper", REBUILT)]
+    settings: dict[str, Any] = {"batch": 1, "segments": True, **LOW}
     if device == "cpu":
-        sizes = {"16^3": (16, 16, 16), "32^3": (32, 32, 32)}
-        networks: list[tuple[str, dict[str, Any]]] = [("PatchDDM light", STORED), ("light", ours)]
-        settings: dict[str, Any] = {"batch": 2}
-    else:
-        sizes = {"128^3": (128, 128, 128), "256^3": (256, 256, 256)}
-        networks = [("PatchDDM", STORED), ("PatchDDM", CHECKPOINTED), ("base", ours), ("paper", ours)]
-        settings = {"batch": 1, **LOW}
-    return [
-        Case(f"{network}, {size}, {policy['activations']}", network, volume, **settings, **policy)
-        for network, policy in networks
-        for size, volume in sizes.items()
-    ]
+        patch, whole, stride = (16, 16, 16), (32, 32, 32), 1
+        networks, settings = [("PatchDDM light", STORED), ("light", REBUILT)], {"batch": 2, "segments": True}
+    cases = []
+    for network, policy in networks:
+        name = f"{network}, {policy['activations']}"
+        cases += [
+            Case(f"{name}, {patch[0]}^3", network, patch, **settings, **policy),
+            Case(f"{name}, {whole[0]}^3", network, whole, bookend_stride=stride, **settings, **policy),
+        ]
+    return cases
 
 
 def _optimizer(device: str) -> list[Case]:
