@@ -9,21 +9,17 @@ import pytest
 
 from idm_bundle.studies import __main__ as command
 from idm_bundle.studies import segmentation
-from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, _configured, _values, compare, sample
+from idm_bundle.studies.configs import configured
+from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, _values, compare, sample
+from tests.bundle.workspace import TINY
 
-TINY = {
-    "device": "$torch.device('cpu')",
-    "demo#num_subjects": 5,
-    "demo#phantom_size": [32, 32, 24],
-    "patch_size": [8, 8, 8],
-    "ddim_steps": 2,
-}
+DEMO = {name: TINY[name] for name in ("device", "demo#num_subjects", "demo#phantom_size")}
 
 
 @pytest.mark.parametrize(("study", "variant"), [(s, v) for s, variants in _VARIANTS.items() for v in variants])
 def test_every_variant_is_a_network_that_takes_its_images(study, variant, tmp_path):
     changes = _VARIANTS[study][variant]
-    config = _configured({**_values(str(tmp_path), 10, 32), **changes})
+    config = configured({**_values(str(tmp_path), 10, 32), **changes}, "segmentation")
     network = config.get_parsed_content("network_def")
     regions, conditions = len(changes.get("regions", ["whole"])), 7 if changes.get("coordinates", True) else 4
     assert (network.in_channels, network.out_channels) == (regions + conditions, regions)
@@ -34,7 +30,8 @@ def test_every_variant_is_a_network_that_takes_its_images(study, variant, tmp_pa
 
 @pytest.mark.parametrize("network", [{}, _PATCHDDM])
 def test_a_variant_is_trained_measured_and_judged(network):
-    found = compare({**TINY, **network}, steps=10, side=16, in_patches=True)
+    small = {**DEMO, "patch_size": [8, 8, 8], "ddim_steps": 2}
+    found = compare({**small, **network}, steps=10, side=16, in_patches=True)
     assert found["parameters"] > 1e6
     assert 10 < found["peak_mib"] < 200
     assert found["step_s"] > 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
-from monai_idm import find_bundle_root
+from idm_bundle.studies.configs import configured
 
 __all__ = ["STUDIES"]
 
@@ -68,11 +67,9 @@ def train(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, float]
         ``inverse_error``, the mean of |x_t - U^-1(U(x_t, t))| of the validation's volumes, where there is an inverse.
     """
     set_determinism(0)
-    config = ConfigParser()
-    config.read_config(Path(find_bundle_root()) / "configs" / "train.yaml")
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        config.update(
+        config = configured(
             {
                 "output_dir": f"{folder}/output",
                 "ckpt_dir": f"{folder}/models",

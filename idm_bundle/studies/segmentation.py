@@ -9,22 +9,18 @@ Networks are trained on 24 phantoms, at equal steps, and judged on 8 others.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import time
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
-from monai_idm import find_bundle_root
-from monai_idm.meters import count_flops
+from idm_bundle.studies.configs import configured
+from monai_idm.meters import estimate_flops
 
 __all__ = ["STUDIES"]
 
@@ -120,36 +116,28 @@ def _values(folder: str, steps: int, side: int) -> dict[str, Any]:
     }
 
 
-def _configured(values: Mapping[str, Any], *overlays: str) -> ConfigParser:
-    config = ConfigParser()
-    configs = Path(find_bundle_root()) / "configs"
-    config.read_config([configs / f"{name}.yaml" for name in ("train", "segmentation", *overlays)])
-    config.update(copy.deepcopy(dict(values)))  # it writes "network_def#skips" into the dict it was given
-    return config
-
-
 def _train(values: Mapping[str, Any]) -> dict[str, float]:
     set_determinism(0)
-    config = _configured(values)
+    config = configured(values, "segmentation")
     trainer: Engine = config.get_parsed_content("train#trainer")
     seconds: list[float] = []
     trainer.add_event_handler(Events.ITERATION_STARTED, lambda _: seconds.append(time.perf_counter()))
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: seconds.append(time.perf_counter() - seconds.pop()))
     trainer.run()
-    network, batch = config.get_parsed_content("network"), config.get_parsed_content("batch_size")
-    x = torch.zeros(batch, network.in_channels, *config.get_parsed_content("patch_size"))
-    x = x.to(next(network.parameters()).device)
+    network, batch, size = (config.get_parsed_content(name) for name in ("network", "batch_size", "patch_size"))
     metrics = trainer.state.metrics
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "peak_mib": 1024 * metrics["allocated_peak_gib" if "allocated_peak_gib" in metrics else "live_peak_gib"],
-        "step_gflop": count_flops(lambda: network(x, torch.zeros(1)).sum().backward()) / 1e9,
+        "step_gflop": estimate_flops(network, (batch, network.in_channels, *size)) / 1e9,
         "step_s": median(seconds),
     }
 
 
 def _evaluate(values: Mapping[str, Any]) -> dict[str, float]:
-    evaluator: Engine = _configured(values, "evaluate_segmentation").get_parsed_content("validate#evaluator")
+    evaluator: Engine = configured(values, "segmentation", "evaluate_segmentation").get_parsed_content(
+        "validate#evaluator"
+    )
     evaluator.run()
     return dict(evaluator.state.metrics)
 

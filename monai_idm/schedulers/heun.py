@@ -49,16 +49,18 @@ class StridedHeunScheduler(StridedScheduler):
         Returns:
             The sample at the noise level where the step ends, and the predicted noiseless one.
         """
-        t, s = int(timestep), self._next(int(timestep))
+        t = int(timestep)
+        s = self._next(t)
+        alpha_bar, alpha_bar_next = self._alpha_bar(t), self._alpha_bar(s)
         x0 = self._predicted_sample(model_output, t, sample)
-        noise = (sample - self._alpha_bar(t).sqrt() * x0) / (1 - self._alpha_bar(t)).sqrt()
-        velocity = self._alpha_bar(t).sqrt() * noise - (1 - self._alpha_bar(t)).sqrt() * x0
+        noise = (sample - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
         if self._start is not None and self._next(self._start[0]) == t:
             start, x_start, v_start = self._start
             self._start = None
             return x_start - (self._angle(start) - self._angle(t)) * (v_start + velocity) / 2, x0
         self._start = None if s is None else (t, sample, velocity)
-        return self._alpha_bar(s).sqrt() * x0 + (1 - self._alpha_bar(s)).sqrt() * noise, x0
+        return alpha_bar_next.sqrt() * x0 + (1 - alpha_bar_next).sqrt() * noise, x0
 
     def _angle(self, t: int) -> float:
         return math.acos(math.sqrt(float(self.alphas_cumprod[t])))
