@@ -1,6 +1,6 @@
 """``python -m idm_bundle.studies NAME``: short trainings on phantoms that answer one question each.
 
-Every training is the bundle's own, with a few values changed; the same seed, hence the same batches.
+Every training is the bundle's own, with a few values changed; one seed, unless a study asks for more.
 """
 
 from __future__ import annotations

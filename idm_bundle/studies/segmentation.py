@@ -1,7 +1,7 @@
 """Segmentations of phantoms by diffusion: patches or whole volumes, PatchDDM's network or the reversible one.
 
 - ``segmentation``: both networks on patches and on whole volumes.
-- ``patches``: patch size, skips that are averaged or concatenated, coordinates or none, one region or three.
+- ``patches``: patch size, skips that are averaged or concatenated, coordinates or none, one region or three; two seeds.
 - ``sampling``: how many steps of which sampler, and how many draws.
 
 Networks are trained on 24 phantoms, at equal steps, and judged on 8 others.
@@ -56,13 +56,16 @@ _SAMPLERS = {"DDIM": "StridedDDIMScheduler", "Heun": "StridedHeunScheduler"}
 _STEPS = {"DDIM": (1, 2, 5, 10, 20, 50, 100, 1000), "Heun": (1, 2, 5, 10, 25)}
 
 
-def compare(changes: Mapping[str, Any], steps: int, side: int, in_patches: bool = False) -> dict[str, float]:
+def compare(
+    changes: Mapping[str, Any], steps: int, side: int, seed: int = 0, in_patches: bool = False
+) -> dict[str, float]:
     """Train on phantoms, then segment those of the test split.
 
     Args:
         changes: Of the values of train.yaml with segmentation.yaml.
         steps: Iterations of training.
         side: Voxels per axis of a volume.
+        seed: Of the weights and batches; the phantoms are the same ones.
         in_patches: Also segment in overlapping patches, of the size of the training's: ``dice_in_patches``, of 5 draws.
     Returns:
         ``parameters``, ``peak_mib`` of the training, ``step_gflop``, ``step_s`` (median), and of the test split
@@ -71,7 +74,7 @@ def compare(changes: Mapping[str, Any], steps: int, side: int, in_patches: bool 
     """
     with tempfile.TemporaryDirectory() as folder:
         values = {**_values(folder, steps, side), **changes}
-        found = _train(values)
+        found = _train(values, seed)
         scores = _evaluate(values)
         found |= {name: scores[name] for name in ("draw_dice", "dice", "otsu_dice", "best_threshold_dice")}
         found["hd95_mm"] = scores["hd95_mm_whole"]
@@ -116,8 +119,8 @@ def _values(folder: str, steps: int, side: int) -> dict[str, Any]:
     }
 
 
-def _train(values: Mapping[str, Any]) -> dict[str, float]:
-    set_determinism(0)
+def _train(values: Mapping[str, Any], seed: int = 0) -> dict[str, float]:
+    set_determinism(seed)
     config = configured(values, "segmentation")
     trainer: Engine = config.get_parsed_content("train#trainer")
     seconds: list[float] = []
@@ -143,9 +146,14 @@ def _evaluate(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 STUDIES = {
-    study: {
-        name: partial(compare, changes, in_patches=study == "segmentation" and "patch_size" in changes)
-        for name, changes in variants.items()
-    }
-    for study, variants in _VARIANTS.items()
-} | {"sampling": {"reversible": sample}}
+    "segmentation": {
+        name: partial(compare, changes, in_patches="patch_size" in changes)
+        for name, changes in _VARIANTS["segmentation"].items()
+    },
+    "patches": {
+        f"{name}, seed {seed}": partial(compare, changes, seed=seed)
+        for seed in (0, 1)
+        for name, changes in _VARIANTS["patches"].items()
+    },
+    "sampling": {"reversible": sample},
+}
