@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from idm_bundle.studies import reconstruction, segmentation
 from monai_idm.atomic_file import atomic_file
 from monai_idm.machine import VERSIONS, device_name
 
-STUDIES = {**reconstruction.STUDIES, **segmentation.STUDIES}
+STUDIES: dict[str, dict[str, Callable[..., dict[str, float]]]] = {**reconstruction.STUDIES, **segmentation.STUDIES}
 
 
 def main() -> None:

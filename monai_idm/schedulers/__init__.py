@@ -1,6 +1,8 @@
 """Samplers that MONAI core lacks, or gets wrong at few steps."""
 
 from monai_idm.schedulers.ddim import StridedDDIMScheduler
+from monai_idm.schedulers.ddpm import StridedDDPMScheduler
+from monai_idm.schedulers.dpm_solver import DPMSolverPlusPlusScheduler
 from monai_idm.schedulers.heun import StridedHeunScheduler
 from monai_idm.schedulers.prediction import (
     check_prediction_type,
@@ -10,7 +12,9 @@ from monai_idm.schedulers.prediction import (
 )
 
 __all__ = [
+    "DPMSolverPlusPlusScheduler",
     "StridedDDIMScheduler",
+    "StridedDDPMScheduler",
     "StridedHeunScheduler",
     "check_prediction_type",
     "predicted_noise",

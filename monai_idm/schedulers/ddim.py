@@ -7,6 +7,8 @@ Source: eqs. 12 and 16 of Song et al. 2021, arXiv:2010.02502.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ class StridedDDIMScheduler(StridedScheduler):
         timestep: int | Tensor,
         sample: Tensor,
         eta: float = 0.0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """From the noise level of ``timestep`` to that of the next of ``timesteps`` below it.
 
@@ -34,7 +36,7 @@ class StridedDDIMScheduler(StridedScheduler):
             timestep: t of ``sample``; it need not be one of ``timesteps``.
             sample: x_t.
             eta: 0 is deterministic, 1 has DDPM's variance.
-            generator: Of the noise, where eta > 0.
+            generator: Of the noise, where eta > 0; a sequence has one for each of the batch.
         Returns:
             The sample at the next noise level, and the predicted noiseless one.
         """
@@ -46,6 +48,5 @@ class StridedDDIMScheduler(StridedScheduler):
         direction = (1 - alpha_bar_next - variance).clamp(min=0).sqrt() * noise
         following = alpha_bar_next.sqrt() * x0 + direction
         if eta > 0:
-            z = torch.randn(sample.shape, generator=generator, dtype=sample.dtype, device=sample.device)
-            following = following + variance.sqrt() * z
+            following = following + variance.sqrt() * self._noise(sample, generator)
         return following, x0

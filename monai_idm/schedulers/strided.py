@@ -1,13 +1,20 @@
-"""What few-step samplers share: trailing timesteps, and steps that end at the noise levels they aim at.
+r"""What few-step samplers share: trailing timesteps, and steps that end at the noise levels they aim at.
 
 MONAI's DDIMScheduler takes its timesteps from a linspace (999, 888, ...) but steps by ``T // n`` (to 899), so that the
 network sees a noise level the sample does not have; its DDPMScheduler always steps to t - 1. Here the timesteps are
 trailing (T - 1 comes first, as sampling starts from pure noise) and a step ends exactly at the next of them.
 
-Source: trailing timesteps: Lin et al. 2024, arXiv:2305.08891.
+With zero terminal SNR the last timestep is noise alone, as sampling's start is,
+
+.. math:: \sqrt{\bar\alpha_t} \leftarrow (\sqrt{\bar\alpha_t} - \sqrt{\bar\alpha_T})
+    \frac{\sqrt{\bar\alpha_1}}{\sqrt{\bar\alpha_1} - \sqrt{\bar\alpha_T}}.
+
+Source: trailing timesteps and algorithm 1: Lin et al. 2024, arXiv:2305.08891.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from monai.networks.schedulers.scheduler import Scheduler
@@ -29,7 +36,11 @@ class StridedScheduler(Scheduler):
         clip_sample_min: Lower end of the range.
         clip_sample_max: Upper end of the range.
         num_inference_steps: As ``set_timesteps``, for configs; None: every step.
+        zero_terminal_snr: Rescale the schedule so that the last timestep is noise alone, as in training.
         schedule_args: Arguments of the schedule.
+    Raises:
+        ValueError: If the prediction type is unknown, or is ``"epsilon"`` with ``zero_terminal_snr``: of noise alone
+            it says nothing about the image.
     """
 
     def __init__(
@@ -41,10 +52,18 @@ class StridedScheduler(Scheduler):
         clip_sample_min: float = -1.0,
         clip_sample_max: float = 1.0,
         num_inference_steps: int | None = None,
+        zero_terminal_snr: bool = False,
         **schedule_args: float,
     ) -> None:
         super().__init__(num_train_timesteps, schedule, **schedule_args)
         check_prediction_type(prediction_type)
+        if zero_terminal_snr:
+            if prediction_type == "epsilon":
+                raise ValueError(
+                    "prediction_type='epsilon' with zero_terminal_snr: at the last timestep the noise tells nothing "
+                    "about the image; choose 'v_prediction' or 'sample'"
+                )
+            self._rescale()
         self.prediction_type = prediction_type
         self.clip_sample = clip_sample
         self.clip_sample_values = (clip_sample_min, clip_sample_max)
@@ -68,6 +87,13 @@ class StridedScheduler(Scheduler):
         ends = self.num_train_timesteps - stride * torch.arange(num_inference_steps, dtype=torch.float64)
         self.timesteps = (ends.round().long() - 1).to(device)
 
+    def _rescale(self) -> None:
+        root = torch.cumprod(1 - self.betas.double(), 0).sqrt()
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        alpha_bar = root.square()
+        alphas = torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+        self.betas, self.alphas, self.alphas_cumprod = (x.to(self.betas) for x in (1 - alphas, alphas, alpha_bar))
+
     def _next(self, t: int) -> int | None:
         """The timestep that a step from t ends at; None: at no noise."""
         below = self.timesteps[self.timesteps < t]
@@ -79,3 +105,15 @@ class StridedScheduler(Scheduler):
     def _predicted_sample(self, model_output: Tensor, t: int, sample: Tensor) -> Tensor:
         x0 = predicted_sample(self, model_output, t, sample)
         return x0.clamp(*self.clip_sample_values) if self.clip_sample else x0
+
+    @staticmethod
+    def _noise(sample: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+        if generator is None:
+            return torch.randn_like(sample)
+        if isinstance(generator, torch.Generator):
+            return torch.randn(sample.shape, generator=generator, device=generator.device).to(sample)
+        if len(generator) != len(sample):
+            raise ValueError(
+                f"{len(generator)} generators for a batch of {len(sample)}; give one for each of the batch"
+            )
+        return torch.stack([torch.randn(sample.shape[1:], generator=g, device=g.device) for g in generator]).to(sample)

@@ -1,12 +1,24 @@
-"""Laws of the strided sampler, with the exact denoiser of a normal distribution where a network would stand."""
+"""Laws of the strided samplers, with the exact denoiser of a normal distribution where a network would stand."""
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import pytest
 import torch
-from monai.networks.schedulers import DDIMScheduler
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
-from monai_idm.schedulers import StridedDDIMScheduler, predicted_noise, predicted_sample
+from monai_idm.schedulers import (
+    DPMSolverPlusPlusScheduler,
+    StridedDDIMScheduler,
+    StridedDDPMScheduler,
+    StridedHeunScheduler,
+    predicted_noise,
+    predicted_sample,
+)
+
+SAMPLERS = [StridedDDPMScheduler, StridedDDIMScheduler, DPMSolverPlusPlusScheduler, StridedHeunScheduler]
 
 MEAN, SD = 0.3, 0.2
 
@@ -20,25 +32,161 @@ def exact(scheduler, x, t):
     return {"sample": x0, "epsilon": noise, "v_prediction": velocity}[scheduler.prediction_type]
 
 
-@pytest.mark.parametrize("steps", [5, 20, 50])
-@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-def test_the_mean_is_right_at_few_steps(steps, prediction_type):
-    scheduler = StridedDDIMScheduler(2000, "cosine", prediction_type, clip_sample=False, num_inference_steps=steps)
-    x = torch.randn(20_000, dtype=torch.float64)
+def drawn(scheduler):
+    x = torch.randn(40_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
     for t in scheduler.timesteps:
         x, _ = scheduler.step(exact(scheduler, x, t), t, x)
-    assert x.mean() == pytest.approx(MEAN, abs=0.02)
+    return x
 
 
-def test_every_step_equals_monai_core():
-    ours = StridedDDIMScheduler(50, "cosine", "v_prediction")
-    core = DDIMScheduler(50, "cosine", prediction_type="v_prediction")
+@pytest.mark.parametrize("steps", [5, 10, 20, 50])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_mean_is_right_at_few_steps(sampler, prediction_type, steps):
+    scheduler = sampler(
+        2000,
+        "cosine",
+        prediction_type,
+        clip_sample=False,
+        num_inference_steps=steps,
+        zero_terminal_snr=prediction_type == "v_prediction",
+    )
+    assert drawn(scheduler).mean() == pytest.approx(MEAN, abs=0.02)
+
+
+def closed_form_spread(scheduler, eta=0.0):
+    """Standard deviation at the end of DDIM's recursion, in which a step multiplies a variance and adds to it."""
+    ts = [int(t) for t in scheduler.timesteps]
+    levels = [*scheduler.alphas_cumprod[ts].double().tolist(), 1.0]
+    variance = 1.0
+    for a, b in pairwise(levels):
+        gain = a**0.5 * SD**2 / (a * SD**2 + 1 - a)  # of x0 with x_t
+        noise = (1 - a**0.5 * gain) / (1 - a) ** 0.5
+        added = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
+        variance = (b**0.5 * gain + (1 - b - added) ** 0.5 * noise) ** 2 * variance + added
+    return variance**0.5
+
+
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+@pytest.mark.parametrize("steps", [5, 10, 20, 50, 1000])
+@pytest.mark.parametrize(("sampler", "eta"), [(StridedDDIMScheduler, 0.0), (StridedDDPMScheduler, 1.0)])
+def test_the_spread_is_that_of_the_recursion(sampler, eta, steps, zero_terminal_snr):
+    scheduler = sampler(
+        1000,
+        "cosine",
+        "sample",
+        clip_sample=False,
+        num_inference_steps=steps,
+        zero_terminal_snr=zero_terminal_snr,
+    )
+    assert drawn(scheduler).std() == pytest.approx(closed_form_spread(scheduler, eta), rel=0.02)
+
+
+def test_few_steps_of_ddim_lose_spread_and_dpm_solver_keeps_it():
+    for steps, ddim_keeps, at_least in [(10, 0.70, 0.70), (20, 0.84, 0.9), (50, 0.93, 0.97)]:
+        for zero_terminal_snr in (False, True):
+            setting = (1000, "cosine", "v_prediction", False)
+            options = {"num_inference_steps": steps, "zero_terminal_snr": zero_terminal_snr}
+            ddim = StridedDDIMScheduler(*setting, **options)
+            assert closed_form_spread(ddim) / SD == pytest.approx(ddim_keeps, abs=0.01)
+            kept = drawn(DPMSolverPlusPlusScheduler(*setting, **options)).std() / SD
+            assert at_least < kept < 2 - at_least
+
+
+def test_the_solver_follows_its_recursion():
+    scheduler = DPMSolverPlusPlusScheduler(1000, "cosine", "sample", clip_sample=False, num_inference_steps=20)
+    ts = [int(t) for t in scheduler.timesteps]
+    levels = scheduler.alphas_cumprod[ts].double().tolist()
+    ratios = [math.log(a / (1 - a)) / 2 for a in levels]
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    expected, predictions = x, []
+    for i, t in enumerate(ts):
+        predictions.append(exact(scheduler, expected, t))
+        if i == len(ts) - 1:
+            expected = predictions[-1]
+            break
+        direction, h = predictions[-1], ratios[i + 1] - ratios[i]
+        if i:
+            r = (ratios[i] - ratios[i - 1]) / h
+            direction = (1 + 1 / (2 * r)) * predictions[-1] - 1 / (2 * r) * predictions[-2]
+        a, b = levels[i], levels[i + 1]
+        expected = ((1 - b) / (1 - a)) ** 0.5 * expected - b**0.5 * (math.exp(-h) - 1) * direction
+        x, _ = scheduler.step(exact(scheduler, x, t), t, x)
+        torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_interrupted_solver_starts_anew():
+    x, output = torch.randn(8), torch.randn(8)
+    fresh, used = (DPMSolverPlusPlusScheduler(100, "cosine", "sample", num_inference_steps=4) for _ in range(2))
+    used.step(output, 99, x)
+    used.step(output, 74, x)
+    assert torch.equal(used.step(x, 99, output)[0], fresh.step(x, 99, output)[0])
+    used.set_timesteps(4)
+    first_order = DPMSolverPlusPlusScheduler(100, "cosine", "sample", num_inference_steps=4)
+    assert torch.equal(used.step(x, 74, output)[0], first_order.step(x, 74, output)[0])
+
+
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear_beta"])
+def test_every_step_of_ddpm_equals_monai_core(schedule, variance_type):
+    ours = StridedDDPMScheduler(200, schedule, "v_prediction", variance_type=variance_type)
+    core = DDPMScheduler(200, schedule, variance_type, prediction_type="v_prediction")
+    assert torch.equal(ours.timesteps, core.timesteps)
+    x = y = torch.randn(2, 1, 4, 4)
+    for t in core.timesteps:
+        x, _ = ours.step(torch.tanh(x), t, x, torch.Generator().manual_seed(int(t)))
+        y, _ = core.step(torch.tanh(y), t, y, torch.Generator().manual_seed(int(t)))
+        if t > 0:
+            torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x, y, rtol=0, atol=5e-4)  # core's last step rounds 1 - 0.9999
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear_beta"])
+def test_every_step_of_ddim_equals_monai_core(schedule):
+    ours = StridedDDIMScheduler(50, schedule, "v_prediction")
+    core = DDIMScheduler(50, schedule, prediction_type="v_prediction")
     assert torch.equal(ours.timesteps, core.timesteps)
     x = y = torch.randn(2, 1, 4, 4)
     for t in core.timesteps:
         x, _ = ours.step(torch.tanh(x), t, x)
         y, _ = core.step(torch.tanh(y), t, y)
     torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear_beta", "scaled_linear_beta"])
+def test_zero_terminal_snr_leaves_nothing_at_the_end_and_the_beginning_as_it_is(schedule):
+    plain, rescaled = (
+        StridedDDIMScheduler(100, schedule, "v_prediction", zero_terminal_snr=zero) for zero in (False, True)
+    )
+    assert rescaled.alphas_cumprod[-1] == 0
+    assert plain.alphas_cumprod[-1] > 0
+    torch.testing.assert_close(rescaled.alphas_cumprod[0], plain.alphas_cumprod[0])
+    assert (rescaled.alphas_cumprod.diff() < 0).all()
+    torch.testing.assert_close(torch.cumprod(1 - rescaled.betas, 0), rescaled.alphas_cumprod, rtol=1e-4, atol=1e-7)
+    x0, noise = torch.randn(2, 8)
+    assert torch.equal(rescaled.add_noise(x0, noise, torch.tensor(99)), noise)
+
+
+def test_noise_alone_predicted_as_noise_is_refused():
+    with pytest.raises(ValueError, match="choose 'v_prediction' or 'sample'"):
+        StridedDDPMScheduler(100, "cosine", "epsilon", zero_terminal_snr=True)
+
+
+def test_an_unknown_variance_is_refused():
+    with pytest.raises(ValueError, match="choose fixed_small or fixed_large"):
+        StridedDDPMScheduler(100, "cosine", variance_type="learned")
+
+
+def test_each_of_a_batch_may_have_its_own_noise():
+    scheduler = StridedDDPMScheduler(100, "cosine", num_inference_steps=10)
+    x = torch.zeros(2, 1, 4, 4)
+    both, _ = scheduler.step(x, 50, x, [torch.Generator().manual_seed(seed) for seed in (3, 4)])
+    alone, _ = scheduler.step(x[:1], 50, x[:1], [torch.Generator().manual_seed(4)])
+    assert torch.equal(both[1:], alone)
+    assert not torch.equal(both[:1], alone)
+    with pytest.raises(ValueError, match="1 generators for a batch of 2"):
+        scheduler.step(x, 50, x, [torch.Generator()])
 
 
 def test_timesteps_are_trailing_and_a_step_ends_at_the_next():

@@ -1,0 +1,63 @@
+r"""DPM-Solver++ (2M): each step also uses what the one before it predicted, at no further pass of the network.
+
+With :math:`\lambda = \log(\sqrt{\bar\alpha} / \sqrt{1 - \bar\alpha})`, a step of length
+:math:`h = \lambda_s - \lambda_t` after one of length :math:`h'` goes
+
+.. math::
+    x_s = \frac{\sqrt{1 - \bar\alpha_s}}{\sqrt{1 - \bar\alpha_t}} x_t + \sqrt{\bar\alpha_s}\, (1 - e^{-h}) D, \qquad
+    D = \hat x_0 + \frac{h}{2 h'} (\hat x_0 - \hat x_0').
+
+The first and the last step are of first order (:math:`D = \hat x_0`): before the one nothing is known, and the other
+ends without noise, where :math:`h` is infinite.
+
+Source: algorithm 2 of Lu et al. 2022, arXiv:2211.01095.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monai_idm.schedulers.strided import StridedScheduler
+
+__all__ = ["DPMSolverPlusPlusScheduler"]
+
+
+class DPMSolverPlusPlusScheduler(StridedScheduler):
+    """DPM-Solver++ of second order, multistep and deterministic, with trailing timesteps.
+
+    A step remembers what the next one uses; so one object serves one sampling at a time. Arguments as of
+    :class:`StridedScheduler`.
+    """
+
+    _last: tuple[int | None, Tensor, Tensor] | None = None  # where the last step ended, its x0 and its length
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Choose the number of steps, from 1 to T. Errors as in the base."""
+        super().set_timesteps(num_inference_steps, device)
+        self._last = None
+
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """From the noise level of ``timestep`` to that of the next of ``timesteps`` below it.
+
+        Args:
+            model_output: What the network predicts, ``(B, C, *spatial)``.
+            timestep: t of ``sample``; it need not be one of ``timesteps``.
+            sample: x_t.
+        Returns:
+            The sample at the next noise level, and the predicted noiseless one.
+        """
+        t = int(timestep)
+        s = self._next(t)
+        x0 = self._predicted_sample(model_output, t, sample)
+        last, self._last = self._last, None
+        if s is None:
+            return x0, x0
+        alpha_bar, alpha_bar_next = self._alpha_bar(t), self._alpha_bar(s)
+        h = (torch.logit(alpha_bar_next.double()) - torch.logit(alpha_bar.double())) / 2
+        self._last = (s, x0, h)
+        direction = x0
+        if last is not None and last[0] == t:
+            direction = x0 + (h / (2 * last[2])).to(x0) * (x0 - last[1])
+        shrink = ((1 - alpha_bar_next) / (1 - alpha_bar)).sqrt()
+        return shrink * sample - alpha_bar_next.sqrt() * torch.expm1(-h).to(x0) * direction, x0
