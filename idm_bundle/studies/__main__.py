@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from idm_bundle.studies import reconstruction, segmentation
 from monai_idm.atomic_file import atomic_file
 from monai_idm.machine import VERSIONS, device_name
 
-STUDIES: dict[str, dict[str, Callable[..., dict[str, float]]]] = {**reconstruction.STUDIES, **segmentation.STUDIES}
+STUDIES = {**reconstruction.STUDIES, **segmentation.STUDIES}
 
 
 def main() -> None:

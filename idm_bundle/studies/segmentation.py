@@ -145,7 +145,7 @@ def _evaluate(values: Mapping[str, Any]) -> dict[str, float]:
     return dict(evaluator.state.metrics)
 
 
-STUDIES = {
+STUDIES: dict[str, dict[str, partial[dict[str, float]]]] = {
     "segmentation": {
         name: partial(compare, changes, in_patches="patch_size" in changes)
         for name, changes in _VARIANTS["segmentation"].items()
@@ -155,5 +155,5 @@ STUDIES = {
         for seed in (0, 1)
         for name, changes in _VARIANTS["patches"].items()
     },
-    "sampling": {"reversible": sample},
+    "sampling": {"reversible": partial(sample)},
 }
