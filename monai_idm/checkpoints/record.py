@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 
 from monai_idm.machine import VERSIONS
 
-__all__ = ["PHANTOM", "RunRecord", "read_record"]
+__all__ = ["PHANTOM", "RunRecord", "fingerprint", "read_record"]
 
 PHANTOM = "phantom"
 
@@ -112,3 +113,11 @@ def read_record(file: str | Path) -> dict[str, Any] | None:
     content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     weights = content.get("network", content)
     return getattr(weights, "_metadata", {}).get("", {}).get(_KEY)
+
+
+def fingerprint(file: str | Path) -> str | None:
+    """The SHA-256 of a file, or None where there is none."""
+    if not Path(file).is_file():
+        return None
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """BraTS folders to a datalist, volumes to the network's grid and back to files."""
 
 from monai_idm.data.brats import brats_datalist
+from monai_idm.data.classes import class_label, read_class_labels
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
 from monai_idm.data.intensity import ScaleToNetworkRanged, WindowIntensityd
@@ -8,7 +9,7 @@ from monai_idm.data.loading import LoadVolumesd
 from monai_idm.data.patches import AddCoordinatesd, RandCentrePatchd
 from monai_idm.data.phantom import Phantom, generate_phantom, write_phantoms
 from monai_idm.data.regions import LabelToRegionsd, RegionsToLabeld
-from monai_idm.data.sampling import DrawNoised, PlaceOnTrainingGridd, sample_list
+from monai_idm.data.sampling import DrawNoised, PlaceOnTrainingGridd, SaveSettingsd, sample_list
 from monai_idm.data.saving import SaveVolumesd
 from monai_idm.data.source import dataset_or_phantoms
 
@@ -22,14 +23,17 @@ __all__ = [
     "PlaceOnTrainingGridd",
     "RandCentrePatchd",
     "RegionsToLabeld",
+    "SaveSettingsd",
     "SaveVolumesd",
     "ScaleToNetworkRanged",
     "WindowIntensityd",
     "brats_datalist",
+    "class_label",
     "dataset_or_phantoms",
     "generate_phantom",
     "grid_spacing_mm",
     "prepare_datalist",
+    "read_class_labels",
     "sample_list",
     "split_by_subject",
     "write_phantoms",

@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def prepare_datalist(
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     labels: bool = False,
+    class_labels: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Find the cases of a BraTS folder, split them, and write the split to a JSON file.
 
@@ -78,12 +79,17 @@ def prepare_datalist(
         fractions: As in :func:`split_by_subject`.
         seed: As in :func:`split_by_subject`.
         labels: As in :func:`monai_idm.data.brats_datalist`.
+        class_labels: Each subject's class, which its item gets as ``"class_label"``.
     Returns:
         What the file says, with absolute paths.
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
+        ValueError: If a subject has no class.
     """
-    split = split_by_subject(brats_datalist(dataset_dir, modalities, labels), fractions, seed)
+    items = brats_datalist(dataset_dir, modalities, labels)
+    if class_labels is not None:
+        items = [item | {"class_label": _class(item["subject"], class_labels)} for item in items]
+    split = split_by_subject(items, fractions, seed)
     settings = {
         "modalities": list(ensure_tuple(modalities)),
         "fractions": list(fractions),
@@ -96,6 +102,14 @@ def prepare_datalist(
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     _logger.info("%s: %s", file, ", ".join(f"{len(split[name])} {name}" for name in PARTS))
     return settings | split
+
+
+def _class(subject: str, class_labels: Mapping[str, int]) -> int:
+    if subject not in class_labels:
+        raise ValueError(
+            f"{subject} has no class, {len(class_labels)} other subjects have one; give it a line in class_file"
+        )
+    return class_labels[subject]
 
 
 def _patient(item: dict[str, Any]) -> str:

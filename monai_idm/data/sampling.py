@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Transform
 
+from monai_idm.atomic_file import atomic_file
 from monai_idm.checkpoints import RunRecord
+from monai_idm.machine import VERSIONS
 
-__all__ = ["DrawNoised", "PlaceOnTrainingGridd", "sample_list"]
+__all__ = ["DrawNoised", "PlaceOnTrainingGridd", "SaveSettingsd", "sample_list"]
+
+_OWN = ("seed", "class_label")  # what each sample has of its own
+
+_logger = logging.getLogger(__name__)
 
 
-def sample_list(num_samples: int, seed: int = 0) -> list[dict[str, Any]]:
+def sample_list(
+    num_samples: int,
+    seed: int = 0,
+    class_label: int | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
     """A datalist of samples yet to be drawn: ``{"subject": "sample_000", "seed": ...}``.
 
     Args:
         num_samples: How many.
         seed: Sample i has seed ``seed + i``.
+        class_label: Of all samples, for networks that know classes.
+        output_dir: Where :class:`SaveSettingsd` left what an earlier run has drawn, which is not drawn again.
+        settings: As of SaveSettingsd.
+    Raises:
+        ValueError: If a sample was drawn before with other settings.
     """
-    return [{"subject": f"sample_{seed + i:03d}", "seed": seed + i} for i in range(num_samples)]
+    samples = []
+    for number in range(seed, seed + num_samples):
+        sample: dict[str, Any] = {"subject": f"sample_{number:03d}", "seed": number}
+        if class_label is not None:
+            sample["class_label"] = class_label
+        if output_dir is None or not _drawn_before(Path(output_dir), sample, settings or {}):
+            samples.append(sample)
+    if len(samples) < num_samples:
+        _logger.info("%d of %d samples are in %s already", num_samples - len(samples), num_samples, output_dir)
+    return samples
 
 
 class DrawNoised(MapTransform):
@@ -79,6 +109,54 @@ class PlaceOnTrainingGridd(MapTransform):
             affine[3, 3] = 1
             placed[key] = MetaTensor(data[key], affine=affine)
         return placed
+
+
+class SaveSettingsd(Transform):
+    """Write beside a sample what it was drawn with: ``<subject>.json``. Put it last: it says that the sample is whole.
+
+    The file holds the item's ``seed`` and ``class_label``, the settings, the checkpoint's record and the versions.
+
+    Args:
+        output_dir: Folder to write to.
+        settings: Plain types: all that the sample depends on besides.
+        record: Of the checkpoint that samples.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str], settings: Mapping[str, Any], record: RunRecord) -> None:
+        self.output_dir = Path(output_dir)
+        self.settings = dict(settings)
+        self.record = record
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        content = {
+            **{key: int(data[key]) for key in _OWN if key in data},
+            "settings": self.settings,
+            "checkpoint": self.record.loaded,
+            "versions": VERSIONS,
+        }
+        with atomic_file(_settings_file(self.output_dir, data["subject"])) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        return data
+
+
+def _drawn_before(folder: Path, sample: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    file = _settings_file(folder, sample["subject"])
+    if not file.is_file():
+        return False
+    written = json.loads(file.read_text())
+    before = {**written["settings"], **{key: written.get(key) for key in _OWN}}
+    now = {**json.loads(json.dumps(dict(settings))), **{key: sample.get(key) for key in _OWN}}
+    different = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    if different:
+        raise ValueError(
+            f"{file} is of a sample with other settings ({', '.join(different)}); give another output_dir, or move "
+            "the old samples away"
+        )
+    return True
+
+
+def _settings_file(folder: Path, subject: str) -> Path:
+    return folder / f"{subject}.json"
 
 
 def _trained_on(record: RunRecord) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from monai_idm.engines.generation import GenerateVolume
 from monai_idm.engines.mask_batch import MaskPrepareBatch
 from monai_idm.engines.prepare_batch import DenoisingPrepareBatch
 from monai_idm.engines.reconstruction import ReconstructionIteration
+from monai_idm.engines.sampling_batch import SamplingPrepareBatch
 from monai_idm.engines.segmentation import SegmentationIteration
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "GenerateVolume",
     "MaskPrepareBatch",
     "ReconstructionIteration",
+    "SamplingPrepareBatch",
     "SegmentationIteration",
 ]

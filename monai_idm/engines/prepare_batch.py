@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from monai.engines.utils import DiffusionPrepareBatch
 from monai.networks.schedulers.scheduler import Scheduler
@@ -22,6 +24,8 @@ class DenoisingPrepareBatch(DiffusionPrepareBatch):
     uniform, as in the paper. p = 2 draws timesteps below T / 5 more than twice as often: there the fine structure
     of an image is learned, of which little is left at later ones.
 
+    A batch's ``class_label``, ``(B,)``, goes to the network.
+
     Args:
         scheduler: Of training.
         timestep_power: p, at least 1.
@@ -38,6 +42,12 @@ class DenoisingPrepareBatch(DiffusionPrepareBatch):
         check_prediction_type(str(scheduler.prediction_type))
         self.scheduler = scheduler
         self.timestep_power = timestep_power
+
+    def __call__(self, batchdata: Any, device: Any = None, non_blocking: bool = False, **kwargs: Any) -> Any:
+        images, target, positional, named = super().__call__(batchdata, device, non_blocking, **kwargs)
+        if "class_label" in batchdata:
+            named["class_labels"] = batchdata["class_label"].to(device, non_blocking=non_blocking)
+        return images, target, positional, named
 
     def get_timesteps(self, images: Tensor) -> Tensor:
         batch = len(images)

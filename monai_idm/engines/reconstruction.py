@@ -38,15 +38,19 @@ class ReconstructionIteration:
 
     def __call__(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         image = batchdata[CommonKeys.IMAGE].to(engine.state.device, non_blocking=engine.non_blocking)
-        noise = torch.stack([self._noise(subject, image.shape[1:]) for subject in batchdata["subject"]]).to(image)
-        noise = noise.as_subclass(Tensor)
+        seeds = [self.seed * 2**32 + zlib.crc32(subject.encode()) for subject in batchdata["subject"]]
+        noise = torch.stack([_noise(seed, image.shape[1:]) for seed in seeds]).to(image).as_subclass(Tensor)
         inferer, training = engine.inferer, engine.inferer.scheduler
+        classes = {}
+        if "class_label" in batchdata:
+            classes["class_labels"] = batchdata["class_label"].to(image.device)
         t = torch.full((len(image),), self.timestep, device=image.device)
-        # forked: a stochastic sampler must not change what training draws next
+        # forked: a stochastic sampler of MONAI's, which takes no seeds, must not change what training draws next
         with engine.mode(engine.network), torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            pred = inferer.reconstruct(image, engine.network, self.timestep, noise, self.scheduler)
-            output = inferer(image, engine.network, noise, t)
+            options = {"scheduler": self.scheduler, "seeds": seeds, **classes}
+            pred = inferer.reconstruct(image, engine.network, self.timestep, noise, **options)
+            output = inferer(image, engine.network, noise, t, **classes)
         x_t = training.add_noise(image.as_subclass(Tensor), noise, t)
         engine.state.output = {
             CommonKeys.IMAGE: image,
@@ -59,7 +63,7 @@ class ReconstructionIteration:
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
-    def _noise(self, subject: str, shape: torch.Size) -> Tensor:
-        # on the CPU: the same noise on every device
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + zlib.crc32(subject.encode()))
-        return torch.randn(shape, generator=generator)
+
+def _noise(seed: int, shape: torch.Size) -> Tensor:
+    # on the CPU: the same noise on every device
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

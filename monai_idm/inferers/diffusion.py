@@ -8,7 +8,7 @@ Source: eqs. 5-7 of arXiv:2504.10883; DDPM is Ho et al. 2020, arXiv:2006.11239.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from monai.inferers import DiffusionInferer, Inferer
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
+
+from monai_idm.schedulers import StridedScheduler
 
 __all__ = ["InvertibleDiffusionInferer", "SamplingInferer"]
 
@@ -45,12 +47,28 @@ class InvertibleDiffusionInferer(DiffusionInferer):
         self,
         input_noise: Tensor,
         diffusion_model: Any,
+        scheduler: Scheduler | None = None,
         *args: Any,
         class_labels: Tensor | None = None,
+        seeds: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """From noise to images, eq. 7. Arguments as in MONAI's DiffusionInferer, and ``class_labels``."""
-        return super().sample(_plain(input_noise), _labelled(diffusion_model, class_labels), *args, **kwargs)
+        """From noise to images, eq. 7.
+
+        Args:
+            input_noise: ``(B, C, *spatial)``.
+            diffusion_model: The network.
+            scheduler: Of sampling; None: that of training.
+            class_labels: ``(B,)``, for networks that take them.
+            seeds: One for each of the batch, for samplers of ours that add noise: an image is then the same in every
+                batch and on every device.
+            args, kwargs: Further arguments of ``sample`` of MONAI's DiffusionInferer.
+        """
+        scheduler = self.scheduler if scheduler is None else scheduler
+        if seeds is not None and isinstance(scheduler, StridedScheduler):
+            scheduler = scheduler.seeded(seeds)
+        network = _labelled(diffusion_model, class_labels)
+        return super().sample(_plain(input_noise), network, scheduler, *args, **kwargs)
 
     def reconstruct(
         self,
@@ -69,7 +87,7 @@ class InvertibleDiffusionInferer(DiffusionInferer):
             timestep: t, from 0 to T - 1.
             noise: Of the shape of ``inputs``; drawn where None.
             scheduler: Of the way back; its timesteps below t are taken. None: the training scheduler, every step.
-            kwargs: Further arguments of ``sample`` (``conditioning, mode, class_labels, verbose``).
+            kwargs: Further arguments of ``sample`` (``conditioning, mode, class_labels, seeds, verbose``).
         Raises:
             ValueError: If t is out of range.
         """
@@ -108,7 +126,7 @@ class SamplingInferer(Inferer):
         Args:
             inputs: Noise, ``(B, C, *spatial)``.
             network: The diffusion model.
-            kwargs: Further arguments of ``sample``.
+            kwargs: Further arguments of ``sample`` (``class_labels``, ``seeds``).
         """
         return self.inferer.sample(inputs, network, scheduler=self.scheduler, verbose=self.verbose, **kwargs)
 

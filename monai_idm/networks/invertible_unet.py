@@ -254,7 +254,9 @@ class InvertibleDiffusionUNet(nn.Module):
             timesteps: As in ``forward``.
         """
         x = voxels(x)
-        embedding = self._embed(x, x.new_zeros(1) if timesteps is None else timesteps, None)
+        # which class is all the same to rounding
+        classes = None if self.embedding.classes is None else x.new_zeros(len(x), dtype=torch.long)
+        embedding = self._embed(x, x.new_zeros(1) if timesteps is None else timesteps, classes)
         with self._autocast(x.device):
             stream = enter(self.entry, x, self.branch_batch, stored=True)
             rebuilt = self.core.inverse(self.core(stream, embedding, "stored"), embedding)

@@ -10,12 +10,14 @@ from monai_idm.schedulers.prediction import (
     predicted_sample,
     prediction_target,
 )
+from monai_idm.schedulers.strided import StridedScheduler
 
 __all__ = [
     "DPMSolverPlusPlusScheduler",
     "StridedDDIMScheduler",
     "StridedDDPMScheduler",
     "StridedHeunScheduler",
+    "StridedScheduler",
     "check_prediction_type",
     "predicted_noise",
     "predicted_sample",

@@ -14,7 +14,9 @@ Source: trailing timesteps and algorithm 1: Lin et al. 2024, arXiv:2305.08891.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from monai.networks.schedulers.scheduler import Scheduler
@@ -42,6 +44,8 @@ class StridedScheduler(Scheduler):
         ValueError: If the prediction type is unknown, or is ``"epsilon"`` with ``zero_terminal_snr``: of noise alone
             it says nothing about the image.
     """
+
+    _generators: Sequence[torch.Generator] | None = None
 
     def __init__(
         self,
@@ -87,6 +91,19 @@ class StridedScheduler(Scheduler):
         ends = self.num_train_timesteps - stride * torch.arange(num_inference_steps, dtype=torch.float64)
         self.timesteps = (ends.round().long() - 1).to(device)
 
+    def seeded(self, seeds: Sequence[int]) -> Self:
+        """A copy whose steps, where they add noise and are given no generator, take it from a seed for each image.
+
+        The noise is drawn on the host: an image is the same in every batch and on every device.
+
+        Args:
+            seeds: One for each of the batch.
+        """
+        scheduler = copy.copy(self)
+        # beyond the seeds that starts are drawn by, so that no step repeats a start
+        scheduler._generators = [torch.Generator().manual_seed(2**32 + seed) for seed in seeds]
+        return scheduler
+
     def _rescale(self) -> None:
         root = torch.cumprod(1 - self.betas.double(), 0).sqrt()
         root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -106,14 +123,12 @@ class StridedScheduler(Scheduler):
         x0 = predicted_sample(self, model_output, t, sample)
         return x0.clamp(*self.clip_sample_values) if self.clip_sample else x0
 
-    @staticmethod
-    def _noise(sample: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    def _noise(self, sample: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+        generator = self._generators if generator is None else generator
         if generator is None:
             return torch.randn_like(sample)
         if isinstance(generator, torch.Generator):
             return torch.randn(sample.shape, generator=generator, device=generator.device).to(sample)
         if len(generator) != len(sample):
-            raise ValueError(
-                f"{len(generator)} generators for a batch of {len(sample)}; give one for each of the batch"
-            )
+            raise ValueError(f"{len(generator)} generators for a batch of {len(sample)}; give one for each")
         return torch.stack([torch.randn(sample.shape[1:], generator=g, device=g.device) for g in generator]).to(sample)

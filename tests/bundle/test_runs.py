@@ -104,6 +104,44 @@ def test_a_sample_depends_on_its_seed_and_not_on_the_others(trained, tmp_path):
     np.testing.assert_allclose(nib.load(alone).get_fdata(), both, atol=1e-5)
 
 
+def test_noise_of_every_step_belongs_to_the_sample_too(trained, tmp_path):
+    ddpm = {"sampler": "StridedDDPMScheduler"}
+    both = nib.load(sample(trained, tmp_path / "a", **ddpm) / "sample_001_t1.nii.gz").get_fdata()
+    alone = sample(trained, tmp_path / "b", seed=1, num_samples=1, **ddpm) / "sample_001_t1.nii.gz"
+    np.testing.assert_allclose(nib.load(alone).get_fdata(), both, atol=1e-5)
+
+
+def test_an_interrupted_sampling_goes_on(trained, tmp_path, caplog):
+    caplog.set_level("INFO")
+    output = sample(trained, tmp_path, num_samples=1)
+    first = (output / "sample_000_t1.nii.gz").stat().st_mtime_ns
+    sample(trained, tmp_path, num_samples=3)
+    assert (output / "sample_000_t1.nii.gz").stat().st_mtime_ns == first
+    assert len(list(output.glob("sample_*_t2.nii.gz"))) == len(list(output.glob("sample_*.json"))) == 3
+    sample(trained, tmp_path, num_samples=3)
+    assert "3 of 3 samples are in" in caplog.text
+    with pytest.raises(Exception, match="Failed to evaluate") as error:
+        sample(trained, tmp_path, num_samples=3, num_inference_steps=5)
+    assert "other settings (num_inference_steps); give another output_dir" in chain(error.value)
+
+
+def test_a_network_learns_classes_and_samples_one(tmp_path):
+    table = tmp_path / "grades.csv"
+    table.write_text("subject,class\n" + "".join(f"PHANTOM_{i:03d},{'LGG' if i % 2 else 'HGG'}\n" for i in range(5)))
+    classes = ["HGG", "LGG"]
+    run = train(tmp_path, classes=classes, class_file=str(table))
+    network = run.parser.get_parsed_content("network")
+    assert network.embedding.classes.weight.grad is not None
+    first, second = (
+        sample(tmp_path, tmp_path / name, classes=classes, class_name=name, num_samples=1) for name in classes
+    )
+    a, b = (nib.load(folder / "sample_000_t1.nii.gz").get_fdata() for folder in (first, second))
+    assert not np.array_equal(a, b)
+    with pytest.raises(Exception, match="Failed to evaluate") as error:
+        sample(tmp_path, tmp_path / "c", num_samples=1)
+    assert "num_class_embeds: 2 in the checkpoint, None here" in chain(error.value)
+
+
 def test_full_ddpm_sampling_takes_every_step(trained, tmp_path):
     overrides = {"num_inference_steps": None, "num_train_timesteps": 2000, "num_samples": 1}
     run = workflow("inference", "infer", tmp_path, ckpt_file=str(trained / "models" / "model.pt"), **overrides)

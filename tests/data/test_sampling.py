@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from monai_idm.checkpoints import PHANTOM, RunRecord
-from monai_idm.data import DrawNoised, PlaceOnTrainingGridd, sample_list
+from monai_idm.data import DrawNoised, PlaceOnTrainingGridd, SaveSettingsd, sample_list
 
 
 def loaded_record(size=(6, 4, 8), spacing_mm=2.5):
@@ -44,3 +46,20 @@ def test_samples_lie_centred_on_the_origin_with_the_spacing_of_training():
     np.testing.assert_allclose(affine @ [2.5, 1.5, 3.5, 1], [0, 0, 0, 1])
     unknown = PlaceOnTrainingGridd("pred", RunRecord({}))({"pred": torch.zeros(2, 6, 4, 8)})["pred"]
     np.testing.assert_allclose(np.diag(unknown.affine.numpy()), 1)
+
+
+def test_what_is_drawn_is_not_drawn_again_unless_it_would_be_another(tmp_path):
+    settings = {"num_inference_steps": 10, "spatial_size": (4, 4, 4)}
+    save = SaveSettingsd(tmp_path, settings, loaded_record())
+    listed = lambda n, **changes: sample_list(n, 3, **{"output_dir": tmp_path, "settings": settings, **changes})  # noqa: E731
+    first, second = listed(2, class_label=1)
+    assert save(first) is first
+    written = json.loads((tmp_path / "sample_003.json").read_text())
+    assert (written["seed"], written["class_label"], written["settings"]["num_inference_steps"]) == (3, 1, 10)
+    assert written["checkpoint"]["data"]["num_cases"] == 3
+    assert written["versions"]["torch"]
+    assert listed(2, class_label=1) == [second]
+    assert listed(1, class_label=1) == []
+    for changes, name in [({"class_label": 0}, "class_label"), ({"settings": {"spatial_size": [4, 4, 4]}}, "num_inf")]:
+        with pytest.raises(ValueError, match=rf"sample_003.json is of a sample with other settings \({name}"):
+            listed(2, **{"class_label": 1, **changes})

@@ -14,7 +14,7 @@ from monai_idm.engines import GenerateVolume, ReconstructionIteration
 from monai_idm.handlers import ReconstructionErrorHandler
 from monai_idm.inferers import InvertibleDiffusionInferer
 from monai_idm.networks import InvertibleDiffusionUNet
-from monai_idm.schedulers import StridedDDIMScheduler
+from monai_idm.schedulers import StridedDDIMScheduler, StridedDDPMScheduler
 from tests.reversible.chains import disturb
 
 SCHEDULER = DDPMScheduler(100, "cosine")
@@ -27,6 +27,13 @@ class Oracle(nn.Module):
     def forward(self, x, timesteps, context=None):
         a = SCHEDULER.alphas_cumprod[timesteps.long()].view(-1, 1, 1, 1)
         return (x - a.sqrt() * 0.5) / (1 - a).sqrt()
+
+
+class Blind(nn.Module):
+    """Predicts no noise, so that nothing corrects what a sampler adds."""
+
+    def forward(self, x, timesteps, context=None):
+        return torch.zeros_like(x)
 
 
 def run(subjects, batch_size=1, network=None, handlers=(), scheduler=DDIM):
@@ -68,6 +75,38 @@ def test_the_noise_of_a_case_depends_on_its_name_alone():
     assert torch.equal(one["a"]["noise"], other["a"]["noise"])
     assert torch.equal(one["c"]["noise"], other["c"]["noise"])
     assert not torch.equal(one["a"]["noise"], one["b"]["noise"])
+
+
+def test_a_stochastic_reconstruction_depends_on_the_case_s_name_alone():
+    ddpm = StridedDDPMScheduler(100, "cosine", num_inference_steps=10)
+    _, one = run(["a", "b", "c"], network=Blind(), scheduler=ddpm)
+    _, other = run(["c", "a"], batch_size=2, network=Blind(), scheduler=ddpm)
+    torch.testing.assert_close(one["a"]["pred"], other["a"]["pred"])
+    assert not torch.allclose(one["a"]["pred"], one["b"]["pred"])
+
+
+def test_a_case_s_class_reaches_the_network():
+    class Classes(Oracle):
+        def forward(self, x, timesteps, context=None, class_labels=None):
+            return super().forward(x, timesteps) + class_labels.view(-1, 1, 1, 1)
+
+    items = [{"image": torch.zeros(1, 4, 4), "subject": str(i), "class_label": 3 * i} for i in range(2)]
+    evaluator = SupervisedEvaluator(
+        torch.device("cpu"),
+        torch.utils.data.DataLoader(items, 2),
+        Classes(),
+        inferer=InvertibleDiffusionInferer(SCHEDULER),
+        iteration_update=ReconstructionIteration(40, DDIM),
+    )
+    evaluator.run()
+    first, second = (case["noise_pred"] - case["noise"] for case in evaluator.state.output)
+    torch.testing.assert_close(second.mean() - first.mean(), torch.tensor(3.0), rtol=0.1, atol=0)
+    seen = []
+    sampler = GenerateVolume((4, 4), 1, scheduler=DDIM, class_label=2)
+    evaluator.network = lambda x, timesteps, context=None, class_labels=None: seen.append(class_labels) or x
+    evaluator.mode = lambda network: torch.no_grad()
+    sampler(evaluator)
+    assert seen[0].tolist() == [2, 2]
 
 
 def test_a_stochastic_sampler_leaves_the_random_state_of_training():

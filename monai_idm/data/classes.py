@@ -1,0 +1,56 @@
+"""What class each case has, such as its tumour's grade, from a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["class_label", "read_class_labels"]
+
+
+def read_class_labels(
+    file: str | os.PathLike[str], classes: Sequence[str], columns: Sequence[str] = ("subject", "class")
+) -> dict[str, int]:
+    """The number of each subject's class.
+
+    Args:
+        file: A CSV file with a header; BraTS 2020's name_mapping.csv is one.
+        classes: Names of the classes, in the order of their numbers.
+        columns: Headings of the subject and of its class, for that file ``("BraTS_2020_subject_ID", "Grade")``.
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If a column is missing, or a class is none of ``classes``.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"class_file {file} does not exist; it must be a CSV file with a line for each case")
+    with Path(file).open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.DictReader(stream)
+        missing = [column for column in columns if column not in (rows.fieldnames or ())]
+        if missing or len(columns) != 2:
+            raise ValueError(
+                f"{file} has the columns {rows.fieldnames}, and class_columns are {list(columns)}; "
+                "name the subject's and the class's"
+            )
+        found = {row[columns[0]]: row[columns[1]] for row in rows}
+    unknown = sorted({str(name) for name in found.values()} - set(classes))
+    if unknown:
+        raise ValueError(f"{file} holds the classes {unknown}, and classes are {list(classes)}; name them all")
+    return {subject: list(classes).index(name) for subject, name in found.items()}
+
+
+def class_label(name: str | None, classes: Sequence[str] | None) -> int | None:
+    """The number of a class, or None where there are no classes.
+
+    Args:
+        name: Of the class.
+        classes: All names, in the order of their numbers.
+    Raises:
+        ValueError: If there are classes, and the name is none of them, or the other way round.
+    """
+    if name is None and not classes:
+        return None
+    if name is None or classes is None or name not in classes:
+        raise ValueError(f"class_name={name!r} is none of classes={classes}; give both as in training, or neither")
+    return list(classes).index(name)

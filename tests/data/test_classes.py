@@ -1,0 +1,46 @@
+"""Classes of cases, from a CSV file to the items of a split."""
+
+from __future__ import annotations
+
+import pytest
+
+from monai_idm.data import class_label, prepare_datalist, read_class_labels
+from tests.data.test_brats import make_cases
+
+GRADES = "Grade,BraTS_2020_subject_ID\nHGG,a\nLGG,b\nHGG,c\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "name_mapping.csv").write_text(GRADES, encoding="utf-8-sig")
+    return tmp_path / "name_mapping.csv"
+
+
+def test_classes_are_numbered_in_the_order_given(file):
+    columns = ("BraTS_2020_subject_ID", "Grade")
+    assert read_class_labels(file, ["LGG", "HGG"], columns) == {"a": 1, "b": 0, "c": 1}
+    with pytest.raises(ValueError, match=r"holds the classes \['LGG'\], and classes are \['HGG'\]"):
+        read_class_labels(file, ["HGG"], columns)
+    with pytest.raises(ValueError, match=r"has the columns .*'Grade', 'BraTS_2020_subject_ID'"):
+        read_class_labels(file, ["HGG"])
+    with pytest.raises(FileNotFoundError, match=r"absent.csv does not exist"):
+        read_class_labels(file.with_name("absent.csv"), ["HGG"])
+
+
+def test_every_item_of_a_split_has_its_class(tmp_path):
+    make_cases(tmp_path / "data", "BraTS 2020", numbers=(1, 2, 3))
+    labels = {f"BraTS20_Training_00{i}": i for i in (1, 2, 3)}
+    split = prepare_datalist(tmp_path / "data", tmp_path / "list.json", class_labels=labels)
+    items = [item for part in ("training", "validation", "test") for item in split[part]]
+    assert {item["subject"]: item["class_label"] for item in items} == labels
+    del labels["BraTS20_Training_002"]
+    with pytest.raises(ValueError, match="Training_002 has no class, 2 other subjects have one"):
+        prepare_datalist(tmp_path / "data", tmp_path / "list.json", class_labels=labels)
+
+
+def test_a_class_is_asked_for_by_name():
+    assert class_label("LGG", ["HGG", "LGG"]) == 1
+    assert class_label(None, None) is None
+    for name, classes in [("LGG", None), (None, ["HGG"]), ("GBM", ["HGG"])]:
+        with pytest.raises(ValueError, match="give both as in training, or neither"):
+            class_label(name, classes)
