@@ -46,7 +46,6 @@ _VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "PatchDDM, 24^3": {**_PATCHDDM, "patch_size": [24, 24, 24]},
         "PatchDDM, 16^3, concatenated skips": {**_PATCHDDM, **_PATCH, "network_def#skips": "concatenated"},
         "PatchDDM, 16^3, no coordinates": {**_PATCHDDM, **_PATCH, "coordinates": False},
-        "PatchDDM, whole": _PATCHDDM,
         "reversible, 16^3": _PATCH,
         "reversible, 16^3, no coordinates": {**_PATCH, "coordinates": False},
         "reversible, 16^3, three regions": {**_PATCH, "regions": ["core", "whole", "enhancing"]},
