@@ -5,6 +5,7 @@ from monai_idm.data.classes import class_label, read_class_labels
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
 from monai_idm.data.intensity import ScaleToNetworkRanged, WindowIntensityd
+from monai_idm.data.known import ChooseKnownd
 from monai_idm.data.loading import LoadVolumesd
 from monai_idm.data.patches import AddCoordinatesd, RandCentrePatchd
 from monai_idm.data.phantom import Phantom, generate_phantom, write_phantoms
@@ -15,6 +16,7 @@ from monai_idm.data.source import dataset_or_phantoms
 
 __all__ = [
     "AddCoordinatesd",
+    "ChooseKnownd",
     "DrawNoised",
     "FitToGridd",
     "LabelToRegionsd",

@@ -6,6 +6,8 @@ from monai_idm.engines.prepare_batch import DenoisingPrepareBatch
 from monai_idm.engines.reconstruction import ReconstructionIteration
 from monai_idm.engines.sampling_batch import SamplingPrepareBatch
 from monai_idm.engines.segmentation import SegmentationIteration
+from monai_idm.engines.synthesis import SynthesisIteration
+from monai_idm.engines.synthesis_batch import SynthesisPrepareBatch
 
 __all__ = [
     "DenoisingPrepareBatch",
@@ -14,4 +16,6 @@ __all__ = [
     "ReconstructionIteration",
     "SamplingPrepareBatch",
     "SegmentationIteration",
+    "SynthesisIteration",
+    "SynthesisPrepareBatch",
 ]

@@ -11,7 +11,7 @@ from monai.networks.schedulers.scheduler import Scheduler
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
-from monai_idm.schedulers import predicted_noise
+from monai_idm.schedulers import predicted_noise, predicted_sample
 
 __all__ = ["ReconstructionIteration"]
 
@@ -23,7 +23,7 @@ class ReconstructionIteration:
     measures the same thing.
 
     Output, per case: ``image`` as it came; ``pred``, its reconstruction; ``noisy``, x_t rescaled to the image's scale
-    (:math:`x_t / \\sqrt{\\bar\\alpha_t}`); ``noise`` and, from one pass at t, ``noise_pred``.
+    (:math:`x_t / \\sqrt{\\bar\\alpha_t}`); ``noise``; from one pass at t ``noise_pred`` and ``one_step``, the image.
 
     Args:
         timestep: t of the noise.
@@ -58,6 +58,7 @@ class ReconstructionIteration:
             "noisy": x_t / training.alphas_cumprod[self.timestep].sqrt(),
             "noise": noise,
             "noise_pred": predicted_noise(training, output, self.timestep, x_t),
+            "one_step": predicted_sample(training, output, self.timestep, x_t),
         }
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)

@@ -11,13 +11,14 @@ Source: Bieder et al. 2023, arXiv:2303.15288; Wolleb et al. 2021, arXiv:2112.031
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from monai.inferers import DiffusionInferer, Inferer, SlidingWindowInferer
+from monai.inferers import Inferer, SlidingWindowInferer
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
+
+from monai_idm.inferers.conditional import draw_under_condition
 
 __all__ = ["DiffusionSegmentationInferer"]
 
@@ -50,7 +51,7 @@ class DiffusionSegmentationInferer(Inferer):
         self.num_draws = num_draws
         self.window = window
         self.seed = seed
-        self._inferer = DiffusionInferer(scheduler)
+        self.scheduler = scheduler
 
     def __call__(self, inputs: Tensor, network: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Segment: the regions where the mean mask is inside.
@@ -63,7 +64,6 @@ class DiffusionSegmentationInferer(Inferer):
         """
         return (self.draws(inputs, network).mean(1) > 0.5).to(torch.float32)
 
-    @torch.no_grad()
     def draws(self, inputs: Tensor, network: Callable) -> Tensor:
         """Every drawn mask, ``(B, N, R, *spatial)``, 0 to 1; arguments as of a call."""
         condition = inputs.as_subclass(Tensor)
@@ -73,13 +73,7 @@ class DiffusionSegmentationInferer(Inferer):
                 f"a network of {expected} channels, for {self.num_regions} of the mask and {condition.shape[1]} of the "
                 f"condition; were the coordinates (AddCoordinatesd) or a modality forgotten?"
             )
-        predict = network if self.window is None else partial(self.window, network=network)
-        return torch.stack([self._draw(condition, predict, self.seed + i) for i in range(self.num_draws)], 1)
-
-    def _draw(self, condition: Tensor, predict: Callable, seed: int) -> Tensor:
-        # on the host, and one for all cases: the same noise on every device and in every batch
-        noise = torch.randn(self.num_regions, *condition.shape[2:], generator=torch.Generator().manual_seed(seed))
-        noise = noise.to(condition).expand(len(condition), *noise.shape)
-        mask = self._inferer.sample(noise, predict, conditioning=condition, mode="concat", verbose=False)  # type: ignore[arg-type]
-        assert isinstance(mask, Tensor)  # and not, as on request, the steps to it
-        return ((mask + 1) / 2).clamp(0, 1)
+        drawn = draw_under_condition(
+            self.scheduler, condition, network, self.num_regions, self.num_draws, self.window, self.seed
+        )
+        return ((drawn + 1) / 2).clamp(0, 1)

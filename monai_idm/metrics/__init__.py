@@ -3,14 +3,19 @@
 from monai_idm.metrics.baselines import best_gaussian_blur, best_threshold, otsu_threshold
 from monai_idm.metrics.reconstruction import ReconstructionMetrics
 from monai_idm.metrics.segmentation import SegmentationMetrics
-from monai_idm.metrics.volume import mae, psnr, rmse, ssim3d
+from monai_idm.metrics.synthesis import SynthesisMetrics
+from monai_idm.metrics.training_baselines import TrainingBaselines
+from monai_idm.metrics.volume import mae, ms_ssim, psnr, rmse, ssim3d
 
 __all__ = [
     "ReconstructionMetrics",
     "SegmentationMetrics",
+    "SynthesisMetrics",
+    "TrainingBaselines",
     "best_gaussian_blur",
     "best_threshold",
     "mae",
+    "ms_ssim",
     "otsu_threshold",
     "psnr",
     "rmse",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monai_idm.metrics.baselines import best_threshold, otsu_threshold
 from monai_idm.metrics.cases import CaseRows
+from monai_idm.metrics.statistics import described
 from monai_idm.metrics.table import aligned
 
 __all__ = ["SegmentationMetrics"]
@@ -87,8 +88,9 @@ class SegmentationMetrics(CaseRows):
         """Statistics over the cases.
 
         Returns:
-            ``summary["regions"][region][method][metric]`` is a dict of ``mean``, ``sd`` (with n - 1; None for one
-            case) and ``n``, the cases in which it is defined; a case's draws count as their mean. Beside it, ``cases``.
+            ``summary["regions"][region][method][metric]`` is a dict of ``mean``, ``sd``, ``n``, the cases in which it
+            is defined, and ``ci95``, the 95 % interval of the mean; a case's draws count as their mean. Beside it,
+            ``cases``.
         """
         values: dict[tuple[str, str, str], list[float]] = {}
         for case in self._cases:
@@ -100,7 +102,7 @@ class SegmentationMetrics(CaseRows):
                         series += _mean([row[metric] for row in same if row[metric] is not None])
         regions: dict[str, Any] = {}
         for (region, method, metric), series in values.items():
-            regions.setdefault(region, {}).setdefault(method, {})[metric] = _statistics(series)
+            regions.setdefault(region, {}).setdefault(method, {})[metric] = described(series)
         return {"cases": len(self._cases), "regions": regions}
 
     def scalars(self) -> dict[str, float]:
@@ -168,15 +170,6 @@ def _plain(x: Tensor) -> Tensor:
 
 def _mean(values: list[float]) -> list[float]:
     return [sum(values) / len(values)] if values else []
-
-
-def _statistics(series: list[float]) -> dict[str, Any]:
-    values = torch.tensor(series, dtype=torch.float64)
-    return {
-        "mean": float(values.mean()) if series else math.nan,
-        "sd": float(values.std()) if len(series) > 1 else None,
-        "n": len(series),
-    }
 
 
 def _cell(statistics: dict[str, Any], form: str) -> str:

@@ -28,6 +28,7 @@ def make_case(seed):
         "noisy": reference + 0.3 * noise,
         "noise": noise,
         "predicted_noise": noise * 0.9,
+        "one_step": reference + 0.1 * noise,
     }
 
 
@@ -41,7 +42,7 @@ def accumulated(count, **options):
 def test_rows_hold_what_the_single_metrics_say():
     metrics = accumulated(2)
     rows = metrics.rows()
-    assert len(rows) == 2 * 2 * (2 * 2 + 1)  # cases, modalities, regions by methods and noise
+    assert len(rows) == 2 * 2 * (2 * 3 + 1)  # cases, modalities, regions by methods and noise
     for row in rows:
         case = make_case(row["case"])
         c = MODALITIES.index(row["modality"])
@@ -52,7 +53,8 @@ def test_rows_hold_what_the_single_metrics_say():
             assert (row["psnr"], row["ssim"], row["region"]) == (None, None, "whole")
             continue
         blurred, sigma = best_gaussian_blur(case["noisy"], case["reference"], case["mask"])
-        made = {"reconstruction": case["pred"], "gaussian_blur": blurred}[row["method"]]
+        one_step = case["one_step"].clamp(0, 1)
+        made = {"reconstruction": case["pred"], "gaussian_blur": blurred, "one_step": one_step}[row["method"]]
         inside = case["mask"] if row["region"] == "brain" else None
         for name, metric in (("psnr", psnr), ("ssim", ssim3d), ("mae", mae)):
             expected = metric(made, case["reference"], inside)[c].item()
@@ -77,6 +79,8 @@ def test_the_summary_is_mean_sd_and_n_over_the_cases_and_the_best_batch_apart():
         assert found["sd"] == pytest.approx(statistics.stdev(values))
         assert found["n"] == 5
         pairs = [statistics.mean(values[0:2]), statistics.mean(values[2:4])]  # the fifth has no partner
+        low, high = found["ci95"]
+        assert min(values) < low < found["mean"] < high < max(values)
         assert found["best_batch_of_2"] == pytest.approx(best(pairs))
 
 
@@ -101,6 +105,7 @@ def test_scalars_are_the_means_by_flat_names():
     metrics = accumulated(3)
     scalars, image = metrics.scalars(), metrics.summary()["image"]
     assert scalars["psnr_t1_brain"] == image["t1"]["brain"]["reconstruction"]["psnr"]["mean"]
+    assert scalars["one_step_mae_t2_brain"] == image["t2"]["brain"]["one_step"]["mae"]["mean"]
     assert scalars["blur_ssim_t2_whole"] == image["t2"]["whole"]["gaussian_blur"]["ssim"]["mean"]
     assert scalars["psnr_brain"] == pytest.approx((scalars["psnr_t1_brain"] + scalars["psnr_t2_brain"]) / 2)
     blur = (scalars["blur_psnr_t1_brain"] + scalars["blur_psnr_t2_brain"]) / 2
@@ -135,6 +140,8 @@ def test_the_table_is_aligned_fits_and_says_what_it_shows():
     assert max(map(len, lines)) <= 110
     head = next(line for line in lines if "PSNR [dB]" in line)
     first = next(line for line in lines if line.startswith("modality  brain   reconstruction"))
+    low, high = metrics.summary()["image"]["modality"]["brain"]["reconstruction"]["psnr"]["ci95"]
+    assert f"{low:.2f}..{high:.2f}" in first
     psnr_at = head.index("PSNR [dB]")
     mean = metrics.summary()["image"]["modality"]["brain"]["reconstruction"]["psnr"]["mean"]
     assert first[psnr_at:].startswith(f"{mean:.2f} ± ")
@@ -144,6 +151,7 @@ def test_the_table_is_aligned_fits_and_says_what_it_shows():
         "inside the brain mask",
         "7^3",
         "standard deviations of the noise",
+        "one_step: the image",
     ):
         assert said in table
     assert "best_batch_of_2 (as in the paper, optimistic)" in table
@@ -152,7 +160,7 @@ def test_the_table_is_aligned_fits_and_says_what_it_shows():
 def test_the_data_range_enters_psnr_ssim_and_the_blurs_clipping():
     case = make_case(1)
     wide = ReconstructionMetrics(MODALITIES, data_range=4.0)
-    keys = ("pred", "reference", "noisy")
+    keys = ("pred", "reference", "noisy", "one_step")
     wide.update("x", mask=case["mask"], **{key: 4 * case[key] for key in keys})
     narrow = ReconstructionMetrics(MODALITIES)
     narrow.update("x", mask=case["mask"], **{key: case[key] for key in keys})

@@ -1,0 +1,113 @@
+"""Quality of synthesised contrasts over a split, beside a table of intensities and the mean image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from monai_idm.metrics.paired import PairedMetrics, mean_of_all
+from monai_idm.metrics.paired_table import paired_table
+from monai_idm.metrics.training_baselines import TrainingBaselines
+
+__all__ = ["SynthesisMetrics"]
+
+NOTES = {
+    "draw": "one volume, mean over the draws.",
+    "ensemble": "the mean of all draws.",
+    "lookup": "mean intensity in the training cases at the same intensities of the known contrasts.",
+    "mean_image": "mean of the training cases.",
+}
+PREFIXES = {"draw": "draw_", "lookup": "lookup_", "mean_image": "mean_image_"}
+
+
+class SynthesisMetrics(PairedMetrics):
+    """Accumulate the quality of contrasts that were not known: rows as of :class:`PairedMetrics`.
+
+    The methods are ``"draw"``, a row for each draw; ``"ensemble"``, the mean of several; and ``"lookup"`` and
+    ``"mean_image"`` of the baselines.
+
+    Args:
+        modalities: Names of the channels in order.
+        known: Names of those that were given; they are not judged.
+        baselines: Learned from the training cases; None: no baselines beside the draws.
+        data_range: Largest minus smallest value an image may have; images lie in ``[0, data_range]``.
+    Raises:
+        ValueError: If modalities are named twice, or all are known.
+    """
+
+    required: ClassVar = {"draws": "draws", "target": "reference", "mask": "mask"}
+    optional: ClassVar[dict[str, str]] = {}
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        known: Sequence[str],
+        baselines: TrainingBaselines | None = None,
+        data_range: float = 1.0,
+    ) -> None:
+        super().__init__([name for name in modalities if name not in known], data_range)
+        self.all = tuple(modalities)
+        self.baselines = baselines
+
+    @torch.no_grad()
+    def update(self, subject: str, draws: Tensor, reference: Tensor, mask: Tensor) -> None:
+        """Add one case.
+
+        Args:
+            subject: Name of the case.
+            draws: ``(N, M, D, H, W)``, one channel per modality.
+            reference: The contrasts as they were scanned, ``(M, D, H, W)``.
+            mask: The brain, ``(1, D, H, W)``.
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        if draws.ndim != 5 or draws.shape[1:] != reference.shape or len(reference) != len(self.all):
+            raise ValueError(
+                f"{subject}: draws of shape {tuple(draws.shape)}, a reference of {tuple(reference.shape)}; must be "
+                f"(N, M, D, H, W) and (M, D, H, W) with the M = {len(self.all)} modalities {self.all}"
+            )
+        draws, reference, mask = (x.as_subclass(Tensor).cpu() for x in (draws, reference, mask))
+        unknown = [self.all.index(name) for name in self.modalities]
+        truth = reference[unknown]
+        rows = [row for drawn in draws for row in self._image_rows("draw", drawn[unknown], truth, mask)]
+        if len(draws) > 1:
+            rows += self._image_rows("ensemble", draws.mean(0)[unknown], truth, mask)
+        if self.baselines is not None:
+            looked_up = self.baselines.lookup(reference[self.baselines.known], mask)
+            rows += self._image_rows("lookup", looked_up, truth, mask)
+            rows += self._image_rows("mean_image", self.baselines.mean_image(), truth, mask)
+        self._add(subject, rows)
+
+    def scalars(self) -> dict[str, float]:
+        """The means by flat names, for ``engine.state.metrics``.
+
+        Returns:
+            ``psnr_t2_brain``, ``ssim_t2_brain``, ``mae_t2_brain`` for each unknown modality and region, of the ensemble
+            where there is one and else of the draw; ``draw_psnr_t2_brain``, ``lookup_...`` and ``mean_image_...``
+            alike; over the modalities ``psnr_brain``, ``draw_psnr_brain`` and so on; and
+            ``psnr_brain_gain_over_lookup`` in dB.
+        """
+        found: dict[str, float] = {}
+        for modality, regions in self.summary().get("image", {}).items():
+            for region, methods in regions.items():
+                named = {"": methods.get("ensemble", methods["draw"])}
+                named |= {prefix: methods[method] for method, prefix in PREFIXES.items() if method in methods}
+                for prefix, metrics in named.items():
+                    for metric, statistics in metrics.items():
+                        found[f"{prefix}{metric}_{modality}_{region}"] = statistics["mean"]
+        for prefix in ("", *PREFIXES.values()):
+            for region in ("brain", "whole"):
+                for metric in ("psnr", "ssim", "mae"):
+                    name = f"{prefix}{metric}"
+                    parts = [found.get(f"{name}_{modality}_{region}") for modality in self.modalities]
+                    found |= mean_of_all(f"{name}_{region}", parts)
+        if "lookup_psnr_brain" in found:
+            found["psnr_brain_gain_over_lookup"] = found["psnr_brain"] - found["lookup_psnr_brain"]
+        return found
+
+    def table(self) -> str:
+        """The summary as text of at most 110 columns for names of up to eight letters."""
+        return paired_table("Synthesis", self.summary(), NOTES)

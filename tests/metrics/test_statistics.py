@@ -1,0 +1,36 @@
+"""Statistics against Python's own, and the interval against its coverage."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import torch
+
+from monai_idm.metrics.statistics import described
+
+
+def test_mean_spread_and_number():
+    values = [1.0, 4.0, 2.0, 8.0]
+    found = described(values)
+    assert (found["mean"], found["n"]) == (statistics.mean(values), 4)
+    assert math.isclose(found["sd"], statistics.stdev(values))
+
+
+def test_few_or_infinite_values_have_no_interval():
+    assert described([3.0]) == {"mean": 3.0, "sd": None, "n": 1, "ci95": None}
+    assert described([3.0, math.inf])["ci95"] is None
+    assert math.isnan(described([])["mean"])
+
+
+def test_the_interval_holds_the_true_mean_about_as_often_as_it_says():
+    torch.manual_seed(0)
+    held = 0
+    for _ in range(100):
+        low, high = described(torch.randn(30).tolist())["ci95"]
+        held += low < 0 < high
+    assert 88 <= held <= 99
+
+
+def test_the_interval_repeats_itself():
+    assert described([1.0, 2.0, 5.0]) == described([1.0, 2.0, 5.0])
