@@ -27,6 +27,9 @@ from tests.bundle.workspace import CONFIGS, TINY, workflow
         (["train", "segmentation", "patchddm"], "train"),
         (["train", "segmentation", "native"], "train"),
         ("inference_segmentation", "infer"),
+        (["train", "synthesis"], "train"),
+        (["train", "synthesis", "evaluate_synthesis"], "train"),
+        ("inference_synthesis", "infer"),
     ],
 )
 def test_properties_are_complete_before_a_checkpoint_exists(configs, kind, tmp_path):
