@@ -1,6 +1,7 @@
 """Image quality in brain mask and whole volume, overlap of masks, and the baselines printed beside them."""
 
 from monai_idm.metrics.baselines import best_gaussian_blur, best_threshold, otsu_threshold
+from monai_idm.metrics.generation import GenerationMetrics
 from monai_idm.metrics.reconstruction import ReconstructionMetrics
 from monai_idm.metrics.segmentation import SegmentationMetrics
 from monai_idm.metrics.synthesis import SynthesisMetrics
@@ -8,6 +9,7 @@ from monai_idm.metrics.training_baselines import TrainingBaselines
 from monai_idm.metrics.volume import mae, ms_ssim, psnr, rmse, ssim3d
 
 __all__ = [
+    "GenerationMetrics",
     "ReconstructionMetrics",
     "SegmentationMetrics",
     "SynthesisMetrics",

@@ -20,6 +20,7 @@ from tests.bundle.workspace import CONFIGS, TINY, workflow
         ("train", "train"),
         ("inference", "infer"),
         (["train", "evaluate"], "train"),
+        (["train", "evaluate_generation"], "train"),
         (["train", "paper"], "train"),
         (["train", "native"], "train"),
         (["train", "segmentation"], "train"),

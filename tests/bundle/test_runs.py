@@ -73,6 +73,19 @@ def test_evaluation_writes_reconstructions_on_the_grid_of_their_inputs(trained):
     assert json.loads((trained / "output" / "evaluation" / "reconstruction.json").read_text())["cases"]
 
 
+def test_samples_are_compared_with_real_cases(trained):
+    values = {**TINY, "ckpt_dir": str(trained / "models"), "num_samples": 3}
+    run = workflow(["train", "evaluate_generation"], "train", trained, **values)
+    run.initialize()
+    run.run()
+    output = trained / "output" / "generation"
+    table = json.loads((output / "generation.json").read_text())
+    assert table["summary"]["cases"] == 3
+    assert set(table["summary"]["methods"]) == {"generated", "real"}
+    assert {row["nearest_training_case"][:8] for row in table["cases"]} == {"PHANTOM_"}
+    assert (output / "sample_000.png").stat().st_size > 10_000
+
+
 def sample(trained, folder, **overrides):
     run = workflow(
         "inference", "infer", folder, ckpt_file=str(trained / "models" / "model.pt"),

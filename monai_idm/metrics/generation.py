@@ -1,0 +1,227 @@
+r"""Quality of generated volumes, which have no reference: how like the real ones they are as a set.
+
+- MMD (Gretton et al. 2012; MONAI's, with a linear kernel) of three plain features, each divided by its standard
+  deviation over the real cases: ``intensity``, a histogram of the foreground; ``texture``, the logarithm of the power
+  spectrum in bands of spatial frequency; ``layout``, the means of 4 x 4 x 4 blocks. 0: the same distribution.
+- Histogram distance: Wasserstein-1 between the pooled foreground intensities, in units of the image.
+- Diversity: mean SSIM of pairs (MS-SSIM from 64 voxels a side); above that of real pairs the samples are too alike.
+- Nearest training case: root mean square distance on a grid of at most 32 voxels a side, also to its mirror image.
+  Much closer than real cases of another split are: training cases are being repeated.
+
+Every figure of the samples stands beside the same figure of the training cases, against the same real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import combinations, islice
+from typing import Any, ClassVar
+
+import torch
+from monai.metrics.mmd import compute_mmd
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool3d
+
+from monai_idm.metrics.cases import CaseRows
+from monai_idm.metrics.table import aligned
+from monai_idm.metrics.volume import ms_ssim, ssim3d
+
+__all__ = ["FEATURES", "GenerationMetrics", "features"]
+
+FEATURES = ("intensity", "texture", "layout")
+FOREGROUND = 0.05  # of the intensity range, in any modality
+BINS, BANDS, BLOCKS, COARSE = 32, 8, 4, 32
+COLUMNS = {
+    "mmd_intensity": ".3f",
+    "mmd_texture": ".3f",
+    "mmd_layout": ".3f",
+    "histogram_distance": ".4f",
+    "diversity_ssim": ".4f",
+    "nearest_rmse": ".4f",
+}
+
+
+def features(volume: Tensor) -> dict[str, Tensor]:
+    """The features of this module.
+
+    Args:
+        volume: ``(C, D, H, W)``, 0 to 1.
+    Returns:
+        Flat tensors by name.
+    """
+    inside = (volume > FOREGROUND).any(0)
+    values = volume[:, inside] if inside.any() else volume.flatten(1)
+    histograms = [torch.histc(channel, BINS, 0, 1) / channel.numel() for channel in values]
+    power = torch.fft.rfftn(volume - volume.mean((1, 2, 3), keepdim=True), dim=(1, 2, 3)).abs().square()
+    axes = [torch.fft.fftfreq(n) for n in volume.shape[1:3]] + [torch.fft.rfftfreq(volume.shape[3])]
+    frequency = sum(f.square() for f in torch.meshgrid(*axes, indexing="ij")).sqrt()  # type: ignore[union-attr]
+    band = (frequency * 2 * BANDS).long()
+    spectrum = [power[:, band == number].mean(1) for number in range(BANDS)]
+    return {
+        "intensity": torch.stack(histograms).flatten(),
+        "texture": torch.stack(spectrum).clamp(min=1e-8).log10().flatten(),
+        "layout": adaptive_avg_pool3d(volume, BLOCKS).flatten(),
+    }
+
+
+class GenerationMetrics(CaseRows):
+    """Accumulate generated volumes and compare them with real ones.
+
+    Args:
+        modalities: Names of the channels in order.
+        real: Preprocessed items of another split than the training's, ``image`` ``(C, *spatial)``.
+        training: Preprocessed items of the training, likewise.
+        network_range: Of the items' intensities, which become 0 to 1.
+        limit: How many real and training cases to look at, from the first on.
+        pairs_of: Of how many volumes all pairs are compared for diversity, from the first on.
+    """
+
+    required: ClassVar = {"pred": "volume"}
+    optional: ClassVar[dict[str, str]] = {}
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        real: Iterable[Mapping[Hashable, Any]],
+        training: Iterable[Mapping[Hashable, Any]],
+        network_range: Sequence[float] = (-1.0, 1.0),
+        limit: int = 256,
+        pairs_of: int = 10,
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(modalities)
+        self._sets = {"real": real, "training": training}
+        self.network_range = tuple(network_range)
+        self.limit = limit
+        self.pairs_of = pairs_of
+        self._known: dict[str, list[dict[str, Any]]] = {}
+
+    @torch.no_grad()
+    def update(self, subject: str, volume: Tensor) -> None:
+        """Add one sample.
+
+        Args:
+            subject: Its name.
+            volume: ``(C, D, H, W)``, 0 to 1.
+        Raises:
+            ValueError: If the channels are not the modalities.
+        """
+        if volume.ndim != 4 or len(volume) != len(self.modalities):
+            raise ValueError(
+                f"{subject}: a volume of shape {tuple(volume.shape)}; it must be (C, D, H, W), a channel for each of "
+                f"{', '.join(self.modalities)}"
+            )
+        self._cases.append([self._described(subject, volume, len(self._cases))])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The nearest training case of each sample, and of each real case of the other split."""
+        rows = []
+        for method, cases in (("generated", self._samples()), ("real", self._of("real"))):
+            for number, case in enumerate(cases if self._cases else []):
+                nearest, distance = min(
+                    ((other["subject"], _distance(case["coarse"], other["coarse"])) for other in self._of("training")),
+                    key=lambda pair: pair[1],
+                )
+                subject = case["subject"]
+                row = {"case": number, "subject": subject, "method": method}
+                rows.append({**row, "nearest_training_case": nearest, "nearest_rmse": distance})
+        return rows
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of this module's head.
+
+        Returns:
+            ``summary["methods"][method][figure]``, of ``"generated"``, and of ``"real"``: training cases in the place
+            of samples (in ``nearest_rmse``, the real cases of the other split). None where there are too few volumes.
+            Beside it, the number of ``cases``, and of ``real`` and ``training`` ones.
+        """
+        if not self._cases:
+            return {"cases": 0}
+        rows = self.rows()
+        methods = {}
+        for method, cases in (("generated", self._samples()), ("real", self._of("training"))):
+            figures = self._compared(cases, self._of("real"))
+            distances = [row["nearest_rmse"] for row in rows if row["method"] == method]
+            methods[method] = {**figures, "nearest_rmse": sum(distances) / len(distances)}
+        return {
+            "cases": len(self._cases),
+            "real": len(self._of("real")),
+            "training": len(self._of("training")),
+            "methods": methods,
+        }
+
+    def scalars(self) -> dict[str, float]:
+        """The figures of the samples by their names, those of real cases with the prefix ``real_``."""
+        found: dict[str, float] = {}
+        for method, figures in self.summary().get("methods", {}).items():
+            prefix = "" if method == "generated" else "real_"
+            found |= {f"{prefix}{name}": value for name, value in figures.items() if value is not None}
+        return found
+
+    def table(self) -> str:
+        """The summary as text."""
+        summary = self.summary()
+        title = f"Generation, {summary['cases']} samples"
+        if summary["cases"] == 0:
+            return f"{title}\n(no sample was drawn)"
+        lines = [["method", *COLUMNS]]
+        for method, figures in summary["methods"].items():
+            lines.append([method, *("-" if figures[k] is None else format(figures[k], f) for k, f in COLUMNS.items())])
+        notes = [
+            f"Against {summary['real']} real cases of another split than the training's. real: training cases, in the",
+            "samples' place; its nearest_rmse: from cases of the other split to the nearest training case.",
+            "MMD and histogram distance: 0 is best. diversity_ssim: of pairs; like that of real ones is best.",
+            "nearest_rmse: to the nearest training case; far below that of real cases, the training is repeated.",
+        ]
+        return "\n".join([title, aligned(lines), *notes])
+
+    def _samples(self) -> list[dict[str, Any]]:
+        return [case for (case,) in self._cases]
+
+    def _of(self, name: str) -> list[dict[str, Any]]:
+        """Real cases, described when they are first asked for."""
+        if name not in self._known:
+            low, high = self.network_range
+            self._known[name] = [
+                self._described(str(item["subject"]), (item["image"] - low) / (high - low), number)
+                for number, item in enumerate(islice(iter(self._sets[name]), self.limit))
+            ]
+            if not self._known[name]:
+                raise ValueError(f"no {name} case to compare samples with; give a dataset that holds some")
+        return self._known[name]
+
+    def _described(self, subject: str, volume: Tensor, number: int) -> dict[str, Any]:
+        volume = volume.as_subclass(Tensor).detach().cpu().float().clamp(0, 1)
+        depth, height, width = (min(n, COARSE) for n in volume.shape[1:])
+        coarse = adaptive_avg_pool3d(volume, (depth, height, width))
+        kept = volume if number < self.pairs_of else None
+        return {"subject": subject, "features": features(volume), "coarse": coarse, "volume": kept}
+
+    def _compared(self, cases: list[dict[str, Any]], real: list[dict[str, Any]]) -> dict[str, float | None]:
+        figures: dict[str, float | None] = {}
+        few = min(len(cases), len(real))  # MONAI's MMD compares as many with as many
+        for name in FEATURES:
+            theirs, ours = (torch.stack([case["features"][name] for case in some]).double() for some in (real, cases))
+            figures[f"mmd_{name}"] = None
+            if few > 1:
+                spread = theirs.std(0)
+                spread = spread.clamp(min=0.1 * float(spread.mean()) + 1e-6) * len(spread) ** 0.5
+                # centred, which changes nothing but the rounding
+                a, b = ((x[:few] - theirs.mean(0)) / spread for x in (theirs, ours))
+                figures[f"mmd_{name}"] = float(compute_mmd(a, b, None))
+        pooled = [torch.stack([c["features"]["intensity"] for c in some]).mean(0) for some in (real, cases)]
+        gap = (pooled[0] - pooled[1]).view(len(self.modalities), BINS).cumsum(1).abs().sum(1) / BINS
+        figures["histogram_distance"] = float(gap.mean())
+        kept = [case["volume"] for case in cases if case["volume"] is not None]
+        alike = [_alike(a, b) for a, b in combinations(kept, 2)]
+        figures["diversity_ssim"] = sum(alike) / len(alike) if alike else None
+        return figures
+
+
+def _alike(a: Tensor, b: Tensor) -> float:
+    return float((ms_ssim if min(a.shape[1:]) >= 64 else ssim3d)(a, b).mean())
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    # flips of left and right are a training's own augmentation
+    return min(float((a - other).square().mean().sqrt()) for other in (b, b.flip(1)))
