@@ -1,6 +1,6 @@
 """What MONAI's engines do in one step, where their own step does not fit."""
 
-from monai_idm.engines.generation import GenerateVolume
+from monai_idm.engines.generation import GenerateVolumes
 from monai_idm.engines.mask_batch import MaskPrepareBatch
 from monai_idm.engines.prepare_batch import DenoisingPrepareBatch
 from monai_idm.engines.reconstruction import ReconstructionIteration
@@ -11,7 +11,7 @@ from monai_idm.engines.synthesis_batch import SynthesisPrepareBatch
 
 __all__ = [
     "DenoisingPrepareBatch",
-    "GenerateVolume",
+    "GenerateVolumes",
     "MaskPrepareBatch",
     "ReconstructionIteration",
     "SamplingPrepareBatch",

@@ -8,6 +8,7 @@ from monai_idm.handlers.peak_memory import PeakMemoryHandler
 from monai_idm.handlers.reconstruction_error import ReconstructionErrorHandler
 from monai_idm.handlers.record import RecordHandler
 from monai_idm.handlers.report import EvaluationReport
+from monai_idm.handlers.sample_watch import SampleWatch
 from monai_idm.handlers.training import StopOnNaN, TrainingProgress
 from monai_idm.handlers.training_checkpoint import TrainingCheckpoint
 
@@ -20,6 +21,7 @@ __all__ = [
     "PeakMemoryHandler",
     "ReconstructionErrorHandler",
     "RecordHandler",
+    "SampleWatch",
     "StopOnNaN",
     "TrainingCheckpoint",
     "TrainingProgress",

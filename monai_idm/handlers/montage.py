@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +102,13 @@ def montage(
 class MontageHandler:
     """Write a picture of the first case of each evaluation: real, noisy, reconstructed, generated.
 
-    Volumes have values in [0, 1] and RAS orientation. Files are replaced whole. In distributed runs the first
+    Volumes have values in [0, 1] and RAS orientation. Beside the first case stands the first of
+    ``engine.state.generated``, where GenerateVolumes left any. Files are replaced whole. In distributed runs the first
     process draws.
 
     Args:
         output_dir: Folder for the pictures.
         modalities: Names of the channels in order.
-        sampler: Called as ``sampler(engine)`` at the end of the epoch; returns a generated volume
-            ``(C, D, H, W)`` in [0, 1], or ``None`` for none this time. It is shown beside the first case.
         summary_writer: A TensorBoard ``SummaryWriter`` that gets the pictures too.
         num_cases: How many cases to draw, each in a picture of its own.
         filename: Name of a picture, from ``{epoch}`` (the trainer's where a ValidationHandler evaluates),
@@ -122,7 +121,6 @@ class MontageHandler:
         self,
         output_dir: str | Path,
         modalities: Sequence[str],
-        sampler: Callable[[Engine], Tensor | None] | None = None,
         summary_writer: Any = None,
         num_cases: int = 1,
         filename: str = "montage_epoch{epoch:04d}.png",
@@ -131,13 +129,13 @@ class MontageHandler:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.modalities = tuple(modalities)
-        self.sampler = sampler
         self.summary_writer = summary_writer
         self.num_cases = num_cases
         self.filename = filename
         self.columns = dict(columns)
         self.centre = centre
-        self._cases: list[dict[str, Any]] = []
+        self._drawn = 0
+        self._first: dict[str, Any] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Subscribe to an evaluator.
@@ -146,41 +144,47 @@ class MontageHandler:
             engine: A MONAI evaluator with ``decollate=True``.
         """
         engine.add_event_handler(Events.EPOCH_STARTED, self._started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._completed)
 
     def _started(self, engine: Engine) -> None:
-        self._cases = []
+        self._drawn, self._first = 0, None
 
-    def _keep(self, engine: Engine) -> None:
-        if len(self._cases) >= self.num_cases:
+    def _look(self, engine: Engine) -> None:
+        if self._drawn >= self.num_cases or idist.get_rank() != 0:
             return
-        for case in evaluated_cases(engine)[: self.num_cases - len(self._cases)]:
-            # to the host: a kept volume shall not take device memory for the rest of the epoch
-            items = (*self.columns, self.centre)
-            kept = {key: case[key].detach().cpu() for key in items if isinstance(case.get(key), Tensor)}
-            self._cases.append({"subject": str(case["subject"]), **kept})
+        for case in evaluated_cases(engine)[: self.num_cases - self._drawn]:
+            self._drawn += 1
+            if self._drawn == 1:
+                # to the host: a kept volume shall not take device memory for the rest of the epoch
+                tensors = {k: v.detach().cpu() for k, v in case.items() if k in self._items and isinstance(v, Tensor)}
+                self._first = {"subject": case["subject"], **tensors}
+            else:
+                self._draw(engine, case, self._drawn)
 
-    def _draw(self, engine: Engine) -> None:
-        # asked on every process: a sampler may need them all
-        generated = None if self.sampler is None else self.sampler(engine)
-        if idist.get_rank() != 0:
-            return
-        epoch = engine.state.epoch
-        for number, case in enumerate(self._cases, start=1):
-            columns = {heading: case[key] for key, heading in self.columns.items() if key in case}
-            if generated is not None and number == 1:
-                columns["generated"] = generated
-            # an evaluation that is no part of a training has no epoch worth naming
-            title = f"epoch {epoch}, {case['subject']}" if "{epoch" in self.filename else case["subject"]
-            figure = montage(columns, self.modalities, case.get(self.centre), title)
-            name = self.filename.format(epoch=epoch, subject=case["subject"], case=number)
-            with atomic_file(self.output_dir / name) as unfinished:
-                figure.savefig(unfinished, format="png", facecolor="black")
-            if self.summary_writer is not None:
-                # an image, not add_figure, which would bring in pyplot
-                self.summary_writer.add_image(f"montage/case{number}", _pixels(figure), epoch, dataformats="HWC")
-        self._cases = []
+    def _completed(self, engine: Engine) -> None:
+        if self._first is not None:
+            self._draw(engine, self._first, 1, getattr(engine.state, "generated", None))
+            self._first = None
+
+    @property
+    def _items(self) -> tuple[str, ...]:
+        return (*self.columns, self.centre)
+
+    def _draw(self, engine: Engine, case: Mapping[str, Any], number: int, generated: Tensor | None = None) -> None:
+        epoch, subject = engine.state.epoch, str(case["subject"])
+        columns = {heading: case[key] for key, heading in self.columns.items() if isinstance(case.get(key), Tensor)}
+        if generated is not None:
+            columns["generated"] = generated[0]
+        # an evaluation that is no part of a training has no epoch worth naming
+        title = f"epoch {epoch}, {subject}" if "{epoch" in self.filename else subject
+        figure = montage(columns, self.modalities, case.get(self.centre), title)
+        name = self.filename.format(epoch=epoch, subject=subject, case=number)
+        with atomic_file(self.output_dir / name) as unfinished:
+            figure.savefig(unfinished, format="png", facecolor="black")
+        if self.summary_writer is not None:
+            # an image, not add_figure, which would bring in pyplot
+            self.summary_writer.add_image(f"montage/case{number}", _pixels(figure), epoch, dataformats="HWC")
 
 
 def _pixels(figure: Figure) -> np.ndarray:

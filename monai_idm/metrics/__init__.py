@@ -3,6 +3,7 @@
 from monai_idm.metrics.baselines import best_gaussian_blur, best_threshold, otsu_threshold
 from monai_idm.metrics.generation import GenerationMetrics
 from monai_idm.metrics.reconstruction import ReconstructionMetrics
+from monai_idm.metrics.sample_faults import SampleFaults
 from monai_idm.metrics.segmentation import SegmentationMetrics
 from monai_idm.metrics.synthesis import SynthesisMetrics
 from monai_idm.metrics.training_baselines import TrainingBaselines
@@ -11,6 +12,7 @@ from monai_idm.metrics.volume import mae, ms_ssim, psnr, rmse, ssim3d
 __all__ = [
     "GenerationMetrics",
     "ReconstructionMetrics",
+    "SampleFaults",
     "SegmentationMetrics",
     "SynthesisMetrics",
     "TrainingBaselines",

@@ -65,9 +65,9 @@ class ReconstructionMetrics(PairedMetrics):
         reference: Tensor,
         mask: Tensor,
         noisy: Tensor | None = None,
-        one_step: Tensor | None = None,
         noise: Tensor | None = None,
         predicted_noise: Tensor | None = None,
+        one_step: Tensor | None = None,
     ) -> None:
         """Add one case.
 
@@ -77,9 +77,9 @@ class ReconstructionMetrics(PairedMetrics):
             reference: The original, same shape.
             mask: The brain, ``(1, D, H, W)`` or ``(C, D, H, W)``.
             noisy: What was reconstructed from, on the image's scale; ``None``: no blur beside it.
-            one_step: What one pass predicts of the image, same shape.
             noise: The noise that was added, with ``predicted_noise``; ``None``: no rows in noise space.
             predicted_noise: The network's prediction of it.
+            one_step: What one pass predicts of the image, same shape.
         Raises:
             ValueError: If the channels are not the modalities, shapes do not fit, the mask is empty, or the
                 volume is smaller than SSIM's window.

@@ -10,7 +10,7 @@ from monai.engines import SupervisedEvaluator
 from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 
-from monai_idm.engines import GenerateVolume, ReconstructionIteration
+from monai_idm.engines import GenerateVolumes, ReconstructionIteration
 from monai_idm.handlers import ReconstructionErrorHandler
 from monai_idm.inferers import InvertibleDiffusionInferer
 from monai_idm.networks import InvertibleDiffusionUNet
@@ -102,7 +102,7 @@ def test_a_case_s_class_reaches_the_network():
     first, second = (case["noise_pred"] - case["noise"] for case in evaluator.state.output)
     torch.testing.assert_close(second.mean() - first.mean(), torch.tensor(3.0), rtol=0.1, atol=0)
     seen = []
-    sampler = GenerateVolume((4, 4), 1, scheduler=DDIM, class_label=2)
+    sampler = GenerateVolumes((4, 4), 1, scheduler=DDIM, class_label=2)
     evaluator.network = lambda x, timesteps, context=None, class_labels=None: seen.append(class_labels) or x
     evaluator.mode = lambda network: torch.no_grad()
     sampler(evaluator)
@@ -114,18 +114,32 @@ def test_a_stochastic_sampler_leaves_the_random_state_of_training():
     for scheduler in (DDIM, None):  # DDPM draws noise, DDIM does not
         torch.manual_seed(9)
         evaluator, _ = run(["a"], scheduler=scheduler)
-        GenerateVolume((4, 4), 1, (-1.0, 1.0), scheduler)(evaluator)
+        GenerateVolumes((4, 4), 1, (-1.0, 1.0), scheduler)(evaluator)
         found.append(torch.rand(3))
     assert torch.equal(*found)
 
 
-def test_a_generated_volume_is_in_range_and_the_same_every_time():
+def test_generated_volumes_are_in_range_and_the_same_every_time():
     evaluator, _ = run(["a"])
-    generate = GenerateVolume((4, 4), 1, (-1.0, 1.0), DDIM, seed=5)
-    volume = generate(evaluator)
-    assert volume.shape == (1, 4, 4)
-    torch.testing.assert_close(volume, torch.full((1, 4, 4), 0.75), rtol=0, atol=2e-2)  # 0.5 of [-1, 1]
-    assert torch.equal(volume, generate(evaluator))
+    generate = GenerateVolumes((4, 4), 1, (-1.0, 1.0), DDIM, num_volumes=3, seed=5)
+    generate(evaluator)
+    first = evaluator.state.generated
+    assert first.shape == (3, 1, 4, 4)
+    torch.testing.assert_close(first, torch.full((3, 1, 4, 4), 0.75), rtol=0, atol=2e-2)  # 0.5 of [-1, 1]
+    generate(evaluator)
+    assert torch.equal(evaluator.state.generated, first)
+
+
+def test_a_generated_volume_does_not_depend_on_how_many_there_are():
+    evaluator, _ = run(["a"], network=Blind())
+    found = []
+    for seed, number in ((5, 3), (6, 1)):
+        GenerateVolumes((4, 4), 1, scheduler=StridedDDPMScheduler(100, "cosine"), num_volumes=number, seed=seed)(
+            evaluator
+        )
+        found.append(evaluator.state.generated)
+    torch.testing.assert_close(found[0][1], found[1][0])
+    assert not torch.equal(found[0][0], found[0][1])
 
 
 def test_the_reconstruction_error_of_the_core_is_a_metric():

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from matplotlib.image import imread
 from monai.engines import SupervisedTrainer
 from monai.handlers import ValidationHandler
@@ -112,20 +113,26 @@ class Writer:
         self.images.append((tag, pixels, step, dataformats))
 
 
-def test_the_handler_draws_the_first_case_at_the_trainers_epoch(tmp_path, monkeypatch):
-    asked, drawn, writer = [], [], Writer()
+class Generated:
+    """Leaves two volumes, of which the first is shown."""
 
-    def sampler(engine):
-        asked.append(engine.state.epoch)
-        return torch.full((2, *SIZE), 0.25)
+    def attach(self, engine):
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine):
+        engine.state.generated = torch.stack([torch.full((2, *SIZE), grey) for grey in (0.25, 0.75)])
+
+
+def test_the_handler_draws_the_first_case_at_the_trainers_epoch(tmp_path, monkeypatch):
+    drawn, writer = [], Writer()
 
     def spied(columns, modalities, mask, title):
         drawn.append((columns, modalities, mask, title))
         return montage(columns, modalities, mask, title)
 
     monkeypatch.setattr("monai_idm.handlers.montage.montage", spied)
-    handler = MontageHandler(tmp_path / "made", MODALITIES, sampler, writer)
-    evaluator = make_evaluator([handler])
+    handler = MontageHandler(tmp_path / "made", MODALITIES, writer)
+    evaluator = make_evaluator([Generated(), handler])
     network = torch.nn.Linear(1, 1)
     SupervisedTrainer(
         device=torch.device("cpu"),
@@ -138,11 +145,11 @@ def test_the_handler_draws_the_first_case_at_the_trainers_epoch(tmp_path, monkey
     ).run()
     files = sorted(file.name for file in (tmp_path / "made").iterdir())
     assert files == ["montage_epoch0002.png", "montage_epoch0004.png"]
-    assert asked == [2, 4]
     columns, modalities, mask, title = drawn[1]
     image = make_item(0)["image"]
     assert list(columns) == ["real", "noisy", "reconstructed", "generated"]
     assert modalities == MODALITIES
+    assert (columns["generated"] == 0.25).all()
     torch.testing.assert_close(columns["real"], image)
     torch.testing.assert_close(columns["reconstructed"], (image + 0.25) / 2)
     assert torch.equal(mask, (image != 0).any(0, keepdim=True))
@@ -166,20 +173,24 @@ def test_the_slices_may_go_through_another_item(tmp_path, monkeypatch):
     assert masks[1] is None
 
 
-def test_more_cases_get_a_file_each_and_a_sampler_may_give_nothing(tmp_path, monkeypatch):
-    titles = []
-    monkeypatch.setattr(
-        "monai_idm.handlers.montage.montage", lambda *arguments: titles.append(arguments[3]) or montage(*arguments)
-    )
-    handler = MontageHandler(tmp_path, MODALITIES, lambda engine: None, num_cases=3, filename="look_{case}.png")
-    make_evaluator([handler]).run(1)
+def test_more_cases_get_a_file_each_and_the_first_a_generated_volume(tmp_path, monkeypatch):
+    drawn = {}
+
+    def spied(columns, modalities, mask, title):
+        drawn[title] = list(columns)
+        return montage(columns, modalities, mask, title)
+
+    monkeypatch.setattr("monai_idm.handlers.montage.montage", spied)
+    handler = MontageHandler(tmp_path, MODALITIES, num_cases=3, filename="look_{case}.png")
+    make_evaluator([Generated(), handler]).run(1)
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["look_1.png", "look_2.png", "look_3.png"]
-    assert titles == ["case0", "case1", "case2"]  # no epoch where the file's name has none
+    assert sorted(drawn) == ["case0", "case1", "case2"]  # no epoch where the file's name has none
+    assert [title for title, columns in drawn.items() if "generated" in columns] == ["case0"]
 
 
 def test_a_run_that_broke_off_leaves_nothing_to_the_next(tmp_path):
-    handler = MontageHandler(tmp_path, MODALITIES, num_cases=5, filename="{epoch}_{case}.png")
+    handler = MontageHandler(tmp_path, MODALITIES, num_cases=5, filename="{subject}_{case}.png")
 
     def breaking(engine, batch):
         if engine.state.iteration == 2:
@@ -188,17 +199,12 @@ def test_a_run_that_broke_off_leaves_nothing_to_the_next(tmp_path):
 
     with pytest.raises(ArithmeticError):
         make_evaluator([handler], iteration=breaking).run(1)
-    make_evaluator([handler]).run(2)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert [file.name for file in tmp_path.iterdir()] == ["case1_2.png"]  # the first waits for what is generated
+    make_evaluator([handler]).run(1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["case0_1.png", "case1_2.png", "case2_3.png"]
 
 
 def test_pyplot_is_not_touched(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     make_evaluator([MontageHandler(tmp_path, MODALITIES, summary_writer=Writer())]).run(1)
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_sampler_that_fails_leaves_no_file(tmp_path):
-    with pytest.raises(ZeroDivisionError):
-        make_evaluator([MontageHandler(tmp_path, MODALITIES, lambda engine: 1 / 0)]).run(1)
-    assert list(tmp_path.iterdir()) == []
