@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from idm_bundle.studies import __main__ as command
-from idm_bundle.studies import segmentation
+from idm_bundle.studies import quality, segmentation
 from idm_bundle.studies.configs import configured
-from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, _values, compare, sample
+from idm_bundle.studies.runs import demo
+from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, compare, sample
 from tests.bundle.workspace import TINY
 
 DEMO = {name: TINY[name] for name in ("device", "demo#num_subjects", "demo#phantom_size")}
@@ -19,7 +20,7 @@ DEMO = {name: TINY[name] for name in ("device", "demo#num_subjects", "demo#phant
 @pytest.mark.parametrize(("study", "variant"), [(s, v) for s, variants in _VARIANTS.items() for v in variants])
 def test_every_variant_is_a_network_that_takes_its_images(study, variant, tmp_path):
     changes = _VARIANTS[study][variant]
-    config = configured({**_values(str(tmp_path), 10, 32), **changes}, "segmentation")
+    config = configured({**demo(str(tmp_path), 10, 32), **changes}, "segmentation")
     network = config.get_parsed_content("network_def")
     regions, conditions = len(changes.get("regions", ["whole"])), 7 if changes.get("coordinates", True) else 4
     assert (network.in_channels, network.out_channels) == (regions + conditions, regions)
@@ -38,6 +39,32 @@ def test_a_variant_is_trained_measured_and_judged(network):
     assert found["step_gflop"] > 0.5
     for name in ("draw_dice", "dice", "otsu_dice", "best_threshold_dice", "dice_in_patches"):
         assert 0 <= found[name] <= 1
+
+
+def test_peers_are_judged_alike_and_compared_case_by_case(monkeypatch):
+    monkeypatch.setattr(quality, "_NUM_SAMPLES", 2)
+    small = {**DEMO, "ddim_steps": 2}
+    found = {
+        name: quality.judge({**small, **partial.args[0]}, steps=10, side=16, **partial.keywords)
+        for name, partial in quality.STUDIES["peers"].items()
+        if name.endswith("seed 1")
+    }
+    ours, theirs = found.values()
+    assert theirs["parameters"] == pytest.approx(ours["parameters"], rel=0.01)
+    for t in ("t250", "t500"):
+        assert ours[t]["gaussian_blur_psnr_brain"] == theirs[t]["gaussian_blur_psnr_brain"]  # the same noise
+        assert ours[t]["reconstruction_ssim_brain"] == pytest.approx(sum(ours[t]["ssim_of"].values()))  # one case
+        difference = ours[t]["reconstruction_ssim_brain"] - theirs[t]["reconstruction_ssim_brain"]
+        assert quality.compare(found)[t]["mean"] == pytest.approx(difference)
+    assert ours["generation"]["nearest_rmse"] > 0
+    assert quality.compare({name: ours for name in found if name.startswith("rev")})["t250"]["n"] == 0
+
+
+def test_stored_and_rebuilt_activations_have_the_same_losses_to_the_last_bit(monkeypatch):
+    monkeypatch.setattr(quality, "demo", lambda *sizes: {**demo(*sizes), **DEMO})
+    found = quality.twin(10, 16)
+    assert found["different"] == found["difference"] == 0
+    assert found["last_loss"] != found["first_loss"]
 
 
 def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsys):
@@ -63,7 +90,7 @@ def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsy
 
 def test_sampling_is_judged_by_sampler_steps_and_draws(monkeypatch):
     asked = []
-    monkeypatch.setattr(segmentation, "_train", lambda values: None)
+    monkeypatch.setattr(segmentation, "train", lambda *values: None)
     monkeypatch.setattr(segmentation, "_evaluate", lambda values: asked.append(values) or {"dice": 0.5})
     found = sample(10, 16)
     assert {"DDIM, 1000 passes", "Heun, 9 passes", "10 draws"} <= found.keys()

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from idm_bundle.studies import reconstruction, segmentation
+from idm_bundle.studies import quality, reconstruction, segmentation
 from monai_idm.atomic_file import atomic_file
 from monai_idm.machine import VERSIONS, device_name
 
-STUDIES = {**reconstruction.STUDIES, **segmentation.STUDIES}
+STUDIES = {**reconstruction.STUDIES, **segmentation.STUDIES, **quality.STUDIES}
 
 
 def main() -> None:
@@ -38,15 +38,19 @@ def main() -> None:
         if name not in results:
             results[name] = variant(steps=options.steps, side=options.side)
         print(name, json.dumps(results[name]), flush=True)
+        content = {**settings, "results": results}
+        if options.study in quality.SUMMARIES:
+            content["summary"] = quality.SUMMARIES[options.study](results)
         if options.json:
             with atomic_file(options.json) as unfinished:
-                unfinished.write_text(json.dumps({**settings, "results": results}, indent=2) + "\n")
+                unfinished.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _earlier(file: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
     """What the file holds of the same study, which an interruption ended."""
     written = json.loads(file.read_text()) if file is not None and file.is_file() else {}
     results = written.pop("results", {})
+    written.pop("summary", None)
     return results if written == settings else {}
 
 

@@ -14,11 +14,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
-from monai.utils import set_determinism
 
-from idm_bundle.studies.configs import configured
+from idm_bundle.studies.runs import demo, train
 
 __all__ = ["STUDIES"]
 
@@ -55,8 +53,8 @@ _VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def train(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, float]:
-    """Train the demo for some steps.
+def short(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, float]:
+    """Train on few phantoms for some steps.
 
     Args:
         changes: Of train.yaml's values.
@@ -66,29 +64,12 @@ def train(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, float]
         ``loss``, the mean over the last tenth of the steps; ``psnr_brain_db`` of the validation's reconstructions;
         ``inverse_error``, the mean of |x_t - U^-1(U(x_t, t))| of the validation's volumes, where there is an inverse.
     """
-    set_determinism(0)
-    losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        config = configured(
-            {
-                "output_dir": f"{folder}/output",
-                "ckpt_dir": f"{folder}/models",
-                "demo#num_subjects": 20,
-                "demo#phantom_size": [64, 64, 48],
-                "demo#spatial_size": [side] * 3,
-                "demo#epoch_length": steps,
-                "demo#max_epochs": 1,
-                "demo#val_interval": 1,
-                **changes,
-            }
-        )
-        trainer: Engine = config.get_parsed_content("train#trainer")
-        trainer.add_event_handler(
-            Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output[0]["loss"]))
-        )
-        trainer.run()
+        few = {"demo#num_subjects": 20, "demo#phantom_size": [64, 64, 48]}
+        config, trained = train({**demo(folder, steps, side, epochs=1, validations=1), **few, **changes})
+        losses = trained["losses"][-steps // 10 :]
         found = {
-            "loss": sum(losses[-steps // 10 :]) / len(losses[-steps // 10 :]),
+            "loss": sum(losses) / len(losses),
             "psnr_brain_db": float(config.get_parsed_content("validate#evaluator").state.metrics["psnr_brain"]),
         }
         if config.get_parsed_content("lambda_r"):
@@ -111,6 +92,6 @@ def _inverse_error(config: ConfigParser) -> float:
 
 
 STUDIES = {
-    study: {name: partial(train, changes) for name, changes in variants.items()}
+    study: {name: partial(short, changes) for name, changes in variants.items()}
     for study, variants in _VARIANTS.items()
 }

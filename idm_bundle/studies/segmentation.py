@@ -10,17 +10,11 @@ Networks are trained on 24 phantoms, at equal steps, and judged on 8 others.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Mapping
 from functools import partial
-from statistics import median
 from typing import Any
 
-from ignite.engine import Engine, Events
-from monai.utils import set_determinism
-
-from idm_bundle.studies.configs import configured
-from monai_idm.meters import estimate_flops
+from idm_bundle.studies.runs import demo, evaluate, train
 
 __all__ = ["STUDIES"]
 
@@ -72,8 +66,9 @@ def compare(
         several regions ``dice`` is their mean, and there is one for each.
     """
     with tempfile.TemporaryDirectory() as folder:
-        values = {**_values(folder, steps, side), **changes}
-        found = _train(values, seed)
+        values = {**demo(folder, steps, side), **changes}
+        _, found = train(values, "segmentation", seed=seed)
+        found.pop("losses")
         scores = _evaluate(values)
         found |= {name: scores[name] for name in ("draw_dice", "dice", "otsu_dice", "best_threshold_dice")}
         found["hd95_mm"] = scores["hd95_mm_whole"]
@@ -94,8 +89,8 @@ def sample(steps: int, side: int) -> dict[str, float]:
         Dice of one draw by sampler and passes of the network, and of 1 to 10 draws.
     """
     with tempfile.TemporaryDirectory() as folder:
-        values = _values(folder, steps, side)
-        _train(values)
+        values = demo(folder, steps, side)
+        train(values, "segmentation")
         found = {}
         for name, counts in _STEPS.items():
             for n in counts:
@@ -107,41 +102,8 @@ def sample(steps: int, side: int) -> dict[str, float]:
     return found
 
 
-def _values(folder: str, steps: int, side: int) -> dict[str, Any]:
-    return {
-        "output_dir": f"{folder}/output",
-        "ckpt_dir": f"{folder}/models",
-        "demo#spatial_size": [side] * 3,
-        "demo#epoch_length": steps // 10,
-        "demo#max_epochs": 10,
-        "demo#val_interval": 5,
-    }
-
-
-def _train(values: Mapping[str, Any], seed: int = 0) -> dict[str, float]:
-    set_determinism(seed)
-    config = configured(values, "segmentation")
-    trainer: Engine = config.get_parsed_content("train#trainer")
-    seconds: list[float] = []
-    trainer.add_event_handler(Events.ITERATION_STARTED, lambda _: seconds.append(time.perf_counter()))
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: seconds.append(time.perf_counter() - seconds.pop()))
-    trainer.run()
-    network, batch, size = (config.get_parsed_content(name) for name in ("network", "batch_size", "patch_size"))
-    metrics = trainer.state.metrics
-    return {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "peak_mib": 1024 * metrics["allocated_peak_gib" if "allocated_peak_gib" in metrics else "live_peak_gib"],
-        "step_gflop": estimate_flops(network, (batch, network.in_channels, *size)) / 1e9,
-        "step_s": median(seconds),
-    }
-
-
 def _evaluate(values: Mapping[str, Any]) -> dict[str, float]:
-    evaluator: Engine = configured(values, "segmentation", "evaluate_segmentation").get_parsed_content(
-        "validate#evaluator"
-    )
-    evaluator.run()
-    return dict(evaluator.state.metrics)
+    return dict(evaluate(values, "segmentation", "evaluate_segmentation").state.metrics)
 
 
 STUDIES: dict[str, dict[str, partial[dict[str, float]]]] = {

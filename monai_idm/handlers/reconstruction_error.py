@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any, cast
 
 from ignite.engine import Engine, Events
@@ -21,8 +20,8 @@ class ReconstructionErrorHandler:
 
     In float32 it stays near 1e-6 times the size of the stream, in mixed precision near 1e-2 times: a branch that runs
     again on a stream that differs in its last bit may round to the next bfloat16. Gradients are only as good as what
-    they are taken at: above the limit, or where it is not a number, an error is logged. Attach it to the evaluator,
-    before what reads metrics.
+    they are taken at: above the limit, or where it is not a number, an error is logged. Networks that rebuild nothing
+    are passed over. Attach it to the evaluator, before what reads metrics.
 
     Args:
         limit: The largest error without alarm, in units of the stream, larger than 0; None: 0.01, or 0.5 where the
@@ -35,7 +34,7 @@ class ReconstructionErrorHandler:
         if limit is not None and not limit > 0:
             raise ValueError(f"limit={limit}; choose the largest error without alarm, larger than 0")
         self.limit = limit
-        self._error = math.nan
+        self._error: float | None = None
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self._measure)
@@ -44,9 +43,13 @@ class ReconstructionErrorHandler:
     def _measure(self, engine: Engine) -> None:
         image = evaluated_cases(engine)[0][CommonKeys.IMAGE][None]
         network = cast(Any, engine).network
+        if not hasattr(network, "reconstruction_error"):
+            return
         self._error = network.reconstruction_error(image.to(next(network.parameters()).device))
 
     def _report(self, engine: Engine) -> None:
+        if self._error is None:
+            return
         engine.state.metrics["core_reconstruction_error"] = self._error
         limit = self.limit or (0.5 if cast(Any, engine).network.precision == "mixed" else 1e-2)
         if not self._error <= limit:

@@ -89,7 +89,7 @@ class SampleFaults:
         if bright > real + 0.2:
             said["saturated"] = f"are saturated: {bright:.0%} of the brain is white; real volumes {real:.0%}"
         air = ~self._brain
-        if air.sum() >= 8:
+        if air.sum() >= 8 and "noise" not in said:
             grey = max(float(volume[:, air].mean()) for volume in volumes)
             if grey > max(self._air) + 0.1:
                 said["background"] = f"have no background: {grey:.2f} where real volumes are {max(self._air):.2f}"

@@ -1,0 +1,156 @@
+"""How good reconstructions and samples of phantoms are, and what makes them so.
+
+- ``quality``: what is predicted, at which timesteps, how the loss weighs them, and the average of the weights.
+- ``peers``: our network and MONAI's DiffusionModelUNet, as many parameters and steps, three seeds.
+- ``chain``: reconstruction by few steps and by all, of several samplers.
+- ``twin``: the losses of rebuilt and of stored activations.
+
+Networks are trained on 64 phantoms, at equal steps, and judged on 8 others.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from idm_bundle.studies.runs import demo, evaluate, train
+from monai_idm.metrics.statistics import described
+
+__all__ = ["STUDIES", "SUMMARIES"]
+
+_MONAI = {
+    "network_def": {
+        "_target_": "DiffusionModelUNet",
+        "spatial_dims": 3,
+        "in_channels": "$len(@modalities)",
+        "out_channels": "$len(@modalities)",
+        "channels": [32, 48, 56, 56],  # 2.99M parameters
+        "num_res_blocks": 1,
+        "attention_levels": [False, False, True, False],
+        "norm_num_groups": 8,
+        "num_head_channels": 8,
+    }
+}
+_OURS, _THEIRS = "reversible", "MONAI's DiffusionModelUNet"
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "v, little noise more often": {},
+    "v, uniform": {"timestep_power": 1.0},
+    "v, uniform, min-SNR 5": {"timestep_power": 1.0, "min_snr_gamma": 5.0},
+    "v, little noise more often, zero terminal SNR": {"zero_terminal_snr": True},
+    "v, little noise more often, no average of weights": {"ema_decay": 0.0},
+    "noise, uniform (the paper)": {"prediction_type": "epsilon", "timestep_power": 1.0},
+    "noise, uniform, min-SNR 5": {"prediction_type": "epsilon", "timestep_power": 1.0, "min_snr_gamma": 5.0},
+    "image, uniform": {"prediction_type": "sample", "timestep_power": 1.0},
+}
+_WAYS = {
+    "DDIM": ("StridedDDIMScheduler", (5, 10, 20, 50, 100, 2000)),
+    "DPM-Solver++": ("DPMSolverPlusPlusScheduler", (5, 10, 20, 50, 100)),
+    "Heun": ("StridedHeunScheduler", (3, 10, 25)),
+    "DDPM": ("StridedDDPMScheduler", (20, 100, 2000)),
+}
+_NUM_SAMPLES = 16
+
+
+def judge(changes: Mapping[str, Any], steps: int, side: int, seed: int = 0) -> dict[str, Any]:
+    """Train on phantoms, then reconstruct those of the test split, and sample.
+
+    Args:
+        changes: Of the values of train.yaml.
+        steps: Iterations of training.
+        side: Voxels per axis of a volume.
+        seed: Of the weights and batches; the phantoms are the same ones.
+    Returns:
+        ``parameters``, ``step_gflop``, ``step_s`` (median), ``loss`` (mean of the last tenth of the steps); by timestep
+        t250 and t500, what :func:`_reconstructed` gives; and the figures of GenerationMetrics of 16 samples.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        values = {**demo(folder, steps, side), **changes}
+        _, found = train(values, seed=seed)
+        losses = found.pop("losses")
+        found["loss"] = sum(losses[-steps // 10 :]) / len(losses[-steps // 10 :])
+        for t in (250, 500):
+            found[f"t{t}"] = _reconstructed(values, t)
+        generated = evaluate({**values, "num_samples": _NUM_SAMPLES}, "evaluate_generation").state.metrics
+        found["generation"] = dict(generated)
+    return found
+
+
+def chain(steps: int, side: int) -> dict[str, Any]:
+    """Train our network on phantoms, then reconstruct from t = 500 of 2000 in many ways: figures by way and steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        values = demo(folder, steps, side)
+        train(values)
+        return {
+            f"{name}, {number} of 2000 steps": _reconstructed({**values, "sampler": sampler, "ddim_steps": number}, 500)
+            for name, (sampler, numbers) in _WAYS.items()
+            for number in numbers
+        }
+
+
+def twin(steps: int, side: int) -> dict[str, float]:
+    """The losses of two trainings on exact streams, one of which rebuilds its activations.
+
+    Returns:
+        ``first_loss`` and ``last_loss``, how many losses are ``different``, and the largest ``difference``.
+    """
+    losses = []
+    for activations in ("rebuilt", "stored"):
+        with tempfile.TemporaryDirectory() as folder:
+            values = {**demo(folder, steps, side), "precision": "exact", "activations": activations}
+            losses.append(train(values)[1]["losses"])
+    apart = [abs(a - b) for a, b in zip(*losses, strict=True)]
+    return {
+        "first_loss": losses[0][0],
+        "last_loss": losses[0][-1],
+        "different": sum(d > 0 for d in apart),
+        "difference": max(apart),
+    }
+
+
+def compare(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The difference of the peers' SSIM in the brain, ours less MONAI's, over the cases of all seeds, by timestep."""
+    found = {}
+    for t in ("t250", "t500"):
+        differences = []
+        for name, ours in results.items():
+            if name.startswith(_OURS):
+                theirs = results.get(name.replace(_OURS, _THEIRS), {t: {"ssim_of": {}}})[t]["ssim_of"]
+                differences += [ours[t]["ssim_of"][case] - ssim for case, ssim in theirs.items()]
+        found[t] = described(differences)
+    return found
+
+
+def _reconstructed(knobs: Mapping[str, Any], timestep: int) -> dict[str, Any]:
+    """Means over cases and modalities, by method, metric and region; ``ssim_of`` each case, in the brain."""
+    evaluate({**knobs, "reconstruction_timestep": timestep, "evaluation_split": "test"}, "evaluate")
+    rows = json.loads(Path(knobs["output_dir"], "evaluation", "reconstruction.json").read_text())["cases"]
+    series: dict[str, list[float]] = {}
+    cases: dict[str, list[float]] = {}
+    for row in rows:
+        if row["space"] == "image":
+            for metric in ("psnr", "ssim", "mae"):
+                series.setdefault(f"{row['method']}_{metric}_{row['region']}", []).append(row[metric])
+            if (row["method"], row["region"]) == ("reconstruction", "brain"):
+                cases.setdefault(row["subject"], []).append(row["ssim"])
+    return {
+        **{name: mean(of) for name, of in series.items()},
+        "ssim_of": {case: mean(of) for case, of in cases.items()},
+    }
+
+
+STUDIES: dict[str, dict[str, partial[dict[str, Any]]]] = {
+    "quality": {name: partial(judge, changes) for name, changes in _VARIANTS.items()},
+    "peers": {
+        f"{name}, seed {seed}": partial(judge, changes, seed=seed)
+        for seed in (0, 1, 2)
+        for name, changes in ((_OURS, {}), (_THEIRS, _MONAI))
+    },
+    "chain": {"reversible": partial(chain)},
+    "twin": {"rebuilt and stored": partial(twin)},
+}
+SUMMARIES = {"peers": compare}

@@ -1,0 +1,69 @@
+"""Trainings and evaluations of the bundle's own, with a few values changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from monai.utils import set_determinism
+
+from idm_bundle.studies.configs import configured
+from monai_idm.meters import estimate_flops
+
+__all__ = ["demo", "evaluate", "train"]
+
+
+def demo(folder: str, steps: int, side: int, epochs: int = 10, validations: int = 2) -> dict[str, Any]:
+    """Values of train.yaml for a training of some steps on phantoms of ``side``^3 voxels, which writes to a folder."""
+    return {
+        "output_dir": f"{folder}/output",
+        "ckpt_dir": f"{folder}/models",
+        "demo#spatial_size": [side] * 3,
+        "demo#epoch_length": steps // epochs,
+        "demo#max_epochs": epochs,
+        "demo#val_interval": epochs // validations,
+    }
+
+
+def train(values: Mapping[str, Any], *overlays: str, seed: int = 0) -> tuple[ConfigParser, dict[str, Any]]:
+    """Train.
+
+    Args:
+        values: Of train.yaml with the overlays.
+        overlays: Names of further configs, without suffix.
+        seed: Of the weights and batches; the phantoms are the same ones.
+    Returns:
+        The config, and ``parameters``, ``peak_mib``, ``step_gflop``, ``step_s`` (median), ``losses`` of every step.
+    """
+    set_determinism(seed)
+    config = configured(values, *overlays)
+    trainer: Engine = config.get_parsed_content("train#trainer")
+    seconds: list[float] = []
+    losses: list[float] = []
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda _: seconds.append(time.perf_counter()))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: seconds.append(time.perf_counter() - seconds.pop()))
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output[0]["loss"]))
+    )
+    trainer.run()
+    network, batch, size = (config.get_parsed_content(name) for name in ("network", "batch_size", "spatial_size"))
+    size = config.get_parsed_content("patch_size") if "patch_size" in config else size
+    metrics = trainer.state.metrics
+    return config, {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "peak_mib": 1024 * metrics["allocated_peak_gib" if "allocated_peak_gib" in metrics else "live_peak_gib"],
+        "step_gflop": estimate_flops(network, (batch, network.in_channels, *size)) / 1e9,
+        "step_s": median(seconds),
+        "losses": losses,
+    }
+
+
+def evaluate(values: Mapping[str, Any], *overlays: str) -> Engine:
+    """Evaluate model.pt of a training with the same values; returns the evaluator, whose metrics tell."""
+    evaluator: Engine = configured(values, *overlays).get_parsed_content("validate#evaluator")
+    evaluator.run()
+    return evaluator
