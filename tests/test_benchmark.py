@@ -22,7 +22,8 @@ KEYS = {
 
 
 def small(*_, **arguments):
-    arguments.pop("num_res_blocks", None)
+    for size in ("num_res_blocks", "channels", "attention_levels"):
+        arguments.pop(size, None)
     channels = (arguments.pop("in_channels", 2), arguments.pop("out_channels", 2))
     return InvertibleDiffusionUNet(3, *channels, (16, 32), 1, (False, False), **arguments)
 
@@ -149,6 +150,14 @@ def test_layers_that_rebuild_keep_nothing(tiny):
     entry, behind_core = 0, -2
     grown = {a: bytes_[behind_core] - bytes_[entry] for a, bytes_ in alive.items()}
     assert grown["rebuilt"] < 0.25 * grown["stored"]
+
+
+def test_sampling_takes_no_more_than_weights_and_what_level_0_takes():
+    rows = list(operations.OPERATION_SUITES["sampling"]("estimate"))
+    beyond = [row.peak_bytes - row.resident_bytes for row in rows]
+    assert beyond[0] == beyond[1] > 64**3 * 64 * 4  # one stream at least
+    assert beyond[2] == beyond[3]
+    assert rows[0].resident_bytes == 4 * rows[0].parameters > 10 * rows[1].resident_bytes
 
 
 def test_an_operation_is_measured():

@@ -49,6 +49,10 @@ def _activations(row: Row) -> int:
     return row.peak_bytes - row.resident_bytes  # type: ignore[operator]
 
 
+def _beside_level_0(case: str) -> Callable[[Rows], float]:
+    return lambda rows: _activations(rows[case]) / _activations(rows[f"{case}, level 0 alone"])
+
+
 LOW = "paper, low memory"
 BARS: dict[str, list[tuple[str, float, Callable[[Rows], float]]]] = {
     "paper": [
@@ -64,6 +68,10 @@ BARS: dict[str, list[tuple[str, float, Callable[[Rows], float]]]] = {
         ),
         ("FLOPs, rebuilt / stored", 1.34, _ratio("flops", LOW, f"{LOW}, stored")),
         ("time of a step, rebuilt / stored", 1.4, _ratio("step_s", LOW, f"{LOW}, stored")),
+    ],
+    "sampling": [
+        (f"above the weights, {case}: all levels / one coupling of level 0", 1.05, _beside_level_0(case))
+        for case in ("paper, 64 x 64 x 64", "paper, 256 x 256 x 192", "light, 32 x 32 x 32", "light, 64 x 64 x 64")
     ],
     "volume": [
         ("256 x 256 x 192, bookend stride 2, GB", 4.7, _gb("paper, 256 x 256 x 192, stride 2")),

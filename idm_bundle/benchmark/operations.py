@@ -17,6 +17,7 @@ from monai_idm.machine import device_name
 from monai_idm.meters import count_flops, live_bytes
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.branch import ResidualBranch
+from monai_idm.networks.presets import PRESETS
 from monai_idm.reversible import (
     AdditiveCoupling,
     AttentionScale,
@@ -89,7 +90,50 @@ def _layers(device: str) -> Iterator[Row]:
             )
 
 
-OPERATION_SUITES: dict[str, Callable[[str], Iterator[Row]]] = {"attention": _attention, "layers": _layers}
+def _sampling(device: str) -> Iterator[Row]:
+    """A pass of a network that samples, without gradients; of level 0 with one coupling alone, too."""
+    sizes: list[tuple[str, tuple[int, ...], int]] = [("paper", (64, 64, 64), 1), ("paper", (256, 256, 192), 2)]
+    if device == "cpu":
+        sizes = [("light", (32, 32, 32), 1), ("light", (64, 64, 64), 1)]
+    for preset, volume, stride in sizes:
+        name = f"{preset}, {' x '.join(map(str, volume))}"
+        alone = {"channels": PRESETS[preset]["channels"][:1], "attention_levels": (False,), "num_res_blocks": 1}
+        for case, changes in ((name, {}), (f"{name}, level 0 alone", alone)):
+            with _on(device):  # not around the yield
+                net = InvertibleDiffusionUNet.from_preset(preset, bookend_stride=stride, **changes)
+                row = _pass(net, case, preset, volume, estimated=device == "estimate")
+            yield row
+
+
+OPERATION_SUITES: dict[str, Callable[[str], Iterator[Row]]] = {
+    "attention": _attention,
+    "layers": _layers,
+    "sampling": _sampling,
+}
+
+
+def _pass(net: InvertibleDiffusionUNet, case: str, preset: str, volume: tuple[int, ...], estimated: bool) -> Row:
+    x, t = torch.randn(1, net.in_channels, *volume), torch.tensor([10])
+    resident = sum(p.nbytes for p in net.parameters())
+
+    @torch.no_grad()
+    def run() -> None:
+        net(x, t)
+
+    return Row(
+        suite="sampling",
+        case=case,
+        network=preset,
+        parameters=sum(p.numel() for p in net.parameters()),
+        volume=volume,
+        batch=1,
+        precision=net.precision,
+        activations="none",
+        device="estimate" if estimated else device_name(x.device),
+        estimated=estimated,
+        **peaks(run, x.device, net, x),  # type: ignore[arg-type]
+        resident_bytes=resident,
+    )
 
 
 def _alive_behind(layers: Sequence[nn.Module], run: Callable[[], Tensor]) -> list[int]:
