@@ -43,7 +43,8 @@ def _peaks(rows: Sequence[Row]) -> Figure:
     axes.set_yticks(places, names, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.1)
-    axes.set_xlabel(f"peak of a training step, GB ({'estimated' if rows[0].estimated else rows[0].device})")
+    what = "pass that samples" if rows[0].suite == "sampling" else "training step"
+    axes.set_xlabel(f"peak of a {what}, GB ({'estimated' if rows[0].estimated else rows[0].device})")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
     return figure
