@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from idm_bundle.studies import __main__ as command
-from idm_bundle.studies import quality, segmentation
+from idm_bundle.studies import quality, segmentation, synthesis
 from idm_bundle.studies.configs import configured
 from idm_bundle.studies.runs import demo
 from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, compare, sample
@@ -65,6 +65,14 @@ def test_stored_and_rebuilt_activations_have_the_same_losses_to_the_last_bit(mon
     found = quality.twin(10, 16)
     assert found["different"] == found["difference"] == 0
     assert found["last_loss"] != found["first_loss"]
+
+
+def test_one_network_is_judged_on_several_missing_contrasts():
+    changes = {**DEMO, "ddim_steps": 2, "modalities": ["t1", "t2", "flair"], "known": None}
+    found = synthesis.compare(changes, [["t1"], ["t2", "flair"]], steps=10, side=16)
+    assert {"psnr_t2_brain", "psnr_flair_brain", "lookup_psnr_brain"} <= found["t1"].keys()
+    assert "psnr_t1_brain" in found["t2, flair"]
+    assert "psnr_t2_brain" not in found["t2, flair"]
 
 
 def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsys):

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from idm_bundle.studies import quality, reconstruction, segmentation
+from idm_bundle.studies import quality, reconstruction, segmentation, synthesis
 from monai_idm.atomic_file import atomic_file
 from monai_idm.machine import VERSIONS, device_name
 
-STUDIES = {**reconstruction.STUDIES, **segmentation.STUDIES, **quality.STUDIES}
+STUDIES = {**reconstruction.STUDIES, **segmentation.STUDIES, **quality.STUDIES, **synthesis.STUDIES}
 
 
 def main() -> None:

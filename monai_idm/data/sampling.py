@@ -112,13 +112,14 @@ class PlaceOnTrainingGridd(MapTransform):
 
 
 class SaveSettingsd(Transform):
-    """Write beside a sample what it was drawn with: ``<subject>.json``. Put it last: it says that the sample is whole.
+    """Write beside a result what it was drawn with: ``<subject>.json``. Put it last: it says that the result is whole.
 
     The file holds the item's ``seed`` and ``class_label``, the settings, the checkpoint's record and the versions.
+    Items that name no subject are passed over: MONAI Label and Deploy, which write themselves, give none.
 
     Args:
         output_dir: Folder to write to.
-        settings: Plain types: all that the sample depends on besides.
+        settings: Plain types: all that the result depends on besides.
         record: Of the checkpoint that samples.
     """
 
@@ -128,6 +129,8 @@ class SaveSettingsd(Transform):
         self.record = record
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        if "subject" not in data:
+            return data
         content = {
             **{key: int(data[key]) for key in _OWN if key in data},
             "settings": self.settings,

@@ -91,14 +91,16 @@ def denoising_step(network: nn.Module, shape: Sequence[int]) -> None:
     """Forward and backward pass on noise, with the tensors that a trainer holds meanwhile.
 
     Args:
-        network: A diffusion network ``net(x, timesteps)``, trained to predict the noise.
+        network: A diffusion network ``net(x, timesteps)``, trained to predict the noise; where its ``num_class_embeds``
+            says that it knows classes, of the first of them.
         shape: Of its input, ``(B, C, *spatial)``.
     """
     weight = next(network.parameters())
     image, noise = (torch.randn(tuple(shape), device=weight.device) for _ in range(2))
     noisy = image + noise
     timesteps = torch.zeros(shape[0], dtype=torch.long, device=weight.device)
-    prediction = network(noisy, timesteps)
+    classes = {} if getattr(network, "num_class_embeds", None) is None else {"class_labels": timesteps}
+    prediction = network(noisy, timesteps, **classes)
     # clone: torch's number keeps memory as large as the prediction, which fake tensors do not show
     nn.functional.mse_loss(prediction, noise[:, : prediction.shape[1]]).clone().backward()
 

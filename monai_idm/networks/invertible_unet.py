@@ -113,6 +113,7 @@ class InvertibleDiffusionUNet(nn.Module):
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
+        self.num_class_embeds = num_class_embeds
         stride = bookend_stride if bookends else _factor(spatial_dims, in_channels, out_channels, channels[0])
         self.divisor = stride * 2 ** (len(channels) - 1)
         # what a checkpoint says about its network: the arguments that decide the weights
@@ -255,7 +256,7 @@ class InvertibleDiffusionUNet(nn.Module):
         """
         x = voxels(x)
         # which class is all the same to rounding
-        classes = None if self.embedding.classes is None else x.new_zeros(len(x), dtype=torch.long)
+        classes = None if self.num_class_embeds is None else x.new_zeros(len(x), dtype=torch.long)
         embedding = self._embed(x, x.new_zeros(1) if timesteps is None else timesteps, classes)
         with self._autocast(x.device):
             stream = enter(self.entry, x, self.branch_batch, stored=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -78,3 +80,36 @@ def test_segmentation_of_real_volumes(brats_sample, tmp_path):
     assert label.shape == source.shape == (240, 240, 155)
     np.testing.assert_allclose(label.affine, source.affine, atol=1e-6)
     assert set(np.unique(label.get_fdata())) <= set(np.unique(source.get_fdata()))
+
+
+@pytest.mark.sample
+def test_synthesis_of_real_contrasts_and_comparison_of_samples(brats_sample, tmp_path):
+    knobs = {
+        "dataset_dir": str(brats_sample),
+        "spatial_size": [16, 16, 16],
+        "max_epochs": 1,
+        "epoch_length": 2,
+        "val_interval": 1,
+        "batch_size": 1,
+    }
+    values = {**TINY, **knobs, "ckpt_dir": str(tmp_path / "models")}
+    train(tmp_path, ["train", "synthesis"], **knobs)
+    run = workflow(["train", "synthesis", "evaluate_synthesis"], "train", tmp_path, **{**values, "num_draws": 2})
+    run.initialize()
+    run.run()
+    table = json.loads((tmp_path / "output" / "evaluation" / "synthesis.json").read_text())
+    lookup = table["summary"]["image"]["t2"]["brain"]["lookup"]
+    assert 8 < lookup["psnr"]["mean"] < 30
+    (written,) = (tmp_path / "output" / "evaluation").glob("*_t2_synthetic.nii.gz")
+    name = written.name.removesuffix("_synthetic.nii.gz")
+    source, image = nib.load(brats_sample / name.removesuffix("_t2") / f"{name}.nii.gz"), nib.load(written)
+    assert image.shape == source.shape == (240, 240, 155)
+    np.testing.assert_allclose(image.affine, source.affine, atol=1e-6)
+
+    train(tmp_path / "generation", **knobs)
+    values["ckpt_dir"] = str(tmp_path / "generation" / "models")
+    run = workflow(["train", "evaluate_generation"], "train", tmp_path / "generation", **values, num_samples=2)
+    run.initialize()
+    run.run()
+    table = json.loads((tmp_path / "generation" / "output" / "generation" / "generation.json").read_text())
+    assert (table["summary"]["cases"], table["summary"]["real"], table["summary"]["training"]) == (2, 1, 1)

@@ -83,7 +83,7 @@ def test_the_inference_config_segments_without_labels(segmented, tmp_path):
     run.initialize()
     run.run()
     names = {f"PHANTOM_000_{r}_{kind}.nii.gz" for r in SEGMENTATION["regions"] for kind in ("mean", "variance")}
-    assert {f.name for f in (tmp_path / "output").iterdir()} == {"PHANTOM_000_seg.nii.gz"} | names
+    assert {f.name for f in (tmp_path / "output").iterdir()} == {"PHANTOM_000_seg.nii.gz", "PHANTOM_000.json"} | names
     source = nib.load(cases / "PHANTOM_000" / "PHANTOM_000_t1.nii.gz")
     written = nib.load(tmp_path / "output" / "PHANTOM_000_seg.nii.gz")
     assert written.shape == source.shape

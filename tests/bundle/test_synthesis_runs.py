@@ -76,7 +76,10 @@ def test_the_inference_config_needs_the_known_contrasts_only(trained, tmp_path):
     run = workflow("inference_synthesis", "infer", tmp_path, **values)
     run.initialize()
     run.run()
-    written = {f.name: nib.load(f) for f in (tmp_path / "output").iterdir()}
+    written = {f.name: nib.load(f) for f in (tmp_path / "output").glob("*.nii.gz")}
+    settings = json.loads((tmp_path / "output" / "PHANTOM_000.json").read_text())
+    assert (settings["settings"]["known"], settings["settings"]["num_draws"]) == (["flair", "t2"], 2)
+    assert settings["checkpoint"]["data"]["source"] == "phantom"
     assert set(written) == {"PHANTOM_000_t1_synthetic.nii.gz", "PHANTOM_000_t1_variance.nii.gz"}
     source = nib.load(cases / "PHANTOM_000" / "PHANTOM_000_t2.nii.gz")
     for image in written.values():

@@ -37,6 +37,15 @@ def test_each_level_that_is_stored_costs_memory():
     assert peaks[3] == step_bytes(net, "stored") > 1.5 * peaks[0]
 
 
+def test_a_network_that_knows_classes_is_planned_for_and_watched_alike():
+    net = small(num_class_embeds=3, activations="auto", memory_budget_gib=1.0)
+    x = torch.randn(SHAPE)
+    net(x, class_labels=torch.tensor([2])).sum().backward()
+    assert net.embedding.classes.weight.grad is not None
+    assert 0 <= net.reconstruction_error(x) < 1e-4
+    assert step_bytes(net, "stored") == pytest.approx(step_bytes(small(), "stored"), rel=0.01)
+
+
 def test_auto_stores_the_deep_levels_that_fit_and_says_so(caplog):
     net = small()
     between = (step_bytes(net, ("rebuilt", "stored", "stored")) + step_bytes(net, "stored")) / 2 / GIB
