@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from idm_bundle.studies import __main__ as command
-from idm_bundle.studies import quality, segmentation, synthesis
+from idm_bundle.studies import quality, segmentation, synthesis, warning
 from idm_bundle.studies.configs import configured
 from idm_bundle.studies.runs import demo
 from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, compare, sample
@@ -73,6 +73,15 @@ def test_one_network_is_judged_on_several_missing_contrasts():
     assert {"psnr_t2_brain", "psnr_flair_brain", "lookup_psnr_brain"} <= found["t1"].keys()
     assert "psnr_t1_brain" in found["t2, flair"]
     assert "psnr_t2_brain" not in found["t2, flair"]
+
+
+def test_a_network_that_has_learned_nothing_yet_is_warned_of(monkeypatch):
+    monkeypatch.setattr(warning, "demo", lambda *sizes, **options: {**demo(*sizes, **options), **DEMO, "ddim_steps": 2})
+    found = warning.warned(10, 16)
+    assert len(found["training"]) >= 5
+    assert found["clean"] == found["training"][-len(found["clean"]) :]  # the same weights
+    assert any("are noise" in sentence for sentence in found["planted: weights that were not trained"])
+    assert len(found) == 7
 
 
 def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsys):

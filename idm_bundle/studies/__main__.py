@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
-from idm_bundle.studies import quality, reconstruction, segmentation, synthesis
+from idm_bundle.studies import quality, reconstruction, segmentation, synthesis, warning
 from monai_idm.atomic_file import atomic_file
 from monai_idm.machine import VERSIONS, device_name
 
-STUDIES = {**reconstruction.STUDIES, **segmentation.STUDIES, **quality.STUDIES, **synthesis.STUDIES}
+STUDIES: dict[str, dict[str, Any]] = {}
+for module in (reconstruction, segmentation, quality, synthesis, warning):
+    STUDIES |= module.STUDIES
 
 
 def main() -> None:
