@@ -11,17 +11,12 @@ import pytest
 from monai_idm.checkpoints import read_record
 from tests.bundle.workspace import TINY, train, workflow
 
+SHORT = {"spatial_size": [16, 16, 16], "max_epochs": 1, "epoch_length": 2, "val_interval": 1, "batch_size": 1}
+
 
 @pytest.mark.sample
 def test_training_evaluation_and_sampling_on_real_volumes(brats_sample, tmp_path):
-    knobs = {
-        "dataset_dir": str(brats_sample),
-        "spatial_size": [16, 16, 16],
-        "max_epochs": 1,
-        "epoch_length": 2,
-        "val_interval": 1,
-        "batch_size": 1,
-    }
+    knobs = {**SHORT, "dataset_dir": str(brats_sample)}
     train(tmp_path, **knobs)
     model = tmp_path / "models" / "model.pt"
     assert read_record(model)["data"]["source"] == str(brats_sample)
@@ -60,15 +55,7 @@ def test_training_evaluation_and_sampling_on_real_volumes(brats_sample, tmp_path
 
 @pytest.mark.sample
 def test_segmentation_of_real_volumes(brats_sample, tmp_path):
-    knobs = {
-        "dataset_dir": str(brats_sample),
-        "regions": ["core", "whole", "enhancing"],
-        "spatial_size": [16, 16, 16],
-        "max_epochs": 1,
-        "epoch_length": 2,
-        "val_interval": 1,
-        "batch_size": 1,
-    }
+    knobs = {**SHORT, "dataset_dir": str(brats_sample), "regions": ["core", "whole", "enhancing"]}
     train(tmp_path, ["train", "segmentation"], **knobs)
     values = {**TINY, **knobs, "ckpt_dir": str(tmp_path / "models"), "num_draws": 2}
     run = workflow(["train", "segmentation", "evaluate_segmentation"], "train", tmp_path, **values)
@@ -84,14 +71,7 @@ def test_segmentation_of_real_volumes(brats_sample, tmp_path):
 
 @pytest.mark.sample
 def test_synthesis_of_real_contrasts_and_comparison_of_samples(brats_sample, tmp_path):
-    knobs = {
-        "dataset_dir": str(brats_sample),
-        "spatial_size": [16, 16, 16],
-        "max_epochs": 1,
-        "epoch_length": 2,
-        "val_interval": 1,
-        "batch_size": 1,
-    }
+    knobs = {**SHORT, "dataset_dir": str(brats_sample)}
     values = {**TINY, **knobs, "ckpt_dir": str(tmp_path / "models")}
     train(tmp_path, ["train", "synthesis"], **knobs)
     run = workflow(["train", "synthesis", "evaluate_synthesis"], "train", tmp_path, **{**values, "num_draws": 2})
