@@ -13,6 +13,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
+from monai.utils import convert_to_tensor
 
 from monai_idm.atomic_file import atomic_file
 from monai_idm.checkpoints import RunRecord
@@ -107,7 +108,7 @@ class PlaceOnTrainingGridd(MapTransform):
             affine = torch.eye(4, dtype=torch.float64) * spacing
             affine[:3, 3] = -spacing * (sides - 1) / 2
             affine[3, 3] = 1
-            placed[key] = MetaTensor(data[key], affine=affine)
+            placed[key] = MetaTensor(convert_to_tensor(data[key], track_meta=False), affine=affine)
         return placed
 
 
