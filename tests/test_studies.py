@@ -31,7 +31,7 @@ def test_every_variant_is_a_network_that_takes_its_images(study, variant, tmp_pa
 
 @pytest.mark.parametrize("network", [{}, _PATCHDDM])
 def test_a_variant_is_trained_measured_and_judged(network):
-    small = {**DEMO, "patch_size": [8, 8, 8], "ddim_steps": 2}
+    small = {**DEMO, "patch_size": [8, 8, 8], "sampler_steps": 2}
     found = compare({**small, **network}, steps=10, side=16, seed=1, in_patches=True)
     assert found["parameters"] > 1e6
     assert 10 < found["peak_mib"] < 200
@@ -43,7 +43,7 @@ def test_a_variant_is_trained_measured_and_judged(network):
 
 def test_peers_are_judged_alike_and_compared_case_by_case(monkeypatch):
     monkeypatch.setattr(quality, "_NUM_SAMPLES", 2)
-    small = {**DEMO, "ddim_steps": 2}
+    small = {**DEMO, "sampler_steps": 2}
     found = {
         name: quality.judge({**small, **partial.args[0]}, steps=10, side=16, **partial.keywords)
         for name, partial in quality.STUDIES["peers"].items()
@@ -68,7 +68,7 @@ def test_stored_and_rebuilt_activations_have_the_same_losses_to_the_last_bit(mon
 
 
 def test_one_network_is_judged_on_several_missing_contrasts():
-    changes = {**DEMO, "ddim_steps": 2, "modalities": ["t1", "t2", "flair"], "known": None}
+    changes = {**DEMO, "sampler_steps": 2, "modalities": ["t1", "t2", "flair"], "known": None}
     found = synthesis.compare(changes, [["t1"], ["t2", "flair"]], steps=10, side=16)
     assert {"psnr_t2_brain", "psnr_flair_brain", "lookup_psnr_brain"} <= found["t1"].keys()
     assert "psnr_t1_brain" in found["t2, flair"]
@@ -76,7 +76,9 @@ def test_one_network_is_judged_on_several_missing_contrasts():
 
 
 def test_a_network_that_has_learned_nothing_yet_is_warned_of(monkeypatch):
-    monkeypatch.setattr(warning, "demo", lambda *sizes, **options: {**demo(*sizes, **options), **DEMO, "ddim_steps": 2})
+    monkeypatch.setattr(
+        warning, "demo", lambda *sizes, **options: {**demo(*sizes, **options), **DEMO, "sampler_steps": 2}
+    )
     found = warning.warned(10, 16)
     assert len(found["training"]) >= 5
     assert found["clean"] == found["training"][-len(found["clean"]) :]  # the same weights

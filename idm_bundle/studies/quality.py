@@ -48,8 +48,8 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "image, uniform": {"prediction_type": "sample", "timestep_power": 1.0},
 }
 _WAYS = {
-    "DDIM": ("StridedDDIMScheduler", (5, 10, 20, 50, 100, 2000)),
-    "DPM-Solver++": ("DPMSolverPlusPlusScheduler", (5, 10, 20, 50, 100)),
+    "DPM-Solver++": ("DPMSolverPlusPlusScheduler", (5, 10, 20, 50, 100, 2000)),
+    "DDIM": ("StridedDDIMScheduler", (5, 20, 100, 2000)),
     "Heun": ("StridedHeunScheduler", (3, 10, 25)),
     "DDPM": ("StridedDDPMScheduler", (20, 100, 2000)),
 }
@@ -86,7 +86,9 @@ def chain(steps: int, side: int) -> dict[str, Any]:
         values = demo(folder, steps, side)
         train(values)
         return {
-            f"{name}, {number} of 2000 steps": _reconstructed({**values, "sampler": sampler, "ddim_steps": number}, 500)
+            f"{name}, {number} of 2000 steps": _reconstructed(
+                {**values, "sampler": sampler, "sampler_steps": number}, 500
+            )
             for name, (sampler, numbers) in _WAYS.items()
             for number in numbers
         }
