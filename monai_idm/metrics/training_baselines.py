@@ -65,7 +65,7 @@ class TrainingBaselines:
         self._learn()
         inside = mask[0] > 0
         found = images.new_zeros((len(self.unknown), *images.shape[1:]))
-        found[:, inside] = self._table()[:, self._bin(images[:, inside])].to(found)
+        found[:, inside] = self._table[:, self._bin(images[:, inside])].to(found)
         return found
 
     def _learn(self) -> None:
@@ -85,16 +85,16 @@ class TrainingBaselines:
                 sums[number] += torch.bincount(where, channel[inside].double(), size)
         if cases == 0:
             raise ValueError("no training case to learn the baselines from; give a dataset that holds some")
-        self._sums, self._counts = sums, counts
+        self._table = self._means(sums, counts)
         self._mean = total / cases
 
-    def _table(self) -> Tensor:
+    def _means(self, sums: Tensor, counts: Tensor) -> Tensor:
         """Means by bin; an empty bin takes that of the first known contrast's bin, or else of all."""
         shape = (self.bins, -1)
-        rough = self._sums.unflatten(1, shape).sum(2) / self._counts.unflatten(0, shape).sum(1)
-        everywhere = (self._sums.sum(1) / self._counts.sum())[:, None]
+        rough = sums.unflatten(1, shape).sum(2) / counts.unflatten(0, shape).sum(1)
+        everywhere = (sums.sum(1) / counts.sum())[:, None]
         rough = torch.where(rough.isnan(), everywhere, rough)
-        fine = (self._sums / self._counts).unflatten(1, shape)
+        fine = (sums / counts).unflatten(1, shape)
         return torch.where(fine.isnan(), rough[:, :, None], fine).flatten(1)
 
     def _bin(self, values: Tensor) -> Tensor:
