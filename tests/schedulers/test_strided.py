@@ -233,3 +233,19 @@ def test_an_impossible_number_of_steps_is_refused(steps):
 def test_an_unknown_prediction_type_is_refused():
     with pytest.raises(ValueError, match="epsilon, sample, v_prediction"):
         StridedDDIMScheduler(100, "cosine", "noise")
+
+
+def test_eta_of_ddim_is_the_share_of_the_noise_of_ddpm():
+    setting = (1000, "cosine", "sample", False)
+    ddim, ddpm = (s(*setting, num_inference_steps=20) for s in (StridedDDIMScheduler, StridedDDPMScheduler))
+    x, output = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    noise = [torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)]
+    torch.testing.assert_close(
+        ddim.step(output, 499, x, eta=1.0, generator=noise[0])[0], ddpm.step(output, 499, x, noise[1])[0]
+    )
+
+    def apart(eta):
+        ends = [ddim.step(output, 499, x, eta, torch.Generator().manual_seed(seed))[0] for seed in (1, 2)]
+        return ends[0] - ends[1]
+
+    torch.testing.assert_close(apart(0.5), apart(1.0) / 2)
