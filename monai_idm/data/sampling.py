@@ -18,6 +18,7 @@ from monai.utils import convert_to_tensor
 from monai_idm.atomic_file import atomic_file
 from monai_idm.checkpoints import RunRecord
 from monai_idm.machine import VERSIONS
+from monai_idm.noise import seeded_noise
 
 __all__ = ["DrawNoised", "PlaceOnTrainingGridd", "SaveSettingsd", "sample_list"]
 
@@ -83,8 +84,7 @@ class DrawNoised(MapTransform):
                 "the checkpoint does not say on which grid it was trained; give the size of the samples in voxels with "
                 "--spatial_size"
             )
-        generator = torch.Generator().manual_seed(data["seed"])
-        drawn = {key: MetaTensor(torch.randn(self.channels, *size, generator=generator)) for key in self.keys}
+        drawn = {key: MetaTensor(seeded_noise((self.channels, *size), data["seed"])) for key in self.keys}
         return {**data, **drawn}
 
 

@@ -11,6 +11,8 @@ from ignite.engine import Engine, Events
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
+from monai_idm.noise import seeded_noise
+
 __all__ = ["GenerateVolumes"]
 
 
@@ -59,8 +61,7 @@ class GenerateVolumes:
         engine.state.generated = ((torch.cat(parts) - low) / (high - low)).clamp(0, 1)
 
     def _sample(self, engine: Any, seeds: Sequence[int]) -> Tensor:
-        noise = torch.stack([torch.randn(self.shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-        noise = noise.to(engine.state.device)
+        noise = torch.stack([seeded_noise(self.shape, seed) for seed in seeds]).to(engine.state.device)
         options: dict[str, Any] = {"scheduler": self.scheduler, "seeds": seeds, "verbose": False}
         if self.class_label is not None:
             options["class_labels"] = torch.full((len(noise),), self.class_label, device=noise.device)

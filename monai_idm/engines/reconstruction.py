@@ -11,6 +11,7 @@ from monai.networks.schedulers.scheduler import Scheduler
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
+from monai_idm.noise import seeded_noise
 from monai_idm.schedulers import predicted_noise, predicted_sample
 
 __all__ = ["ReconstructionIteration"]
@@ -39,7 +40,7 @@ class ReconstructionIteration:
     def __call__(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         image = batchdata[CommonKeys.IMAGE].to(engine.state.device, non_blocking=engine.non_blocking)
         seeds = [self.seed * 2**32 + zlib.crc32(subject.encode()) for subject in batchdata["subject"]]
-        noise = torch.stack([_noise(seed, image.shape[1:]) for seed in seeds]).to(image).as_subclass(Tensor)
+        noise = torch.stack([seeded_noise(image.shape[1:], seed) for seed in seeds]).to(image).as_subclass(Tensor)
         inferer, training = engine.inferer, engine.inferer.scheduler
         classes = {}
         if "class_label" in batchdata:
@@ -63,8 +64,3 @@ class ReconstructionIteration:
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
-
-
-def _noise(seed: int, shape: torch.Size) -> Tensor:
-    # on the CPU: the same noise on every device
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -13,6 +13,7 @@ from monai.inferers import DiffusionInferer, SlidingWindowInferer
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
+from monai_idm.noise import seeded_noise
 from monai_idm.schedulers import StridedScheduler
 
 __all__ = ["draw_under_condition"]
@@ -46,9 +47,8 @@ def draw_under_condition(
     predict = network if window is None else partial(window, network=network)
     drawn = []
     for number in range(seed, seed + num_draws):
-        # on the host, and one for all cases: the same noise on every device and in every batch
-        noise = torch.randn(channels, *condition.shape[2:], generator=torch.Generator().manual_seed(number))
-        noise = noise.to(condition).expand(len(condition), *noise.shape)
+        noise = seeded_noise((channels, *condition.shape[2:]), number).to(condition)
+        noise = noise.expand(len(condition), *noise.shape)  # one for all cases: the same in every batch
         way = scheduler.seeded([number] * len(condition)) if isinstance(scheduler, StridedScheduler) else scheduler
         image = inferer.sample(noise, predict, way, conditioning=condition, mode="concat", verbose=False)  # type: ignore[arg-type]
         assert isinstance(image, Tensor)  # and not, as on request, the steps to it
