@@ -8,10 +8,11 @@ import sys
 import pytest
 
 from idm_bundle.studies import __main__ as command
-from idm_bundle.studies import quality, segmentation, synthesis, warning
+from idm_bundle.studies import quality, real, segmentation, synthesis, warning
 from idm_bundle.studies.configs import configured
 from idm_bundle.studies.runs import demo
 from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, compare, sample
+from monai_idm.data import dataset_or_phantoms
 from tests.bundle.workspace import TINY
 
 DEMO = {name: TINY[name] for name in ("device", "demo#num_subjects", "demo#phantom_size")}
@@ -84,6 +85,29 @@ def test_a_network_that_has_learned_nothing_yet_is_warned_of(monkeypatch):
     assert found["clean"] == found["training"][-len(found["clean"]) :]  # the same weights
     assert any("are noise" in sentence for sentence in found["planted: weights that were not trained"])
     assert len(found) == 7
+
+
+def test_a_folder_of_two_cases_is_trained_on_one_and_judged_on_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "_NUM_SAMPLES", 2)
+    own = real._own
+    monkeypatch.setattr(real, "_own", lambda *sizes: {**own(*sizes), "sampler_steps": 2})
+    folder = dataset_or_phantoms(None, tmp_path / "phantoms", 2, DEMO["demo#phantom_size"], 0)
+    generated, synthetic = (
+        real.STUDIES["real"][name](steps=10, side=16, dataset_dir=str(folder))
+        for name in ("reconstruction and generation", "T2 to T1")
+    )
+    assert generated["t500"]["reconstruction_psnr_brain"] > 5
+    assert generated["generation"]["nearest_rmse"] > 0
+    assert "phantom" not in json.dumps(generated)  # no case is named
+    assert {"psnr_t1_brain", "lookup_psnr_t1_brain"} <= synthetic["t2"].keys()
+
+
+@pytest.mark.parametrize("arguments", [["real"], ["quality", "--dataset_dir", "/data"]])
+def test_only_the_study_of_real_cases_takes_a_folder_and_it_needs_one(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["studies", *arguments])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "the study real needs --dataset_dir" in capsys.readouterr().err
 
 
 def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsys):

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from idm_bundle.studies import quality, reconstruction, segmentation, synthesis, warning
+from idm_bundle.studies import quality, real, reconstruction, segmentation, synthesis, warning
 from monai_idm.atomic_file import atomic_file
 from monai_idm.machine import VERSIONS, device_name
 
 STUDIES: dict[str, dict[str, Any]] = {}
-for module in (reconstruction, segmentation, quality, synthesis, warning):
+for module in (reconstruction, segmentation, quality, synthesis, warning, real):
     STUDIES |= module.STUDIES
 
 
@@ -27,7 +27,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--side", type=int, default=16, help="voxels per axis (16)")
     parser.add_argument("--json", type=Path, help="file to write; a study that was interrupted goes on in it")
+    parser.add_argument("--dataset_dir", help="BraTS folder of the study real")
     options = parser.parse_args()
+    if (options.study in real.STUDIES) != (options.dataset_dir is not None):
+        parser.error("the study real needs --dataset_dir, the BraTS folder that it is of; the others are of phantoms")
+    own = {} if options.dataset_dir is None else {"dataset_dir": options.dataset_dir}
     settings = {
         "study": options.study,
         "steps": options.steps,
@@ -38,7 +42,7 @@ def main() -> None:
     results = _earlier(options.json, settings)
     for name, variant in STUDIES[options.study].items():
         if name not in results:
-            results[name] = variant(steps=options.steps, side=options.side)
+            results[name] = variant(steps=options.steps, side=options.side, **own)
         print(name, json.dumps(results[name]), flush=True)
         content = {**settings, "results": results}
         if options.study in quality.SUMMARIES:

@@ -122,6 +122,7 @@ def test_an_interrupted_solver_starts_anew():
     used.step(output, 99, x)
     used.step(output, 74, x)
     assert torch.equal(used.step(x, 99, output)[0], fresh.step(x, 99, output)[0])
+    used.step(output, 99, x)
     used.set_timesteps(4)
     first_order = DPMSolverPlusPlusScheduler(100, "cosine", "sample", num_inference_steps=4)
     assert torch.equal(used.step(x, 74, output)[0], first_order.step(x, 74, output)[0])
