@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from monai.networks.schedulers.scheduler import Scheduler
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
-from monai_idm.noise import seeded_noise
+from monai_idm.noise import mixed_seed, seeded_noise
 from monai_idm.schedulers import predicted_noise, predicted_sample
 
 __all__ = ["ReconstructionIteration"]
@@ -39,7 +38,7 @@ class ReconstructionIteration:
 
     def __call__(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         image = batchdata[CommonKeys.IMAGE].to(engine.state.device, non_blocking=engine.non_blocking)
-        seeds = [self.seed * 2**32 + zlib.crc32(subject.encode()) for subject in batchdata["subject"]]
+        seeds = [mixed_seed(self.seed, subject) for subject in batchdata["subject"]]
         noise = torch.stack([seeded_noise(image.shape[1:], seed) for seed in seeds]).to(image).as_subclass(Tensor)
         inferer, training = engine.inferer, engine.inferer.scheduler
         classes = {}

@@ -22,6 +22,7 @@ import torch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
+from monai_idm.noise import mixed_seed
 from monai_idm.schedulers.prediction import check_prediction_type, predicted_sample
 
 __all__ = ["StridedScheduler"]
@@ -100,8 +101,8 @@ class StridedScheduler(Scheduler):
             seeds: One for each of the batch.
         """
         scheduler = copy.copy(self)
-        # beyond the seeds that starts are drawn by, so that no step repeats a start
-        scheduler._generators = [torch.Generator().manual_seed(2**32 + seed) for seed in seeds]
+        # not the seed itself, by which the start is drawn: no step shall repeat it
+        scheduler._generators = [torch.Generator().manual_seed(mixed_seed("steps", seed)) for seed in seeds]
         return scheduler
 
     def _rescale(self) -> None:

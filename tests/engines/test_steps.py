@@ -36,14 +36,14 @@ class Blind(nn.Module):
         return torch.zeros_like(x)
 
 
-def run(subjects, batch_size=1, network=None, handlers=(), scheduler=DDIM):
+def run(subjects, batch_size=1, network=None, handlers=(), scheduler=DDIM, seed=3):
     items = [{"image": MetaTensor(torch.full((1, 4, 4), 0.5)), "subject": s} for s in subjects]
     evaluator = SupervisedEvaluator(
         torch.device("cpu"),
         torch.utils.data.DataLoader(items, batch_size, collate_fn=collate),
         network or Oracle(),
         inferer=InvertibleDiffusionInferer(SCHEDULER),
-        iteration_update=ReconstructionIteration(40, scheduler, seed=3),
+        iteration_update=ReconstructionIteration(40, scheduler, seed),
         val_handlers=list(handlers),
     )
     outputs = {}
@@ -69,12 +69,13 @@ def test_a_step_returns_image_reconstruction_and_both_noises():
     torch.testing.assert_close(a["noisy"], noisy)
 
 
-def test_the_noise_of_a_case_depends_on_its_name_alone():
+def test_the_noise_of_a_case_depends_on_its_name_and_the_seed_alone():
     _, one = run(["a", "b", "c"])
     _, other = run(["c", "a"], batch_size=2)
     assert torch.equal(one["a"]["noise"], other["a"]["noise"])
     assert torch.equal(one["c"]["noise"], other["c"]["noise"])
     assert not torch.equal(one["a"]["noise"], one["b"]["noise"])
+    assert not torch.equal(one["a"]["noise"], run(["a"], seed=4)[1]["a"]["noise"])
 
 
 def test_a_stochastic_reconstruction_depends_on_the_case_s_name_alone():

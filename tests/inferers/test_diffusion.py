@@ -11,7 +11,7 @@ from monai.networks.schedulers import DDPMScheduler
 
 from monai_idm.inferers import InvertibleDiffusionInferer, SamplingInferer
 from monai_idm.networks import InvertibleDiffusionUNet
-from monai_idm.schedulers import StridedDDIMScheduler
+from monai_idm.schedulers import StridedDDIMScheduler, StridedDDPMScheduler
 from tests.reversible.chains import disturb
 
 
@@ -53,8 +53,8 @@ def test_class_labels_reach_the_network():
     one, other = (inferer(x, net, x, t, class_labels=torch.tensor([c, 0])) for c in (1, 2))
     assert (one[0] - other[0]).abs().max() > 1e-4
     torch.testing.assert_close(one[1], other[1])
-    sampled = inferer.sample(x, net, class_labels=torch.tensor([1, 2]), verbose=False)
-    assert sampled.shape == x.shape
+    sampled = [inferer.sample(x, net, class_labels=torch.tensor([c, 0]), seeds=[0, 1], verbose=False) for c in (1, 2)]
+    assert (sampled[0][0] - sampled[1][0]).abs().max() > 1e-4
 
 
 class Oracle:
@@ -96,6 +96,13 @@ def test_reconstruction_noises_with_the_noise_given():
 def test_a_timestep_out_of_range_is_refused(timestep):
     with pytest.raises(ValueError, match="choose 0 to num_train_timesteps - 1 = 99"):
         InvertibleDiffusionInferer(DDPMScheduler(100, "cosine")).reconstruct(torch.zeros(1, 1, 4, 4), None, timestep)
+
+
+def test_a_sample_by_its_seed_is_the_same_alone_and_in_a_batch():
+    net, inferer = our_network(), InvertibleDiffusionInferer(StridedDDPMScheduler(20, "cosine", num_inference_steps=4))
+    noise = torch.randn(2, 1, 8, 8)
+    both = inferer.sample(noise, net, seeds=[3, 4], verbose=False)
+    torch.testing.assert_close(inferer.sample(noise[1:], net, seeds=[4], verbose=False), both[1:])
 
 
 def test_sampling_behind_two_arguments():

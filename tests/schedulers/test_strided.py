@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
+from monai_idm.noise import seeded_noise
 from monai_idm.schedulers import (
     DPMSolverPlusPlusScheduler,
     StridedDDIMScheduler,
@@ -188,6 +189,20 @@ def test_each_of_a_batch_may_have_its_own_noise():
     assert not torch.equal(both[:1], alone)
     with pytest.raises(ValueError, match="1 generators for a batch of 2"):
         scheduler.step(x, 50, x, [torch.Generator()])
+
+
+def test_a_seeded_copy_draws_every_image_s_noise_by_its_seed():
+    scheduler = StridedDDPMScheduler(100, "cosine", num_inference_steps=10)
+    nothing = torch.zeros(2, 1, 4, 4)  # in and out: what a step leaves is its noise
+    both, alone = scheduler.seeded([3, 4]), scheduler.seeded([4])
+    first, _ = both.step(nothing, 50, nothing)
+    assert torch.equal(first[1:], alone.step(nothing[:1], 50, nothing[:1])[0])
+    second, _ = both.step(nothing, 50, nothing)
+    start = torch.stack([seeded_noise((1, 4, 4), seed) for seed in (3, 4)])
+    noises = [first[0], first[1], second[0], second[1], start[0], start[1]]
+    alike = torch.corrcoef(torch.stack([noise.flatten() for noise in noises])) - torch.eye(6)
+    assert alike.abs().max() < 0.9  # no step repeats another, nor the noise that the image started from
+    assert not torch.equal(*(scheduler.step(nothing, 50, nothing)[0] for _ in range(2)))  # as it was
 
 
 def test_timesteps_are_trailing_and_a_step_ends_at_the_next():
