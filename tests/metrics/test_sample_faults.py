@@ -51,6 +51,16 @@ def test_one_bad_volume_among_good_ones_is_enough():
         assert fault in judge([*VOLUMES[10:12], *FAULTS[fault](VOLUMES[12:13])])
 
 
+def test_what_any_real_brain_fills_is_no_background():
+    faults = SampleFaults()
+    half = torch.ones(1, 8, 8, 8)
+    half[:, 4:] = 0
+    speckled = half * torch.rand(1, 8, 8, 8, generator=GENERATOR)
+    for volume, mask in ((speckled, half), (speckled.flip(1), half.flip(1)), (speckled, half)):
+        faults.update(volume, mask)
+    assert "background" not in faults.found(speckled.flip(1)[None] + 0.3 * half.flip(1))
+
+
 def test_the_roughness_of_white_noise_is_known_whatever_its_strength():
     noise = torch.randn(2, 20, 20, 20, generator=GENERATOR)
     torch.testing.assert_close(roughness(noise), torch.full((2,), WHITE), rtol=0.03, atol=0)
