@@ -83,7 +83,7 @@ def test_a_network_that_has_learned_nothing_yet_is_warned_of(monkeypatch):
     found = warning.warned(10, 16)
     assert len(found["training"]) >= 5
     assert found["clean"] == found["training"][-len(found["clean"]) :]  # the same weights
-    assert any("are noise" in sentence for sentence in found["planted: weights that were not trained"])
+    assert any("are noisy" in sentence for sentence in found["planted: weights that were not trained"])
     assert len(found) == 7
 
 

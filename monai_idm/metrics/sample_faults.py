@@ -80,8 +80,8 @@ class SampleFaults:
         said = {}
         real = float(torch.stack(self._roughness).mean())
         rough = max(float(roughness(volume).max()) for volume in volumes)
-        if rough > (real + WHITE) / 2:
-            said["noise"] = f"are noise: roughness {rough:.2f}; real volumes {real:.2f}, white noise {WHITE:.2f}"
+        if rough > min(2 * real, (real + WHITE) / 2):
+            said["noise"] = f"are noisy: roughness {rough:.2f}; real volumes {real:.2f}, white noise {WHITE:.2f}"
         spread = min(float((v.flatten(1).std(1) / torch.stack(self._spread).mean(0)).min()) for v in volumes)
         if spread < 0.2:
             said["black"] = f"are black or of one grey: contrast {spread:.2f} of that of real volumes"

@@ -21,7 +21,7 @@ class Faults:
 
     def found(self, volumes):
         self.asked.append(len(self.seen))
-        return {"noise": "generated volumes are noise; likely X"} if volumes.any() else {}
+        return {"noise": "generated volumes are noisy; likely X"} if volumes.any() else {}
 
 
 def run(generated, epochs=1):
@@ -38,7 +38,7 @@ def test_every_real_case_of_an_evaluation_is_shown_and_faults_are_logged(caplog)
     assert faults.seen == [((2, *SIZE), (1, *SIZE))] * 3
     assert faults.asked == [3, 3]
     assert evaluator.state.metrics["sample_faults"] == 1
-    assert caplog.text.count("generated volumes are noise; likely X") == 2
+    assert caplog.text.count("generated volumes are noisy; likely X") == 2
 
 
 def test_nothing_is_said_where_nothing_is_found(caplog):

@@ -32,6 +32,11 @@ FAULTS = {
 }
 
 
+def test_grain_on_a_brain_is_noise_too():
+    grainy = [(v + 0.1 * torch.randn(v.shape, generator=GENERATOR)).clamp(0, 1) for v in VOLUMES[10:12]]
+    assert set(judge(grainy)) == {"noise"}
+
+
 @pytest.mark.parametrize("start", range(8, 24, 2))
 def test_real_volumes_are_not_accused(start):
     assert judge(VOLUMES[start : start + 2]) == {}
