@@ -3,6 +3,7 @@
 - ``quality``: what is predicted, at which timesteps, how the loss weighs them, and the average of the weights.
 - ``peers``: our network and MONAI's DiffusionModelUNet, as many parameters and steps, three seeds.
 - ``chain``: reconstruction by few steps and by all, of several samplers.
+- ``grid``: bookends of stride 2, for ``--side 64`` at the time that 32 take without.
 - ``twin``: the losses of rebuilt and of stored activations.
 
 Networks are trained on 64 phantoms, at equal steps, and judged on 8 others.
@@ -154,6 +155,7 @@ STUDIES: dict[str, dict[str, partial[dict[str, Any]]]] = {
         for name, changes in ((_OURS, {}), (_THEIRS, _MONAI))
     },
     "chain": {"reversible": partial(chain)},
+    "grid": {"bookend_stride 2": partial(judge, {"activations": "stored", "bookend_stride": 2})},
     "twin": {"rebuilt and stored": partial(twin)},
 }
 SUMMARIES = {"peers": compare}
