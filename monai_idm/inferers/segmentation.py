@@ -14,44 +14,27 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.inferers import Inferer, SlidingWindowInferer
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
-from monai_idm.inferers.conditional import draw_under_condition
+from monai_idm.inferers.drawing import DrawingInferer
 
 __all__ = ["DiffusionSegmentationInferer"]
 
 
-class DiffusionSegmentationInferer(Inferer):
+class DiffusionSegmentationInferer(DrawingInferer):
     """``(inputs, network) -> labels``, for MONAI's evaluators, MONAI Label and Deploy.
 
     Args:
         scheduler: Of sampling; its steps are taken as they are set.
         num_regions: R, channels of the mask.
-        num_draws: N, masks that are drawn and averaged.
-        window: MONAI's SlidingWindowInferer, which cuts the volume into patches and blends what the network makes of
-            them, at every step; None: the network sees the whole volume.
-        seed: Draw i of every case starts from the noise of ``seed + i``, whatever else draws numbers.
+        kwargs: ``num_draws``, ``window`` and ``seed`` of DrawingInferer.
     Raises:
-        ValueError: If ``num_regions`` or ``num_draws`` is below 1; when called, if the channels do not fit.
+        ValueError: As DrawingInferer; when called, if the channels do not fit.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        num_regions: int = 1,
-        num_draws: int = 1,
-        window: SlidingWindowInferer | None = None,
-        seed: int = 0,
-    ) -> None:
-        if num_regions < 1 or num_draws < 1:
-            raise ValueError(f"num_regions={num_regions}, num_draws={num_draws}; choose 1 or more of each")
-        self.num_regions = num_regions
-        self.num_draws = num_draws
-        self.window = window
-        self.seed = seed
-        self.scheduler = scheduler
+    def __init__(self, scheduler: Scheduler, num_regions: int = 1, **kwargs: Any) -> None:
+        super().__init__(scheduler, num_regions, **kwargs)
 
     def __call__(self, inputs: Tensor, network: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Segment: the regions where the mean mask is inside.
@@ -62,18 +45,19 @@ class DiffusionSegmentationInferer(Inferer):
         Returns:
             0 or 1, ``(B, R, *spatial)``, float32.
         """
-        return (self.draws(inputs, network).mean(1) > 0.5).to(torch.float32)
+        return super().__call__(inputs, network)
 
     def draws(self, inputs: Tensor, network: Callable) -> Tensor:
         """Every drawn mask, ``(B, N, R, *spatial)``, 0 to 1; arguments as of a call."""
         condition = inputs.as_subclass(Tensor)
         expected = getattr(network, "in_channels", None)
-        if expected not in (None, self.num_regions + condition.shape[1]):
+        if expected not in (None, self.num_channels + condition.shape[1]):
             raise ValueError(
-                f"a network of {expected} channels, for {self.num_regions} of the mask and {condition.shape[1]} of the "
-                f"condition; were the coordinates (AddCoordinatesd) or a modality forgotten?"
+                f"a network of {expected} channels, for {self.num_channels} of the mask and {condition.shape[1]} of "
+                "the condition; were the coordinates (AddCoordinatesd) or a modality forgotten?"
             )
-        drawn = draw_under_condition(
-            self.scheduler, condition, network, self.num_regions, self.num_draws, self.window, self.seed
-        )
-        return ((drawn + 1) / 2).clamp(0, 1)
+        return ((self._drawn(condition, network) + 1) / 2).clamp(0, 1)
+
+    def combined(self, draws: Tensor) -> Tensor:
+        """The regions where the mean mask is inside, 0 or 1, ``(B, R, *spatial)``."""
+        return (draws.mean(1) > 0.5).to(torch.float32)

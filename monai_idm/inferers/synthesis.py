@@ -15,12 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.inferers import Inferer, SlidingWindowInferer
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
-from monai_idm.inferers.conditional import draw_under_condition
 from monai_idm.inferers.diffusion import InvertibleDiffusionInferer
+from monai_idm.inferers.drawing import DrawingInferer
 
 __all__ = ["DiffusionSynthesisInferer", "SynthesisTrainingInferer"]
 
@@ -35,34 +34,21 @@ class SynthesisTrainingInferer(InvertibleDiffusionInferer):
         return super().__call__(inputs, _told(diffusion_model), *args, **kwargs)
 
 
-class DiffusionSynthesisInferer(Inferer):
+class DiffusionSynthesisInferer(DrawingInferer):
     """``(inputs, network) -> contrasts``, for MONAI's evaluators, MONAI Label and Deploy.
+
+    The mean of several draws has less error, and less texture, than one.
 
     Args:
         scheduler: Of sampling; its steps are taken as they are set.
         num_contrasts: M, channels of the network.
-        num_draws: N, volumes that are drawn and averaged: the mean has less error, and less texture, than one.
-        window: MONAI's SlidingWindowInferer for volumes in patches, at every step; None: the whole volume.
-        seed: Draw i of every case starts from the noise of ``seed + i``, whatever else draws numbers.
+        kwargs: ``num_draws``, ``window`` and ``seed`` of DrawingInferer.
     Raises:
-        ValueError: If a number is below 1; when called, if the channels do not fit.
+        ValueError: As DrawingInferer; when called, if the channels do not fit.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        num_contrasts: int,
-        num_draws: int = 1,
-        window: SlidingWindowInferer | None = None,
-        seed: int = 0,
-    ) -> None:
-        if num_contrasts < 1 or num_draws < 1:
-            raise ValueError(f"num_contrasts={num_contrasts}, num_draws={num_draws}; choose 1 or more of each")
-        self.scheduler = scheduler
-        self.num_contrasts = num_contrasts
-        self.num_draws = num_draws
-        self.window = window
-        self.seed = seed
+    def __init__(self, scheduler: Scheduler, num_contrasts: int, **kwargs: Any) -> None:
+        super().__init__(scheduler, num_contrasts, **kwargs)
 
     def __call__(self, inputs: Tensor, network: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Synthesise: the mean of the draws.
@@ -73,20 +59,18 @@ class DiffusionSynthesisInferer(Inferer):
         Returns:
             All contrasts, ``(B, M, *spatial)``, the known ones as they came.
         """
-        return self.draws(inputs, network).mean(1)
+        return super().__call__(inputs, network)
 
     def draws(self, inputs: Tensor, network: Callable) -> Tensor:
         """Every draw, ``(B, N, M, *spatial)``; arguments as of a call."""
         condition = inputs.as_subclass(Tensor)
-        if condition.shape[1] != 2 * self.num_contrasts:
+        if condition.shape[1] != 2 * self.num_channels:
             raise ValueError(
-                f"an input of shape {tuple(condition.shape)} for {self.num_contrasts} contrasts; it must have "
-                f"{2 * self.num_contrasts} channels, the contrasts and which are known: use ChooseKnownd"
+                f"an input of shape {tuple(condition.shape)} for {self.num_channels} contrasts; it must have "
+                f"{2 * self.num_channels} channels, the contrasts and which are known: use ChooseKnownd"
             )
         images, known = condition.chunk(2, 1)
-        drawn = draw_under_condition(
-            self.scheduler, condition, _told(network), self.num_contrasts, self.num_draws, self.window, self.seed
-        )
+        drawn = self._drawn(condition, _told(network))
         return torch.where(known[:, None] > 0.5, images[:, None], drawn)
 
 

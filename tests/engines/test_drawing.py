@@ -6,7 +6,7 @@ import torch
 from monai.engines import SupervisedEvaluator
 from torch import nn
 
-from monai_idm.engines import SegmentationIteration
+from monai_idm.engines import DrawingIteration
 from monai_idm.handlers import EvaluationReport
 from monai_idm.inferers import DiffusionSegmentationInferer
 from monai_idm.metrics import SegmentationMetrics
@@ -42,7 +42,7 @@ def test_draws_mean_variance_and_labels_agree_and_reach_the_report():
         torch.utils.data.DataLoader(items, 2),
         network,
         inferer=inferer,
-        iteration_update=SegmentationIteration(),
+        iteration_update=DrawingIteration(),
         key_val_metric={"dice": report},
         val_handlers=[Keep()],
     )
