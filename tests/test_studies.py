@@ -98,7 +98,7 @@ def test_a_folder_of_two_cases_is_trained_on_one_and_judged_on_the_other(tmp_pat
     )
     assert generated["t500"]["reconstruction_psnr_brain"] > 5
     assert generated["generation"]["nearest_rmse"] > 0
-    assert "phantom" not in json.dumps(generated)  # no case is named
+    assert "PHANTOM" not in json.dumps(generated)  # no case is named
     assert {"psnr_t1_brain", "lookup_psnr_t1_brain"} <= synthetic["t2"].keys()
 
 

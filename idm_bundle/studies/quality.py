@@ -147,7 +147,7 @@ def _reconstructed(knobs: Mapping[str, Any], timestep: int) -> dict[str, Any]:
 
 
 STUDIES: dict[str, dict[str, partial[dict[str, Any]]]] = {
-    # Stored activations take less time and give the same losses (twin).
+    # Stored activations take less time and give the same gradients, to rounding.
     "quality": {name: partial(judge, {"activations": "stored", **changes}) for name, changes in _VARIANTS.items()},
     "peers": {
         f"{name}, seed {seed}": partial(judge, changes, seed=seed)

@@ -5,6 +5,7 @@ r"""Draws under a condition, which the network sees beside what it denoises.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ __all__ = ["DrawingInferer"]
 class DrawingInferer(Inferer):
     """``(inputs, network) -> prediction``: draws several times and takes the mean.
 
-    What the network is shown, and what its draws stand for, a subclass says in ``draws``.
+    What the inputs are, and what the draws stand for, a subclass says in ``draws``.
 
     Args:
         scheduler: Of sampling; its steps are taken as they are set.
@@ -55,9 +56,9 @@ class DrawingInferer(Inferer):
     def __call__(self, inputs: Tensor, network: Callable, *args: Any, **kwargs: Any) -> Tensor:
         return self.combined(self.draws(inputs, network))
 
+    @abstractmethod
     def draws(self, inputs: Tensor, network: Callable) -> Tensor:
         """Every draw, ``(B, N, C, *spatial)``; arguments as of a call."""
-        raise NotImplementedError
 
     def combined(self, draws: Tensor) -> Tensor:
         """What a call makes of the draws: their mean, ``(B, C, *spatial)``."""

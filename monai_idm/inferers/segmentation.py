@@ -36,19 +36,15 @@ class DiffusionSegmentationInferer(DrawingInferer):
     def __init__(self, scheduler: Scheduler, num_regions: int = 1, **kwargs: Any) -> None:
         super().__init__(scheduler, num_regions, **kwargs)
 
-    def __call__(self, inputs: Tensor, network: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """Segment: the regions where the mean mask is inside.
+    def draws(self, inputs: Tensor, network: Callable) -> Tensor:
+        """Every drawn mask.
 
         Args:
             inputs: The condition: images and coordinates, ``(B, C, *spatial)``.
             network: ``net(x, timesteps)`` of R + C channels in and R out.
         Returns:
-            0 or 1, ``(B, R, *spatial)``, float32.
+            ``(B, N, R, *spatial)``, 0 to 1.
         """
-        return super().__call__(inputs, network)
-
-    def draws(self, inputs: Tensor, network: Callable) -> Tensor:
-        """Every drawn mask, ``(B, N, R, *spatial)``, 0 to 1; arguments as of a call."""
         condition = inputs.as_subclass(Tensor)
         expected = getattr(network, "in_channels", None)
         if expected not in (None, self.num_channels + condition.shape[1]):
@@ -59,5 +55,5 @@ class DiffusionSegmentationInferer(DrawingInferer):
         return ((self._drawn(condition, network) + 1) / 2).clamp(0, 1)
 
     def combined(self, draws: Tensor) -> Tensor:
-        """The regions where the mean mask is inside, 0 or 1, ``(B, R, *spatial)``."""
+        """What a call gives: the regions where the mean mask is inside, 0 or 1, ``(B, R, *spatial)``, float32."""
         return (draws.mean(1) > 0.5).to(torch.float32)

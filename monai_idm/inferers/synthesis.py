@@ -50,19 +50,15 @@ class DiffusionSynthesisInferer(DrawingInferer):
     def __init__(self, scheduler: Scheduler, num_contrasts: int, **kwargs: Any) -> None:
         super().__init__(scheduler, num_contrasts, **kwargs)
 
-    def __call__(self, inputs: Tensor, network: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """Synthesise: the mean of the draws.
+    def draws(self, inputs: Tensor, network: Callable) -> Tensor:
+        """Every draw; a call gives their mean.
 
         Args:
             inputs: The contrasts, M channels, and which are known, M channels of 0 or 1: ``(B, 2 M, *spatial)``.
             network: ``net(x, timesteps, class_labels=...)`` of M channels in and out.
         Returns:
-            All contrasts, ``(B, M, *spatial)``, the known ones as they came.
+            All contrasts, ``(B, N, M, *spatial)``, the known ones as they came.
         """
-        return super().__call__(inputs, network)
-
-    def draws(self, inputs: Tensor, network: Callable) -> Tensor:
-        """Every draw, ``(B, N, M, *spatial)``; arguments as of a call."""
         condition = inputs.as_subclass(Tensor)
         if condition.shape[1] != 2 * self.num_channels:
             raise ValueError(

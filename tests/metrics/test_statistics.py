@@ -23,6 +23,15 @@ def test_few_or_infinite_values_have_no_interval():
     assert math.isnan(described([])["mean"])
 
 
+def test_the_interval_holds_the_true_mean_about_as_often_as_it_says():
+    torch.manual_seed(0)
+    held = 0
+    for _ in range(100):
+        low, high = described(torch.randn(30).tolist())["ci95"]
+        held += low < 0 < high
+    assert 88 <= held <= 99
+
+
 def test_of_many_cases_the_interval_is_that_of_the_central_limit():
     values = torch.rand(400).tolist()
     error = statistics.pstdev(values) / 20
