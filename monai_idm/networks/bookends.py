@@ -3,6 +3,9 @@
 They cannot be inverted. What the paper stores of them would be most of what a step of a large batch stores at all, so
 where the core rebuilds they are recomputed, from the image at one end and from the core's exit at the other, which
 are there anyway; a few samples at a time.
+
+Bookends of stride 2 take 2^d voxels for one. What sets a voxel apart from its neighbours goes through channels then, or
+past the core, through :class:`Shortcut`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from torch import Tensor, nn
 from monai_idm.networks.norm_act import NormSiLU
 from monai_idm.reversible import recomputed_in_chunks
 
-__all__ = ["DepthToSpace", "EntryBookend", "ExitBookend", "SpaceToDepth", "enter", "halves", "leave"]
+__all__ = ["DepthToSpace", "EntryBookend", "ExitBookend", "Shortcut", "SpaceToDepth", "enter", "halves", "leave"]
 
 
 class EntryBookend(nn.Module):
@@ -32,13 +35,14 @@ class EntryBookend(nn.Module):
     def __init__(self, spatial_dims: int, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         convolution = Conv[Conv.CONV, spatial_dims]
+        hidden = _hidden(channels, stride)
         self.conv1 = (
-            convolution(in_channels, channels // 2, 3, padding=1)
+            convolution(in_channels, hidden, 3, padding=1)
             if stride == 1
-            else convolution(in_channels, channels // 2, 2, stride=2)
+            else convolution(in_channels, hidden, 2, stride=2)
         )
         self.act = nn.SiLU()
-        self.conv2 = convolution(channels // 2, channels, 3, padding=1)
+        self.conv2 = convolution(hidden, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.act(self.conv1(x)))
@@ -54,17 +58,43 @@ class ExitBookend(nn.Module):
     def __init__(self, spatial_dims: int, channels: int, out_channels: int, stride: int, norm_num_groups: int) -> None:
         super().__init__()
         convolution = Conv[Conv.CONV, spatial_dims]
+        hidden = _hidden(channels, stride)
         self.norm = NormSiLU(norm_num_groups, channels)
         self.act = nn.SiLU()
-        self.conv1 = convolution(channels, channels // 2, 3, padding=1)
+        self.conv1 = convolution(channels, hidden, 3, padding=1)
         self.conv2 = (
-            convolution(channels // 2, out_channels, 3, padding=1)
+            convolution(hidden, out_channels, 3, padding=1)
             if stride == 1
-            else Conv[Conv.CONVTRANS, spatial_dims](channels // 2, out_channels, 2, stride=2)
+            else Conv[Conv.CONVTRANS, spatial_dims](hidden, out_channels, 2, stride=2)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.act(self.conv1(self.norm(x))))
+
+
+class Shortcut(nn.Module):
+    r"""From the input to the prediction, past the core: :math:`y + G(e) \, x` with a learned matrix of the channels.
+
+    A velocity or a noise is rough to the last voxel. Most of that is the input itself, in a proportion that depends on
+    the timestep, and need not fit into the channels of half the resolution. A new one is closed.
+
+    Args:
+        embedding_channels: Of e.
+        in_channels: Of x.
+        out_channels: Of y.
+    Shape: y ``(B, C_out, *spatial)``, x ``(B, C_in, *spatial)`` and e ``(B, E)`` to ``(B, C_out, *spatial)``.
+    Source: as c_skip in eq. 7 of arXiv:2206.00364, but learned.
+    """
+
+    def __init__(self, embedding_channels: int, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(embedding_channels, out_channels * in_channels)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, y: Tensor, x: Tensor, embedding: Tensor) -> Tensor:
+        matrix = self.project(embedding).reshape(x.shape[0], y.shape[1], x.shape[1])
+        return y + torch.bmm(matrix, x.flatten(2)).reshape(y.shape)
 
 
 class SpaceToDepth(nn.Module):
@@ -118,3 +148,8 @@ def halves(h: Tensor, dtype: torch.dtype) -> list[Tensor]:
     Under autocast too: a stream in bfloat16 could not be rebuilt. Copies, since a view would pin the other half.
     """
     return [half.to(dtype, copy=True).contiguous() for half in h.chunk(2, 1)]
+
+
+def _hidden(channels: int, stride: int) -> int:
+    """Channels between the two convolutions: half of the core's, as in the paper, or all for 2^d voxels of each."""
+    return channels // 2 if stride == 1 else channels

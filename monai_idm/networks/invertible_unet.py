@@ -19,7 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_idm.networks.bookends import DepthToSpace, EntryBookend, ExitBookend, SpaceToDepth, enter, halves, leave
+from monai_idm.networks.bookends import (
+    DepthToSpace,
+    EntryBookend,
+    ExitBookend,
+    Shortcut,
+    SpaceToDepth,
+    enter,
+    halves,
+    leave,
+)
 from monai_idm.networks.checks import check_context, check_image, check_timesteps, one_of, voxels
 from monai_idm.networks.core import invertible_core
 from monai_idm.networks.embedding import TimestepEmbedding
@@ -49,7 +58,8 @@ class InvertibleDiffusionUNet(nn.Module):
         embedding_channels: Width of the timestep embedding.
         bookends: False: none, voxels become channels instead (the paper's ablation); ``channels[0]`` is then
             ``in_channels`` times a power of ``2 ** spatial_dims``, and ``out_channels`` equals ``in_channels``.
-        bookend_stride: 1, or 2: the bookends halve and double the resolution, for large volumes.
+        bookend_stride: 1, or 2: the bookends halve and double the resolution, for large volumes; a part of the input
+            passes the core as it is (:class:`monai_idm.networks.bookends.Shortcut`).
         inverse_head: Whether there are the parameters of ``inverse``, which eq. 8's lambda_R trains.
         num_class_embeds: Number of classes to condition on, or None.
         activations: What the core keeps for the backward pass: ``"rebuilt"`` nothing, ``"checkpointed"`` the input
@@ -158,6 +168,9 @@ class InvertibleDiffusionUNet(nn.Module):
 
         self.entry: nn.Module = entry(in_channels)
         self.exit: nn.Module = exit_(out_channels)
+        self.shortcut: nn.Module | None = None
+        if bookends and bookend_stride == 2:
+            self.shortcut = Shortcut(embedding_channels, in_channels, out_channels)
         self.inverse_head: nn.Module | None = None
         if inverse_head:
             self.inverse_head = InverseHead(entry(out_channels), exit_(in_channels), embedding_channels)
@@ -204,7 +217,8 @@ class InvertibleDiffusionUNet(nn.Module):
         if torch.jit.is_scripting():
             embedding = self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels)
             streams = self.core.plain(halves(self.entry(x), x.dtype), embedding)
-            return self.exit(torch.cat(streams, 1))
+            y = self.exit(torch.cat(streams, 1))
+            return y if self.shortcut is None else self.shortcut(y, x, embedding)
         else:
             x = voxels(x)
             embedding = self._embed(x, timesteps, class_labels)
@@ -212,7 +226,8 @@ class InvertibleDiffusionUNet(nn.Module):
                 policies = self._policies(x)
                 stored = policies[0] == "stored"
                 streams = self.core(iter(enter(self.entry, x, self.branch_batch, stored)), embedding, policies)
-                return leave(self.exit, streams, self.branch_batch, stored)
+                y = leave(self.exit, streams, self.branch_batch, stored)
+            return y if self.shortcut is None else self.shortcut(y, x, embedding)
 
     def freeze(self) -> InvertibleDiffusionUNet:
         """Build the orthogonal matrices once and keep them, for export to ONNX; not for training. Returns itself."""

@@ -14,11 +14,12 @@ from tests.reversible.chains import disturb, halves, unet
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("size", [(12, 12, 12), (16, 12, 20)])  # bfloat16 on a CPU wants 3 voxels a side and more
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("precision", ["exact", "exact-mixed"])
-def test_gradients_of_all_policies_are_equal_bit_for_bit(precision, size, seed):
+def test_gradients_of_all_policies_are_equal_bit_for_bit(precision, stride, size, seed):
     torch.manual_seed(seed)
-    net = small(precision=precision)
-    x, t = torch.randn(2, 2, *size), torch.tensor([3, 700])
+    net = small(precision=precision, bookend_stride=stride)
+    x, t = torch.randn(2, 2, *(stride * side for side in size)), torch.tensor([3, 700])
     expected = gradients(net.with_activations("stored"), x, t)
     for activations in ("rebuilt", "checkpointed"):
         found = gradients(net.with_activations(activations), x, t)

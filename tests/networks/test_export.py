@@ -18,10 +18,10 @@ def case(dims=3, batch=2, **overrides):
         return net, x, t, net(x, t)
 
 
-@pytest.mark.parametrize("precision", ["float32", "exact"])
+@pytest.mark.parametrize("overrides", [{}, {"precision": "exact"}, {"bookend_stride": 2}])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_scripted_network_says_the_same(dims, precision):
-    net, x, t, y = case(dims, precision=precision)
+def test_a_scripted_network_says_the_same(dims, overrides):
+    net, x, t, y = case(dims, **overrides)
     file = io.BytesIO()
     torch.jit.save(torch.jit.script(net), file)
     file.seek(0)
