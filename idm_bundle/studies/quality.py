@@ -72,8 +72,7 @@ def judge(changes: Mapping[str, Any], steps: int, side: int, seed: int = 0) -> d
     with tempfile.TemporaryDirectory() as folder:
         values = {**demo(folder, steps, side), **changes}
         _, found = train(values, seed=seed)
-        losses = found.pop("losses")
-        found["loss"] = sum(losses[-steps // 10 :]) / len(losses[-steps // 10 :])
+        del found["losses"]
         for t in (250, 500):
             found[f"t{t}"] = _reconstructed(values, t)
         generated = evaluate({**values, "num_samples": _NUM_SAMPLES}, "evaluate_generation").state.metrics

@@ -67,9 +67,8 @@ def short(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, float]
     with tempfile.TemporaryDirectory() as folder:
         few = {"demo#num_subjects": 20, "demo#phantom_size": [64, 64, 48]}
         config, trained = train({**demo(folder, steps, side, epochs=1, validations=1), **few, **changes})
-        losses = trained["losses"][-steps // 10 :]
         found = {
-            "loss": sum(losses) / len(losses),
+            "loss": trained["loss"],
             "psnr_brain_db": float(config.get_parsed_content("validate#evaluator").state.metrics["psnr_brain"]),
         }
         if config.get_parsed_content("lambda_r"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -37,7 +37,8 @@ def train(values: Mapping[str, Any], *overlays: str, seed: int = 0) -> tuple[Con
         overlays: Names of further configs, without suffix.
         seed: Of the weights and batches; the phantoms are the same ones.
     Returns:
-        The config, and ``parameters``, ``peak_mib``, ``step_gflop``, ``step_s`` (median), ``losses`` of every step.
+        The config, and ``parameters``, ``peak_mib``, ``step_gflop``, ``step_s`` (median), ``losses`` of every step and
+        ``loss``, the mean of the last tenth of them.
     """
     set_determinism(seed)
     config = configured(values, *overlays)
@@ -59,6 +60,7 @@ def train(values: Mapping[str, Any], *overlays: str, seed: int = 0) -> tuple[Con
         "step_gflop": estimate_flops(network, (batch, network.in_channels, *size)) / 1e9,
         "step_s": median(seconds),
         "losses": losses,
+        "loss": mean(losses[-max(1, len(losses) // 10) :]),
     }
 
 
