@@ -6,6 +6,8 @@ Examples:
     python -m idm_bundle benchmark paper --device cuda --json rows.jsonl --figure paper.png
     python -m idm_bundle doctor
     python -m idm_bundle prepare /data/BraTS2020 datalist.json --modalities t1 t2
+    python -m idm_bundle package --weights bundle/models/model.pt --output packaged
+    python -m idm_bundle verify --bundle packaged/brats_mri_invertible_diffusion
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import sys
 
 from idm_bundle.benchmark import SUITES, benchmark
 from idm_bundle.doctor import doctor
+from idm_bundle.packaging import package, verify_bundle
 from idm_bundle.verify import verify
 from monai_idm import __version__
 from monai_idm.data import prepare_datalist, write_phantoms
@@ -50,10 +53,21 @@ def main(arguments: list[str] | None = None) -> int:
     prepare.add_argument("--seed", type=int, default=0, help="of the split (0)")
     prepare.set_defaults(run=lambda a: prepare_datalist(a.dataset_dir, a.file, modalities=a.modalities, seed=a.seed))
 
-    check = commands.add_parser("verify", help="measure whether the laws of the reversible engine hold on this machine")
+    check = commands.add_parser(
+        "verify", help="measure whether the laws of the reversible engine hold on this machine; or check a bundle"
+    )
     check.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     check.add_argument("--json", help="file to write the findings to")
+    check.add_argument("--bundle", help="folder of a bundle: make the checks of the Model Zoo's CI instead, offline")
+    check.add_argument("--mode", choices=("min", "full"), default="full", help="of these checks (full)")
+    check.add_argument("--schema", help="MONAI's schema file of metadata, if it is at hand")
     check.set_defaults(run=_verify)
+
+    pack = commands.add_parser("package", help="make a bundle of trained weights that runs without this project")
+    pack.add_argument("--weights", required=True, help="model.pt of a training")
+    pack.add_argument("--output", required=True, help="folder to write the bundle and its zip to")
+    pack.add_argument("--url", help="where weights of more than 25 MB will be found, for large_files.yml")
+    pack.set_defaults(run=lambda a: package(a.weights, a.output, a.url))
 
     measure = commands.add_parser("benchmark", help="bytes, FLOPs, seconds and joules of training steps")
     measure.add_argument("suite", choices=SUITES)
@@ -76,6 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _verify(options: argparse.Namespace) -> None:
+    if options.bundle is not None:
+        return verify_bundle(options.bundle, options.mode, options.schema)
     missed = [finding.law for finding in verify(options.device, options.json) if not finding.holds]
     if missed:
         raise ValueError(f"{len(missed)} laws do not hold here: {'; '.join(missed)}")

@@ -203,7 +203,8 @@ class InvertibleDiffusionUNet(nn.Module):
 
         Args:
             x: Noisy images, ``(B, in_channels, *spatial)``; every side divisible by ``divisor``.
-            timesteps: ``(B,)``, or ``(1,)`` for all; integer or float; None means zeros.
+            timesteps: ``(B,)``, or ``(1,)`` for all; integer or float; None, for tools that look at shapes: zeros, and
+                class 0 where a class is needed and not given.
             context: None; a condition is concatenated to ``x`` (``mode="concat"`` of the inferers).
             class_labels: ``(B,)``, if the network was built with ``num_class_embeds``.
         Returns:
@@ -214,6 +215,8 @@ class InvertibleDiffusionUNet(nn.Module):
         check_context(context)
         if timesteps is None:
             timesteps = torch.zeros(1, device=x.device)
+            if self.num_class_embeds is not None and class_labels is None:
+                class_labels = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
         if torch.jit.is_scripting():
             embedding = self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels)
             streams = self.core.plain(halves(self.entry(x), x.dtype), embedding)

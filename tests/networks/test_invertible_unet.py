@@ -115,6 +115,9 @@ def test_timesteps_may_be_one_for_all_integer_float_or_absent(num_classes):
     torch.testing.assert_close(net(x, **labels), net(x, torch.tensor([0, 0]), **labels))
     assert (net(x, **labels) - full).abs().max() > 1e-4
     if num_classes is not None:
+        torch.testing.assert_close(net(x), net(x, torch.tensor([0]), class_labels=torch.tensor([0, 0])))
+        with pytest.raises(ValueError, match="needs class_labels"):
+            net(x, torch.tensor([7]))
         other = net(x, torch.tensor([7]), class_labels=torch.tensor([1, 2]))
         assert (other[0] - full[0]).abs().max() > 1e-4
         torch.testing.assert_close(other[1], full[1])

@@ -1,0 +1,214 @@
+"""``python -m idm_bundle package``: trained weights as a bundle that runs where this project is not installed.
+
+The configs of the task are merged into one file each, with the values of the weights' own training at their top, as the
+weights' record tells them. The code that they name travels with them: MONAI puts a bundle's folder on Python's path.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from monai.bundle import ConfigParser
+
+import monai_idm
+from idm_bundle.packaging.tasks import Task, task_of
+from monai_idm import __version__, find_bundle_root
+from monai_idm.checkpoints import PHANTOM, fingerprint
+from monai_idm.networks.presets import PRESETS
+
+__all__ = ["package"]
+
+LARGE_FILE_BYTES = 25 * 10**6  # what the Model Zoo does not keep in its repository
+
+_PLACES = {
+    "ckpt_dir": "$@bundle_root + '/models'",
+    "ckpt_file": "$@bundle_root + '/models/model.pt'",
+    "output_dir": "$@bundle_root + '/output'",
+}
+_logger = logging.getLogger(__name__)
+
+
+class _Weights(NamedTuple):
+    """Weights, the arguments of their network, and the record of their training."""
+
+    state_dict: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+
+def package(weights: str | Path, output: str | Path, url: str | None = None) -> Path:
+    """Write ``output/<name>/`` and ``output/<name>_v<version>.zip``.
+
+    Args:
+        weights: ``model.pt`` of a training by this bundle, or a checkpoint of it.
+        output: Folder; what else it holds stays.
+        url: Where weights of more than 25 MB will be found, for ``large_files.yml``.
+    Returns:
+        The bundle's folder.
+    Raises:
+        FileNotFoundError: If there are no weights.
+        FileExistsError: If the bundle is there already.
+        ValueError: If the weights are not of such a training, or do not fit its configs, or are large and ``url`` is
+            missing.
+    """
+    root, output = Path(find_bundle_root()), Path(output)
+    trained = _read(Path(weights))
+    task = task_of(trained.record["convention"])
+    folder, zipped = output / task.name, output / f"{task.name}_v{__version__}.zip"
+    for existing in (folder, zipped):
+        if existing.exists():
+            raise FileExistsError(f"{existing} is there already; remove it, or give another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".unfinished.") as unfinished:
+        bundle = Path(unfinished) / task.name
+        for part in ("configs", "docs", "models"):
+            (bundle / part).mkdir(parents=True)
+        _write_configs(root, bundle, task, trained)
+        _write_metadata(root, bundle, task, trained)
+        _write_weights(bundle, trained, url)
+        _write_docs(root, bundle, task)
+        code = Path(monai_idm.__file__).parent
+        shutil.copytree(code, bundle / code.name, ignore=shutil.ignore_patterns("__pycache__"))
+        archive = shutil.make_archive(str(Path(unfinished) / zipped.stem), "zip", unfinished, task.name)
+        bundle.rename(folder)
+        Path(archive).rename(zipped)
+    _logger.info("%s, and %s", folder, zipped)
+    return folder
+
+
+def _read(weights: Path) -> _Weights:
+    """Weights, in whose record no path of this machine is left."""
+    if not weights.is_file():
+        raise FileNotFoundError(f"no weights at {weights}; give the model.pt of a training")
+    content = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+    state_dict = content.get("network", content)
+    told = getattr(state_dict, "_metadata", {}).get("", {})
+    if not {"arguments", "record"} <= told.keys() or "data" not in told["record"]:
+        raise ValueError(
+            f"{weights} does not say what network and training it is of; give the model.pt that train.yaml, alone or "
+            f"with segmentation.yaml or synthesis.yaml, wrote for an InvertibleDiffusionUNet"
+        )
+    data = told["record"]["data"]
+    data["source"] = PHANTOM if data["source"] == PHANTOM else Path(data["source"]).name
+    return _Weights(state_dict, told["arguments"], told["record"])
+
+
+def _write_configs(root: Path, bundle: Path, task: Task, trained: _Weights) -> None:
+    for name, parts in task.configs.items():
+        merged = ConfigParser.load_config_files([root / "configs" / f"{part}.yaml" for part in parts])
+        content = copy.deepcopy(merged)
+        knobs = {**_PLACES, **_knobs(trained)}
+        if name == "inference":
+            knobs["output_dir"] = f"{_PLACES['output_dir']} + '/{name}'"
+        if "any_to_any" in content and knobs["known"] is None:
+            knobs |= {"any_to_any": True, "known": knobs["modalities"][:-1]}
+        content.update({knob: value for knob, value in knobs.items() if knob in content})
+        head = f"# {task.title}: merged of {', '.join(f'{part}.yaml' for part in parts)}\n"
+        head += f"# python -m monai.bundle run --config_file configs/{name}.yaml\n"
+        text = yaml.dump(content, Dumper=_Plain, sort_keys=False, width=10**6)
+        (bundle / "configs" / f"{name}.yaml").write_text(head + text)
+    shutil.copy(root / "configs" / "logging.conf", bundle / "configs")
+    # which raises where the weights do not fit
+    config = ConfigParser()
+    config.read_config(bundle / "configs" / "inference.yaml")
+    config["device"] = "cpu"
+    config.get_parsed_content("network").load_state_dict(trained.state_dict)
+
+
+class _Plain(yaml.SafeDumper):
+    """As configs are written by hand: lists of values on one line, and no anchors for what appears twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.Node:
+        values = not any(isinstance(item, (dict, list)) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=values)
+
+
+def _knobs(trained: _Weights) -> dict[str, Any]:
+    """The values at the top of the configs, as they were in the training."""
+    arguments = trained.arguments
+    presets = [name for name, preset in PRESETS.items() if all(_listed(v) == arguments[k] for k, v in preset.items())]
+    if not presets:
+        raise ValueError(
+            f"the weights are of a network with channels={arguments['channels']}, "
+            f"num_res_blocks={arguments['num_res_blocks']}, attention_levels={arguments['attention_levels']}: none of "
+            f"the presets {', '.join(PRESETS)}, of which configs name one; train one of these"
+        )
+    return {
+        **trained.record["convention"],
+        "preset": presets[0],
+        "bookend_stride": arguments["bookend_stride"],
+        "spatial_size": trained.record["data"]["spatial_size"],
+    }
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _write_metadata(root: Path, bundle: Path, task: Task, trained: _Weights) -> None:
+    arguments, data = trained.arguments, trained.record["data"]
+    inputs, outputs = task.channels(trained.record["convention"])
+    divisor = arguments["bookend_stride"] * 2 ** (len(arguments["channels"]) - 1)
+    phantom = data["source"] == PHANTOM
+    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    metadata["required_packages_version"].pop("monai-idm")  # travels with the bundle
+    metadata |= {
+        "name": task.title,
+        "task": task.description,
+        "description": f"{task.description}; trained on {data['num_cases']} "
+        + (
+            "generated phantoms, no patient's data: weights for a demonstration"
+            if phantom
+            else f"cases of {data['source']}"
+        ),
+        "data_source": "generated phantoms" if phantom else data["source"],
+        "image_classes": ", ".join(inputs),
+        "label_classes": task.label_classes,
+        "pred_classes": ", ".join(outputs),
+    }
+    for side, channels in (("inputs", inputs), ("outputs", outputs)):
+        (tensor,) = metadata["network_data_format"][side].values()
+        tensor["num_channels"] = len(channels)
+        tensor["spatial_shape"] = [f"{divisor}*n"] * arguments["spatial_dims"]
+        tensor["channel_def"] = {str(number): channel for number, channel in enumerate(channels)}
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
+
+
+def _write_weights(bundle: Path, trained: _Weights, url: str | None) -> None:
+    file = bundle / "models" / "model.pt"
+    torch.save(trained.state_dict, file)
+    if file.stat().st_size <= LARGE_FILE_BYTES:
+        return
+    if url is None:
+        raise ValueError(
+            f"the weights take {file.stat().st_size / 1e6:.0f} MB, and the Model Zoo keeps what is larger than "
+            f"{LARGE_FILE_BYTES / 1e6:.0f} MB elsewhere; say where you will put them, with --url"
+        )
+    entry = {"path": "models/model.pt", "url": url, "hash_val": fingerprint(file), "hash_type": "sha256"}
+    (bundle / "large_files.yml").write_text(yaml.dump({"large_files": [entry]}, sort_keys=False, width=10**6))
+
+
+def _write_docs(root: Path, bundle: Path, task: Task) -> None:
+    shutil.copy(root / "LICENSE", bundle)
+    shutil.copy(root / "docs" / "data_license.txt", bundle / "docs")
+    shutil.copy(root / "docs" / "EVALUATION.md", bundle / "docs")
+    commands = "\n".join(
+        f"python -m monai.bundle run --config_file configs/{name}.yaml --dataset_dir /data/BraTS2020"
+        for name in task.configs
+    )
+    readme = (root / "docs" / "README.md").read_text()
+    readme = re.sub(r"(?<=^```bash\n).*?(?=^```$)", f"{commands}\n", readme, count=1, flags=re.DOTALL | re.MULTILINE)
+    (bundle / "docs" / "README.md").write_text(readme)

@@ -1,0 +1,30 @@
+"""The checks of a bundle in a process of their own, as on a machine where this project is not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from idm_bundle.packaging import zoo
+
+__all__ = ["verify_bundle"]
+
+
+def verify_bundle(folder: str | Path, mode: str = "full", schema: str | Path | None = None) -> None:
+    """Run the checks of :mod:`idm_bundle.packaging.zoo`, which are those of the Model Zoo's CI, offline.
+
+    Args:
+        folder: Of the bundle.
+        mode: ``"min"``: files and metadata; ``"full"``: also what MONAI's tools look for, shapes and exports.
+        schema: MONAI's own schema file; None: what it asks for, as this project reads it.
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If a check is not passed; it is printed.
+    """
+    if not Path(folder, "configs").is_dir():
+        raise FileNotFoundError(f"no bundle at {folder}: it has no configs; give the folder that package wrote")
+    arguments = [str(Path(folder).resolve()), mode, *([] if schema is None else [str(Path(schema).resolve())])]
+    # isolated: neither the folder we are in nor PYTHONPATH may lend code to the bundle
+    if subprocess.run([sys.executable, "-I", "-B", zoo.__file__, *arguments], check=False).returncode:
+        raise ValueError(f"{folder} does not pass")

@@ -1,0 +1,176 @@
+"""Bundles made of weights, and the checks of bundles."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser
+
+from idm_bundle.packaging import package, verify_bundle, zoo
+from idm_bundle.packaging.tasks import task_of
+from idm_bundle.studies.configs import configured
+from monai_idm.checkpoints import PHANTOM, fingerprint, read_record
+
+TASKS: dict[str, list[str]] = {"generation": [], "segmentation": ["segmentation"], "synthesis": ["synthesis"]}
+
+
+def weights(folder: Path, *overlays: str, source: str = PHANTOM, **changes) -> Path:
+    """A model.pt as a training writes it, without the training."""
+    config = configured({"device": "$torch.device('cpu')", **changes}, *overlays)
+    network, record = (config.get_parsed_content(name) for name in ("network", "record"))
+    record.describe_data(source, num_cases=3, spatial_size=[16, 24, 16], spacing_mm=2.0)
+    file = folder / "model.pt"
+    torch.save(network.state_dict(), file)
+    return file
+
+
+def read(folder: Path, name: str) -> dict:
+    return yaml.safe_load((folder / "configs" / name).read_text())
+
+
+@pytest.mark.parametrize(
+    ("task", "knobs"),
+    [
+        ("generation", {"modalities": ["t2", "flair"], "bookend_stride": 2, "prediction_type": "epsilon"}),
+        ("segmentation", {"regions": ["core", "whole"], "schedule": "linear_beta"}),
+        ("synthesis", {"modalities": ["t1", "t1ce", "t2"], "known": ["t1", "t2"]}),
+    ],
+)
+def test_a_bundle_says_what_its_weights_were_trained_for(task, knobs, tmp_path):
+    file = weights(tmp_path, *TASKS[task], source="/home/someone/BraTS2020", **knobs)
+    folder = package(file, tmp_path / "out")
+    for name in ("train", "inference", "evaluate"):
+        config = read(folder, f"{name}.yaml")
+        assert {**config, **knobs} == config
+        assert config["spatial_size"] == [16, 24, 16]
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    network = configured({}, *TASKS[task])
+    network.update(knobs)
+    network = network.get_parsed_content("network_def")
+    for side, channels in (("inputs", network.in_channels), ("outputs", network.out_channels)):
+        (tensor,) = metadata["network_data_format"][side].values()
+        assert tensor["num_channels"] == len(tensor["channel_def"]) == channels
+        assert tensor["spatial_shape"] == [f"{network.divisor}*n"] * 3
+    assert "3 cases of BraTS2020" in metadata["description"]
+    assert read_record(folder / "models" / "model.pt")["data"]["source"] == "BraTS2020"
+    config = ConfigParser()
+    config.read_config(folder / "configs" / "inference.yaml")
+    config.get_parsed_content("network").load_state_dict(torch.load(folder / "models" / "model.pt", weights_only=True))
+    zoo.check(folder, "min", None)
+
+
+def test_any_to_any_synthesis_stays_so(tmp_path):
+    folder = package(weights(tmp_path, "synthesis", modalities=["t1", "t1ce", "t2", "flair"], known=None), tmp_path)
+    assert read(folder, "train.yaml")["known"] is None
+    inference = read(folder, "inference.yaml")
+    assert inference["any_to_any"]
+    assert inference["known"] == ["t1", "t1ce", "t2"]
+
+
+def test_the_zip_holds_what_the_folder_holds_and_the_code(tmp_path):
+    folder = package(weights(tmp_path), tmp_path / "out")
+    (archive,) = (tmp_path / "out").glob("*.zip")
+    names = {f"{folder.name}/{file.relative_to(folder).as_posix()}" for file in folder.rglob("*") if file.is_file()}
+    with zipfile.ZipFile(archive) as opened:
+        assert {name for name in opened.namelist() if not name.endswith("/")} == names
+    assert f"{folder.name}/monai_idm/networks/invertible_unet.py" in names
+    assert not any("__pycache__" in name for name in names)
+    assert "demonstration" in json.loads((folder / "configs" / "metadata.json").read_text())["description"]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {folder.name, archive.name}
+    assert not (folder / "idm_bundle").exists()
+
+
+def test_all_checks_pass_on_code_and_weights_of_the_bundle_alone(tmp_path, capfd):
+    folder = package(weights(tmp_path, "segmentation"), tmp_path / "out")
+    verify_bundle(folder)
+    said = capfd.readouterr().out
+    for law in ("code: its own", "properties", "network: takes", "TorchScript: exported", "ONNX: exported"):
+        assert law in said
+    (folder / "monai_idm").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="does not pass"):
+        verify_bundle(folder)
+    assert "not from the bundle" in capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    return package(weights(folder), folder)
+
+
+def change_metadata(folder: Path, **changes) -> None:
+    file = folder / "configs" / "metadata.json"
+    content = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "match"),
+    [
+        (lambda f: (f / "LICENSE").unlink(), "lacks LICENSE"),
+        (lambda f: (f / "models" / "model.pt").unlink(), "lacks models/model.pt"),
+        (lambda f: (f / "configs" / "inference.yaml").unlink(), "lacks configs/inference.yaml"),
+        (lambda f: (f / "models" / "large.ts").write_bytes(bytes(26 * 10**6)), "large.ts has more than 25 MB"),
+        (lambda f: (f / "configs" / "train.yaml").write_text("d: /home/me/data"), "train.yaml names /home/me"),
+        (lambda f: change_metadata(f, version="9.9"), "9.9 is not in metadata.json's changelog"),
+        (lambda f: change_metadata(f, authors=None), "'authors' is a required property"),
+        (lambda f: change_metadata(f, network_data_format={"inputs": {}}), "is a required property|too short"),
+    ],
+)
+def test_a_bundle_with_a_fault_is_refused(harm, match, bundle, tmp_path):
+    folder = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    zoo.check(folder, "min", None)
+    harm(folder)
+    with pytest.raises(ValueError, match=match):
+        zoo.check(folder, "min", None)
+
+
+def test_weights_that_tell_nothing_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"give the model\.pt of a training"):
+        package(tmp_path / "none.pt", tmp_path / "out")
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="does not say what network and training"):
+        package(tmp_path / "other.pt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_of_no_preset_is_refused_and_leaves_nothing(tmp_path):
+    file = weights(tmp_path, **{"network_def#num_res_blocks": 1})
+    with pytest.raises(ValueError, match="none of the presets light, base, paper"):
+        package(file, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_bundle_is_never_replaced(bundle, tmp_path):
+    file = weights(tmp_path)
+    before = fingerprint(bundle / "models" / "model.pt")
+    with pytest.raises(FileExistsError, match="is there already"):
+        package(file, bundle.parent)
+    assert fingerprint(bundle / "models" / "model.pt") == before
+
+
+def test_large_weights_need_an_address(tmp_path, monkeypatch):
+    monkeypatch.setattr("idm_bundle.packaging.bundle.LARGE_FILE_BYTES", 10**6)
+    file = weights(tmp_path)
+    with pytest.raises(ValueError, match=r"take 12 MB.*--url"):
+        package(file, tmp_path / "out")
+    folder = package(file, tmp_path / "out", url="https://example.org/model.pt")
+    (entry,) = yaml.safe_load((folder / "large_files.yml").read_text())["large_files"]
+    assert entry["url"] == "https://example.org/model.pt"
+    assert entry["hash_val"] == fingerprint(folder / entry["path"])
+
+
+def test_no_bundle_no_checks(tmp_path):
+    with pytest.raises(FileNotFoundError, match="it has no configs"):
+        verify_bundle(tmp_path)
+
+
+def test_every_task_has_its_own_name():
+    names = {task_of(c).name for c in ({}, {"regions": []}, {"known": None})}
+    assert len(names) == 3
