@@ -114,7 +114,7 @@ def _own_code(folder: Path) -> None:
 def _properties(folder: Path) -> None:
     from monai.bundle import create_workflow
 
-    few = {"demo#num_subjects": 5, "demo#phantom_size": [32, 32, 24]}
+    few: dict[str, Any] = {"demo#num_subjects": 5, "demo#phantom_size": [32, 32, 24]}
     for kind, config, changes in (("train", "train", few), ("infer", "inference", {})):
         with tempfile.TemporaryDirectory() as scratch:
             workflow = create_workflow(

@@ -61,7 +61,10 @@ def test_a_bundle_says_what_its_weights_were_trained_for(task, knobs, tmp_path):
     assert read_record(folder / "models" / "model.pt")["data"]["source"] == "BraTS2020"
     config = ConfigParser()
     config.read_config(folder / "configs" / "inference.yaml")
-    config.get_parsed_content("network").load_state_dict(torch.load(folder / "models" / "model.pt", weights_only=True))
+    config["bundle_root"] = str(folder)
+    file = Path(config.get_parsed_content("ckpt_file"))
+    assert file == folder / "models" / "model.pt"
+    config.get_parsed_content("network").load_state_dict(torch.load(file, weights_only=True))
     zoo.check(folder, "min", None)
 
 
