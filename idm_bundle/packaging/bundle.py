@@ -6,7 +6,6 @@ weights' record tells them. The code that they name travels with them: MONAI put
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import re
@@ -105,35 +104,21 @@ def _read(weights: Path) -> _Weights:
 
 def _write_configs(root: Path, bundle: Path, task: Task, trained: _Weights) -> None:
     for name, parts in task.configs.items():
-        merged = ConfigParser.load_config_files([root / "configs" / f"{part}.yaml" for part in parts])
-        content = copy.deepcopy(merged)
+        content = ConfigParser.load_config_files([root / "configs" / f"{part}.yaml" for part in parts])
         knobs = {**_PLACES, **_knobs(trained)}
         if name == "inference":
             knobs["output_dir"] = f"{_PLACES['output_dir']} + '/{name}'"
         if "any_to_any" in content and knobs["known"] is None:
             knobs |= {"any_to_any": True, "known": knobs["modalities"][:-1]}
         content.update({knob: value for knob, value in knobs.items() if knob in content})
-        head = f"# {task.title}: merged of {', '.join(f'{part}.yaml' for part in parts)}\n"
-        head += f"# python -m monai.bundle run --config_file configs/{name}.yaml\n"
-        text = yaml.dump(content, Dumper=_Plain, sort_keys=False, width=10**6)
-        (bundle / "configs" / f"{name}.yaml").write_text(head + text)
+        # JSON, although people read YAML more easily: monai.bundle.load finds nothing else
+        (bundle / "configs" / f"{name}.json").write_text(json.dumps(content, indent=4) + "\n")
     shutil.copy(root / "configs" / "logging.conf", bundle / "configs")
     # which raises where the weights do not fit
     config = ConfigParser()
-    config.read_config(bundle / "configs" / "inference.yaml")
+    config.read_config(bundle / "configs" / "inference.json")
     config["device"] = "cpu"
     config.get_parsed_content("network").load_state_dict(trained.state_dict)
-
-
-class _Plain(yaml.SafeDumper):
-    """As configs are written by hand: lists of values on one line, and no anchors for what appears twice."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.Node:
-        values = not any(isinstance(item, (dict, list)) for item in sequence)
-        return super().represent_sequence(tag, sequence, flow_style=values)
 
 
 def _knobs(trained: _Weights) -> dict[str, Any]:
@@ -206,7 +191,7 @@ def _write_docs(root: Path, bundle: Path, task: Task) -> None:
     shutil.copy(root / "docs" / "data_license.txt", bundle / "docs")
     shutil.copy(root / "docs" / "EVALUATION.md", bundle / "docs")
     commands = "\n".join(
-        f"python -m monai.bundle run --config_file configs/{name}.yaml --dataset_dir /data/BraTS2020"
+        f"python -m monai.bundle run --config_file configs/{name}.json --dataset_dir /data/BraTS2020"
         for name in task.configs
     )
     readme = (root / "docs" / "README.md").read_text()

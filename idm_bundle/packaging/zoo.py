@@ -61,12 +61,11 @@ def check(folder: Path, mode: str, schema: Path | None) -> None:
 
 
 def _files(folder: Path) -> None:
-    configs = [f"configs/inference.{suffix}" for suffix in ("json", "yaml", "yml")]
     missing = [
         name for name in ("LICENSE", "configs/metadata.json", "models/model.pt") if not (folder / name).is_file()
     ]
-    if not any((folder / config).is_file() for config in configs):
-        missing.append("configs/inference.yaml")
+    if _config(folder, "inference") is None:
+        missing.append("configs/inference.json")
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; python -m idm_bundle package writes whole bundles")
     listed = (folder / "large_files.yml").read_text() if (folder / "large_files.yml").is_file() else ""
@@ -118,7 +117,7 @@ def _properties(folder: Path) -> None:
     for kind, config, changes in (("train", "train", few), ("infer", "inference", {})):
         with tempfile.TemporaryDirectory() as scratch:
             workflow = create_workflow(
-                config_file=str(folder / "configs" / f"{config}.yaml"),
+                config_file=str(_config(folder, config)),
                 workflow_type=kind,
                 bundle_root=str(folder),
                 meta_file=str(folder / "configs" / "metadata.json"),
@@ -128,7 +127,7 @@ def _properties(folder: Path) -> None:
             )
             wrong = workflow.check_properties()
         if wrong:
-            raise ValueError(f"{config}.yaml lacks {', '.join(wrong)}, which MONAI's tools look for")
+            raise ValueError(f"{config} lacks {', '.join(wrong)}, which MONAI's tools look for")
     print("properties: all that MONAI's tools look for")
 
 
@@ -144,7 +143,7 @@ def _exports(folder: Path) -> None:
     from monai.bundle import ConfigParser, ckpt_export
 
     config = ConfigParser()
-    config.read_config(folder / "configs" / "inference.yaml")
+    config.read_config(_bundle_files(folder)["config_file"])
     config.read_meta(folder / "configs" / "metadata.json")
     (tensor,) = config["_meta_"]["network_data_format"]["inputs"].values()
     side = 2 * int(str(tensor["spatial_shape"][0]).partition("*")[0])
@@ -175,11 +174,16 @@ def _compare(name: str, found: Any, expected: Any) -> None:
     print(f"{name}: exported, and differs by {error:.2g}")
 
 
+def _config(folder: Path, name: str) -> Path | None:
+    files = [folder / "configs" / f"{name}.{suffix}" for suffix in ("json", "yaml", "yml")]
+    return next(filter(Path.is_file, files), None)
+
+
 def _bundle_files(folder: Path) -> dict[str, Any]:
     return {
         "net_id": "network_def",
         "meta_file": str(folder / "configs" / "metadata.json"),
-        "config_file": str(folder / "configs" / "inference.yaml"),
+        "config_file": str(_config(folder, "inference")),
     }
 
 

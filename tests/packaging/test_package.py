@@ -7,10 +7,12 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import monai
+import nibabel
 import pytest
 import torch
 import yaml
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, create_workflow
 
 from idm_bundle.packaging import package, verify_bundle, zoo
 from idm_bundle.packaging.tasks import task_of
@@ -31,7 +33,7 @@ def weights(folder: Path, *overlays: str, source: str = PHANTOM, **changes) -> P
 
 
 def read(folder: Path, name: str) -> dict:
-    return yaml.safe_load((folder / "configs" / name).read_text())
+    return json.loads((folder / "configs" / name).read_text())
 
 
 @pytest.mark.parametrize(
@@ -46,7 +48,7 @@ def test_a_bundle_says_what_its_weights_were_trained_for(task, knobs, tmp_path):
     file = weights(tmp_path, *TASKS[task], source="/home/someone/BraTS2020", **knobs)
     folder = package(file, tmp_path / "out")
     for name in ("train", "inference", "evaluate"):
-        config = read(folder, f"{name}.yaml")
+        config = read(folder, f"{name}.json")
         assert {**config, **knobs} == config
         assert config["spatial_size"] == [16, 24, 16]
     metadata = json.loads((folder / "configs" / "metadata.json").read_text())
@@ -60,7 +62,7 @@ def test_a_bundle_says_what_its_weights_were_trained_for(task, knobs, tmp_path):
     assert "3 cases of BraTS2020" in metadata["description"]
     assert read_record(folder / "models" / "model.pt")["data"]["source"] == "BraTS2020"
     config = ConfigParser()
-    config.read_config(folder / "configs" / "inference.yaml")
+    config.read_config(folder / "configs" / "inference.json")
     config["bundle_root"] = str(folder)
     file = Path(config.get_parsed_content("ckpt_file"))
     assert file == folder / "models" / "model.pt"
@@ -70,8 +72,8 @@ def test_a_bundle_says_what_its_weights_were_trained_for(task, knobs, tmp_path):
 
 def test_any_to_any_synthesis_stays_so(tmp_path):
     folder = package(weights(tmp_path, "synthesis", modalities=["t1", "t1ce", "t2", "flair"], known=None), tmp_path)
-    assert read(folder, "train.yaml")["known"] is None
-    inference = read(folder, "inference.yaml")
+    assert read(folder, "train.json")["known"] is None
+    inference = read(folder, "inference.json")
     assert inference["any_to_any"]
     assert inference["known"] == ["t1", "t1ce", "t2"]
 
@@ -107,6 +109,32 @@ def bundle(tmp_path_factory) -> Path:
     return package(weights(folder), folder)
 
 
+def test_other_code_loads_the_network_by_the_bundles_name(bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = monai.bundle.load(bundle.name, bundle_dir=bundle.parent, device="cpu")
+    given = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(given[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_an_unpacked_zip_samples_from_another_folder(bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (archive,) = bundle.parent.glob("*.zip")
+    shutil.unpack_archive(archive, tmp_path / "unpacked")
+    folder = tmp_path / "unpacked" / bundle.name
+    workflow = create_workflow(
+        config_file=str(folder / "configs" / "inference.json"),
+        workflow_type="infer",
+        bundle_root=str(folder),
+        logging_file=False,
+        num_samples=1,
+        num_inference_steps=2,
+    )
+    assert not workflow.check_properties()
+    workflow.run()
+    image = nibabel.load(folder / "output" / "inference" / "sample_000_t1.nii.gz")
+    assert image.shape == (16, 24, 16)
+
+
 def change_metadata(folder: Path, **changes) -> None:
     file = folder / "configs" / "metadata.json"
     content = {**json.loads(file.read_text()), **changes}
@@ -118,9 +146,9 @@ def change_metadata(folder: Path, **changes) -> None:
     [
         (lambda f: (f / "LICENSE").unlink(), "lacks LICENSE"),
         (lambda f: (f / "models" / "model.pt").unlink(), "lacks models/model.pt"),
-        (lambda f: (f / "configs" / "inference.yaml").unlink(), "lacks configs/inference.yaml"),
+        (lambda f: (f / "configs" / "inference.json").unlink(), "lacks configs/inference.json"),
         (lambda f: (f / "models" / "large.ts").write_bytes(bytes(26 * 10**6)), "large.ts has more than 25 MB"),
-        (lambda f: (f / "configs" / "train.yaml").write_text("d: /home/me/data"), "train.yaml names /home/me"),
+        (lambda f: (f / "configs" / "train.json").write_text("d: /home/me/data"), "train.json names /home/me"),
         (lambda f: change_metadata(f, version="9.9"), "9.9 is not in metadata.json's changelog"),
         (lambda f: change_metadata(f, authors=None), "'authors' is a required property"),
         (lambda f: change_metadata(f, network_data_format={"inputs": {}}), "is a required property|too short"),
