@@ -6,6 +6,7 @@ Examples:
     python -m idm_bundle benchmark paper --device cuda --json rows.jsonl --figure paper.png
     python -m idm_bundle doctor
     python -m idm_bundle prepare /data/BraTS2020 datalist.json --modalities t1 t2
+    python -m idm_bundle report bundle/output --weights bundle/models/model.pt
     python -m idm_bundle package --weights bundle/models/model.pt --output packaged
     python -m idm_bundle verify --bundle packaged/brats_mri_invertible_diffusion
 """
@@ -19,6 +20,7 @@ import sys
 from idm_bundle.benchmark import SUITES, benchmark
 from idm_bundle.doctor import doctor
 from idm_bundle.packaging import package, verify_bundle
+from idm_bundle.report import report
 from idm_bundle.verify import verify
 from monai_idm import __version__
 from monai_idm.data import prepare_datalist, write_phantoms
@@ -62,6 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--mode", choices=("min", "full"), default="full", help="of these checks (full)")
     check.add_argument("--schema", help="MONAI's schema file of metadata, if it is at hand")
     check.set_defaults(run=_verify)
+
+    page = commands.add_parser("report", help="one HTML page of a run: curves, tables, pictures, settings")
+    page.add_argument("run_dir", help="output_dir of a training")
+    page.add_argument("--weights", help="its model.pt, which tells data, settings and versions")
+    page.add_argument("--file", help="HTML to write (report.html in run_dir)")
+    page.set_defaults(run=lambda a: report(a.run_dir, a.weights, a.file))
 
     pack = commands.add_parser("package", help="make a bundle of trained weights that runs without this project")
     pack.add_argument("--weights", required=True, help="model.pt of a training")
