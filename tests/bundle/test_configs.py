@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 
 import pytest
 import yaml
@@ -93,3 +94,12 @@ def test_the_paper_preset_is_one_flag(config, tmp_path):
     definition = run.parser.get_parsed_content("network_def", instantiate=False).get_config()
     assert definition["preset"] == "paper"
     assert definition["activations" if config == "train" else "precision"] in ("rebuilt", "float32")
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_page_of_knobs_names_every_knob(file):
+    ends = {"train": "\n# data\n", "inference": "\nnetwork_def:"}
+    head = file.read_text().split(ends.get(file.stem.split("_")[0], "\n\n"))[0]
+    page = (CONFIGS.parent / "docs" / "KNOBS.md").read_text()
+    knobs = set(re.findall(r"^([a-z_]+):", head, flags=re.MULTILINE)) - {"imports"}
+    assert not {knob for knob in knobs if f"`{knob}`" not in page}
