@@ -188,8 +188,8 @@ def _write_weights(bundle: Path, trained: _Weights, url: str | None) -> None:
 
 def _write_docs(root: Path, bundle: Path, task: Task) -> None:
     shutil.copy(root / "LICENSE", bundle)
-    shutil.copy(root / "docs" / "data_license.txt", bundle / "docs")
-    shutil.copy(root / "docs" / "EVALUATION.md", bundle / "docs")
+    for page in ("data_license.txt", "EVALUATION.md", "KNOBS.md", "MODEL_CARD.md"):
+        shutil.copy(root / "docs" / page, bundle / "docs")
     commands = "\n".join(
         f"python -m monai.bundle run --config_file configs/{name}.json --dataset_dir /data/BraTS2020"
         for name in task.configs
