@@ -12,7 +12,7 @@ from monai_idm.data.phantom import Phantom, generate_phantom, write_phantoms
 from monai_idm.data.regions import LabelToRegionsd, RegionsToLabeld
 from monai_idm.data.sampling import DrawNoised, PlaceOnTrainingGridd, SaveSettingsd, sample_list
 from monai_idm.data.saving import SaveVolumesd
-from monai_idm.data.source import dataset_or_phantoms
+from monai_idm.data.source import data_source, dataset_or_phantoms
 
 __all__ = [
     "AddCoordinatesd",
@@ -31,6 +31,7 @@ __all__ = [
     "WindowIntensityd",
     "brats_datalist",
     "class_label",
+    "data_source",
     "dataset_or_phantoms",
     "generate_phantom",
     "grid_spacing_mm",

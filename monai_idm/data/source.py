@@ -1,14 +1,17 @@
-"""Where a run's cases come from: a folder, or, if none is given, generated phantoms."""
+"""Where a run's cases come from: a folder, or, if none is given, generated phantoms, or what another tool handed in."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from monai_idm.checkpoints import PHANTOM
 from monai_idm.data.phantom import write_phantoms
 
-__all__ = ["dataset_or_phantoms"]
+__all__ = ["data_source", "dataset_or_phantoms"]
 
 _logger = logging.getLogger(__name__)
 
@@ -36,3 +39,22 @@ def dataset_or_phantoms(
         f"give --dataset_dir for real volumes"
     )
     return str(write_phantoms(phantom_dir, num_subjects, spatial_size, seed))
+
+
+def data_source(
+    cases: Sequence[Mapping[str, Any]], dataset_dir: str | os.PathLike[str] | None, phantom_dir: str | os.PathLike[str]
+) -> str:
+    """What a record calls the source of a training's cases.
+
+    Args:
+        cases: Of the training, with the paths of their ``image``; MONAI Label hands in its own.
+        dataset_dir: As of :func:`dataset_or_phantoms`.
+        phantom_dir: The same.
+    Returns:
+        The dataset's folder; without one, :data:`PHANTOM` for cases from ``phantom_dir``, or the folder of others.
+    """
+    if dataset_dir is not None:
+        return str(dataset_dir)
+    paths = cases[0]["image"]
+    first = Path(paths if isinstance(paths, str | os.PathLike) else paths[0]).resolve()
+    return PHANTOM if Path(phantom_dir).resolve() in first.parents else str(first.parent)

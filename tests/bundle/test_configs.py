@@ -103,3 +103,19 @@ def test_the_page_of_knobs_names_every_knob(file):
     page = (CONFIGS.parent / "docs" / "KNOBS.md").read_text()
     knobs = set(re.findall(r"^([a-z_]+):", head, flags=re.MULTILINE)) - {"imports"}
     assert not {knob for knob in knobs if f"`{knob}`" not in page}
+
+
+def test_a_record_tells_cases_that_another_tool_handed_in(tmp_path):
+    config = ConfigParser()
+    config.read_config(CONFIGS / "train.yaml")
+    config.update({"output_dir": str(tmp_path), "train#dataset#data": [{"image": "/studies/case.nii.gz"}]})
+    (record,) = (h for h in config["train#handlers"] if isinstance(h, dict) and h["_target_"] == "RecordHandler")
+    place = config["train#handlers"].index(record)
+    assert config.get_parsed_content(f"train#handlers#{place}#data#source") == "/studies"
+
+
+def test_a_device_may_be_given_by_its_name(tmp_path):
+    config = ConfigParser()
+    config.read_config(CONFIGS / "train.yaml")
+    config["device"] = "cpu"  # as MONAI Label does
+    assert config.get_parsed_content("train#dataloader#pin_memory") is False

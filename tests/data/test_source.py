@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from monai_idm.data import brats_datalist, dataset_or_phantoms
+from monai_idm.checkpoints import PHANTOM
+from monai_idm.data import brats_datalist, data_source, dataset_or_phantoms
 
 
 def test_without_a_dataset_phantoms_are_written_and_announced(tmp_path, caplog):
@@ -19,3 +20,11 @@ def test_a_dataset_is_taken_as_it_is(tmp_path, caplog):
     assert dataset_or_phantoms(tmp_path, tmp_path / "phantoms", 2, (32, 32, 24), 0) == str(tmp_path)
     assert not list(tmp_path.iterdir())
     assert not caplog.text
+
+
+def test_the_source_is_where_the_cases_lie(tmp_path):
+    phantoms = dataset_or_phantoms(None, tmp_path / "phantoms", 2, (32, 32, 24), 0)
+    assert data_source(brats_datalist(phantoms), None, tmp_path / "phantoms") == PHANTOM
+    assert data_source(brats_datalist(phantoms), "/data/BraTS2020", tmp_path / "phantoms") == "/data/BraTS2020"
+    study = {"image": str(tmp_path / "studies" / "case.nii.gz")}  # from a tool that knows no dataset_dir
+    assert data_source([study], None, tmp_path / "phantoms") == str(tmp_path / "studies")
