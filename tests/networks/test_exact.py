@@ -11,7 +11,6 @@ from monai_idm.reversible.fixed_point import GRID_BITS
 from tests.networks.test_invertible_unet import gradients, small
 from tests.reversible.chains import disturb, halves, unet
 
-
 SIZES = [(12, 12, 12), (16, 12, 20)]  # bfloat16 on a CPU wants 3 voxels a side and more
 
 
