@@ -21,15 +21,16 @@ from monai_idm.checkpoints import PHANTOM, read_record
 
 __all__ = ["report"]
 
-CHARTS: dict[str, Sequence[str]] = {
-    "training loss, by iteration": ("train_loss",),
-    "PSNR of reconstructions, dB, by epoch": ("psnr_brain", "psnr_whole"),
-    "SSIM of reconstructions, by epoch": ("ssim_brain", "ssim_whole"),
-    "Dice, by epoch": ("dice", "draw_dice"),
-    "peak memory, GiB, by epoch": ("allocated_peak_gib", "reserved_peak_gib", "live_peak_gib", "process_peak_gib"),
-    "energy, J per step, by epoch": ("energy_j_per_step",),
-    "mean power, W, by epoch": ("mean_power_w",),
-    "waiting for data, % of the time, by epoch": ("data_wait_percent",),
+_PEAKS = ("allocated_peak_gib", "reserved_peak_gib", "live_peak_gib", "process_peak_gib")
+CHARTS: dict[str, tuple[Sequence[str], str]] = {  # tags, and how values are drawn: a quantity's axis begins at 0
+    "training loss, by iteration": (("train_loss",), "loss"),
+    "PSNR of reconstructions, dB, by epoch": (("psnr_brain", "psnr_whole"), "score"),
+    "SSIM of reconstructions, by epoch": (("ssim_brain", "ssim_whole"), "score"),
+    "Dice, by epoch": (("dice", "draw_dice"), "score"),
+    "peak memory, GiB, by epoch": (_PEAKS, "quantity"),
+    "energy, J per step, by epoch": (("energy_j_per_step",), "quantity"),
+    "mean power, W, by epoch": (("mean_power_w",), "quantity"),
+    "waiting for data, % of the time, by epoch": (("data_wait_percent",), "quantity"),
 }
 MAX_PICTURES = 12
 
@@ -91,7 +92,7 @@ def _settings(weights: Path | None) -> Iterator[str]:
     record = read_record(weights) or {}
     data = dict(record.get("data", {}))
     if "source" in data:
-        data["source"] = Path(data["source"]).name  # whoever reads the page need not know this machine
+        data["source"] = Path(data["source"]).name  # whoever reads the page need not know the machine
     if data.get("source") == PHANTOM:
         yield '<p class="note">Trained on generated phantoms: no patient\'s data, and nothing about patients.</p>'
     rows = {**data, **record.get("convention", {}), "seed": record.get("seed"), **record.get("versions", {})}
@@ -99,25 +100,25 @@ def _settings(weights: Path | None) -> Iterator[str]:
 
 
 def _charts(run_dir: Path) -> Iterator[str]:
-    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 2000})
     if not (run_dir / "tensorboard").is_dir():
         return
+    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 2000})
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells every file that it has read
     events.Reload()
     there = events.Tags()["scalars"]
-    for title, tags in CHARTS.items():
+    for title, (tags, kind) in CHARTS.items():
         series = {tag: events.Scalars(tag) for tag in tags if tag in there}
         if series:
             figure = Figure(figsize=(4.6, 2.6), layout="constrained")
             axes = figure.subplots()
             for tag, points in series.items():
                 steps, values = np.array([(p.step, p.value) for p in points]).T
-                if tags == ("train_loss",):
+                if kind == "loss":
                     axes.plot(steps, values, color="0.8", linewidth=0.8)
                     steps, values = _means(steps), _means(values)
                     axes.set_yscale("log")
                 axes.plot(steps, values, label=tag, linewidth=1.4, marker="." if len(values) < 20 else None)
-            if "%" in title or "peak" in title or "power" in title or "energy" in title:
+            if kind == "quantity":
                 axes.set_ylim(bottom=0)
             if len(series) > 1:
                 axes.legend(fontsize="small", frameon=False)
@@ -134,7 +135,8 @@ def _svg(figure: Figure) -> str:
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+    page = text.getvalue()
+    return page[page.index("<svg") :]  # without XML's declaration
 
 
 def _pictures(run_dir: Path) -> list[str]:

@@ -21,13 +21,13 @@ from monai.bundle import ConfigParser
 
 import monai_idm
 from idm_bundle.packaging.tasks import Task, task_of
+from idm_bundle.packaging.zoo import LARGE_FILE_BYTES
 from monai_idm import __version__, find_bundle_root
-from monai_idm.checkpoints import PHANTOM, fingerprint
+from monai_idm.checkpoints import PHANTOM, fingerprint, read_weights
+from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.presets import PRESETS
 
 __all__ = ["package"]
-
-LARGE_FILE_BYTES = 25 * 10**6  # what the Model Zoo does not keep in its repository
 
 _PLACES = {
     "ckpt_dir": "$@bundle_root + '/models'",
@@ -73,7 +73,7 @@ def package(weights: str | Path, output: str | Path, url: str | None = None) -> 
         for part in ("configs", "docs", "models"):
             (bundle / part).mkdir(parents=True)
         _write_configs(root, bundle, task, trained)
-        _write_metadata(root, bundle, task, trained)
+        _write_metadata(root, bundle, task, trained, _checked_network(bundle, trained))
         _write_weights(bundle, trained, url)
         _write_docs(root, bundle, task)
         code = Path(monai_idm.__file__).parent
@@ -89,23 +89,22 @@ def _read(weights: Path) -> _Weights:
     """Weights, in whose record no path of this machine is left."""
     if not weights.is_file():
         raise FileNotFoundError(f"no weights at {weights}; give the model.pt of a training")
-    content = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
-    state_dict = content.get("network", content)
-    told = getattr(state_dict, "_metadata", {}).get("", {})
+    state_dict, told = read_weights(weights)
     if not {"arguments", "record"} <= told.keys() or "data" not in told["record"]:
         raise ValueError(
             f"{weights} does not say what network and training it is of; give the model.pt that train.yaml, alone or "
             f"with segmentation.yaml or synthesis.yaml, wrote for an InvertibleDiffusionUNet"
         )
     data = told["record"]["data"]
-    data["source"] = PHANTOM if data["source"] == PHANTOM else Path(data["source"]).name
+    data["source"] = Path(data["source"]).name
     return _Weights(state_dict, told["arguments"], told["record"])
 
 
 def _write_configs(root: Path, bundle: Path, task: Task, trained: _Weights) -> None:
+    trained_knobs = _knobs(trained)
     for name, parts in task.configs.items():
         content = ConfigParser.load_config_files([root / "configs" / f"{part}.yaml" for part in parts])
-        knobs = {**_PLACES, **_knobs(trained)}
+        knobs = {**_PLACES, **trained_knobs}
         if name == "inference":
             knobs["output_dir"] = f"{_PLACES['output_dir']} + '/{name}'"
         if "any_to_any" in content and knobs["known"] is None:
@@ -114,11 +113,16 @@ def _write_configs(root: Path, bundle: Path, task: Task, trained: _Weights) -> N
         # JSON, although people read YAML more easily: monai.bundle.load finds nothing else
         (bundle / "configs" / f"{name}.json").write_text(json.dumps(content, indent=4) + "\n")
     shutil.copy(root / "configs" / "logging.conf", bundle / "configs")
-    # which raises where the weights do not fit
+
+
+def _checked_network(bundle: Path, trained: _Weights) -> InvertibleDiffusionUNet:
+    """The network that the bundle's config makes, with the weights, which raises where they do not fit."""
     config = ConfigParser()
     config.read_config(bundle / "configs" / "inference.json")
     config["device"] = "cpu"
-    config.get_parsed_content("network").load_state_dict(trained.state_dict)
+    network: InvertibleDiffusionUNet = config.get_parsed_content("network")
+    network.load_state_dict(trained.state_dict)
+    return network
 
 
 def _knobs(trained: _Weights) -> dict[str, Any]:
@@ -143,10 +147,9 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _write_metadata(root: Path, bundle: Path, task: Task, trained: _Weights) -> None:
-    arguments, data = trained.arguments, trained.record["data"]
+def _write_metadata(root: Path, bundle: Path, task: Task, trained: _Weights, network: InvertibleDiffusionUNet) -> None:
+    data = trained.record["data"]
     inputs, outputs = task.channels(trained.record["convention"])
-    divisor = arguments["bookend_stride"] * 2 ** (len(arguments["channels"]) - 1)
     phantom = data["source"] == PHANTOM
     metadata = json.loads((root / "configs" / "metadata.json").read_text())
     metadata["required_packages_version"].pop("monai-idm")  # travels with the bundle
@@ -167,7 +170,7 @@ def _write_metadata(root: Path, bundle: Path, task: Task, trained: _Weights) -> 
     for side, channels in (("inputs", inputs), ("outputs", outputs)):
         (tensor,) = metadata["network_data_format"][side].values()
         tensor["num_channels"] = len(channels)
-        tensor["spatial_shape"] = [f"{divisor}*n"] * arguments["spatial_dims"]
+        tensor["spatial_shape"] = [f"{network.divisor}*n"] * network.spatial_dims
         tensor["channel_def"] = {str(number): channel for number, channel in enumerate(channels)}
     (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
 

@@ -16,6 +16,8 @@ from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
+LARGE_FILE_BYTES = 25 * 10**6  # what the Model Zoo does not keep in its repository
+
 # what MONAI's schema of 2024-07-25 asks for
 _TENSOR = {
     "type": "object",
@@ -71,8 +73,9 @@ def _files(folder: Path) -> None:
     listed = (folder / "large_files.yml").read_text() if (folder / "large_files.yml").is_file() else ""
     for file in filter(Path.is_file, folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
-        if file.stat().st_size > 25 * 10**6 and f"path: {name}" not in listed:
-            raise ValueError(f"{name} has more than 25 MB and is not in large_files.yml; package it with --url")
+        if file.stat().st_size > LARGE_FILE_BYTES and f"path: {name}" not in listed:
+            size = f"{LARGE_FILE_BYTES / 1e6:.0f} MB"
+            raise ValueError(f"{name} has more than {size} and is not in large_files.yml; package it with --url")
     for file in (folder / "configs").iterdir():
         personal = re.search(r"(/home|/Users|/root|/mnt|[A-Z]:\\Users)[/\\]\w+", file.read_text())
         if personal:
@@ -94,6 +97,8 @@ def _version(folder: Path) -> None:
 def _metadata(folder: Path, schema: Path | None) -> None:
     from monai.bundle import verify_metadata
 
+    if not util.find_spec("jsonschema"):  # MONAI would fail for another reason
+        raise ModuleNotFoundError("MONAI checks metadata with jsonschema, which is missing; pip install jsonschema")
     with tempfile.TemporaryDirectory() as scratch:
         file = schema or Path(scratch) / "schema.json"
         if schema is None:

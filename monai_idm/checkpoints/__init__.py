@@ -1,5 +1,5 @@
 """What a checkpoint says about itself."""
 
-from monai_idm.checkpoints.record import PHANTOM, RunRecord, fingerprint, read_record
+from monai_idm.checkpoints.record import PHANTOM, RunRecord, fingerprint, read_record, read_weights
 
-__all__ = ["PHANTOM", "RunRecord", "fingerprint", "read_record"]
+__all__ = ["PHANTOM", "RunRecord", "fingerprint", "read_record", "read_weights"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import nn
 
 from monai_idm.machine import VERSIONS
 
-__all__ = ["PHANTOM", "RunRecord", "fingerprint", "read_record"]
+__all__ = ["PHANTOM", "RunRecord", "fingerprint", "read_record", "read_weights"]
 
 PHANTOM = "phantom"
 
@@ -105,14 +105,22 @@ class RunRecord:
 
 
 def read_record(file: str | Path) -> dict[str, Any] | None:
-    """The record in a file of weights, or None where there is none.
+    """The record in a file of weights, or None where there is none; the file as for :func:`read_weights`."""
+    return read_weights(file)[1].get(_KEY)
+
+
+def read_weights(file: str | Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The weights in a file, and what they say of themselves.
 
     Args:
         file: A ``state_dict``, or a dictionary of them with the key ``"network"``.
+    Returns:
+        The ``state_dict``, and a dictionary with the ``record`` of the run and the ``arguments`` of the network, where
+        they are.
     """
     content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     weights = content.get("network", content)
-    return getattr(weights, "_metadata", {}).get("", {}).get(_KEY)
+    return weights, getattr(weights, "_metadata", {}).get("", {})
 
 
 def fingerprint(file: str | Path) -> str | None:

@@ -221,7 +221,6 @@ class InvertibleDiffusionUNet(nn.Module):
             embedding = self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels)
             streams = self.core.plain(halves(self.entry(x), x.dtype), embedding)
             y = self.exit(torch.cat(streams, 1))
-            return y if self.shortcut is None else self.shortcut(y, x, embedding)
         else:
             x = voxels(x)
             embedding = self._embed(x, timesteps, class_labels)
@@ -230,7 +229,7 @@ class InvertibleDiffusionUNet(nn.Module):
                 stored = policies[0] == "stored"
                 streams = self.core(iter(enter(self.entry, x, self.branch_batch, stored)), embedding, policies)
                 y = leave(self.exit, streams, self.branch_batch, stored)
-            return y if self.shortcut is None else self.shortcut(y, x, embedding)
+        return y if self.shortcut is None else self.shortcut(y, x, embedding)
 
     def freeze(self) -> InvertibleDiffusionUNet:
         """Build the orthogonal matrices once and keep them, for export to ONNX; not for training. Returns itself."""

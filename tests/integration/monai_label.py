@@ -1,7 +1,7 @@
 """MONAI Label's server, for real, with a packaged bundle: what a radiologist's viewer asks of it, asked by a script.
 
     python -m idm_bundle package --weights bundle/models/segmentation/model.pt --output packaged
-    python tests/integration/monai_label.py packaged/brats_mri_invertible_diffusion_segmentation --work /tmp/label
+    python tests/integration/monai_label.py packaged/brats_mri_invertible_diffusion_segmentation --work label
 
 Not part of the tests: it installs MONAI Label, which has its own wishes for versions, in an environment of its own,
 where this project is not. Studies are phantoms, or ``--studies FOLDER`` of 4D NIfTI files (T1, T1ce, T2, FLAIR).

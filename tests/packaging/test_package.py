@@ -205,3 +205,9 @@ def test_no_bundle_no_checks(tmp_path):
 def test_every_task_has_its_own_name():
     names = {task_of(c).name for c in ({}, {"regions": []}, {"known": None})}
     assert len(names) == 3
+
+
+def test_a_check_that_lacks_its_package_says_so(bundle, monkeypatch):
+    monkeypatch.setattr(zoo.util, "find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install jsonschema"):
+        zoo.check(bundle, "min", None)
