@@ -7,6 +7,7 @@ Importing this package registers every public class with ``monai.bundle``: a con
 from monai_idm import (
     checkpoints,
     data,
+    distributed,
     engines,
     handlers,
     inferers,
@@ -17,6 +18,7 @@ from monai_idm import (
     optimizers,
     reversible,
     schedulers,
+    sharding,
 )
 from monai_idm.bundle_root import find_bundle_root
 from monai_idm.version import __version__
@@ -25,6 +27,7 @@ __all__ = [
     "__version__",
     "checkpoints",
     "data",
+    "distributed",
     "engines",
     "find_bundle_root",
     "handlers",
@@ -36,4 +39,5 @@ __all__ = [
     "optimizers",
     "reversible",
     "schedulers",
+    "sharding",
 ]

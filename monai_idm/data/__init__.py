@@ -1,5 +1,6 @@
 """BraTS folders to a datalist, volumes to the network's grid and back to files."""
 
+from monai_idm.data.batches import Draw, SeededBatches, SeededDataset
 from monai_idm.data.brats import brats_datalist
 from monai_idm.data.classes import class_label, read_class_labels
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
@@ -17,6 +18,7 @@ from monai_idm.data.source import data_source, dataset_or_phantoms
 __all__ = [
     "AddCoordinatesd",
     "ChooseKnownd",
+    "Draw",
     "DrawNoised",
     "FitToGridd",
     "LabelToRegionsd",
@@ -28,6 +30,8 @@ __all__ = [
     "SaveSettingsd",
     "SaveVolumesd",
     "ScaleToNetworkRanged",
+    "SeededBatches",
+    "SeededDataset",
     "WindowIntensityd",
     "brats_datalist",
     "class_label",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from monai.utils import ensure_tuple
 
 from monai_idm.atomic_file import atomic_file
@@ -70,7 +71,7 @@ def prepare_datalist(
 
     The file has the Decathlon's keys ``training, validation, test``, with paths relative to ``dataset_dir``,
     and ``modalities, fractions, seed, dataset_dir``. It replaces an older one in one step, and its
-    folder is made.
+    folder is made. In distributed runs the first process writes it.
 
     Args:
         dataset_dir: Folder of the cases, as in :func:`monai_idm.data.brats_datalist`.
@@ -98,9 +99,10 @@ def prepare_datalist(
     }
     root = _absolute(dataset_dir)
     content = settings | _with_paths(split, lambda p: Path(os.path.relpath(p, root)).as_posix())
-    with atomic_file(Path(file)) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _logger.info("%s: %s", file, ", ".join(f"{len(split[name])} {name}" for name in PARTS))
+    if idist.get_rank() == 0:
+        with atomic_file(Path(file)) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        _logger.info("%s: %s", file, ", ".join(f"{len(split[name])} {name}" for name in PARTS))
     return settings | split
 
 

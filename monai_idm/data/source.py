@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
+
 from monai_idm.checkpoints import PHANTOM
 from monai_idm.data.phantom import write_phantoms
 
@@ -34,11 +36,13 @@ def dataset_or_phantoms(
     """
     if dataset_dir is not None:
         return str(dataset_dir)
-    _logger.warning(
-        f"no dataset_dir given: this run uses {num_subjects} generated phantoms in {phantom_dir}, no patient's data; "
-        f"give --dataset_dir for real volumes"
-    )
-    return str(write_phantoms(phantom_dir, num_subjects, spatial_size, seed))
+    if idist.get_rank() == 0:
+        _logger.warning(
+            f"no dataset_dir given: this run uses {num_subjects} generated phantoms in {phantom_dir}, no patient's "
+            f"data; give --dataset_dir for real volumes"
+        )
+    with idist.one_rank_first():  # which writes, and the others find
+        return str(write_phantoms(phantom_dir, num_subjects, spatial_size, seed))
 
 
 def data_source(

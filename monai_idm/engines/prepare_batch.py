@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.engines.utils import DiffusionPrepareBatch
 from monai.networks.schedulers.scheduler import Scheduler
@@ -19,6 +20,8 @@ class DenoisingPrepareBatch(DiffusionPrepareBatch):
 
     .. math:: t_i = \lfloor T u_i^p \rfloor, \qquad u_i = (u + i / B) \bmod 1, \qquad u \sim U(0, 1)
 
+    B counts the batches of all processes; where these have seeded torch alike (SeedSteps does), they draw together
+    what one process would draw for the whole: image i of process r of n is image r + n i there, and has its own noise.
     Each u_i is uniform, and together they cover the interval evenly: a small batch then never holds little noise
     only, or much, and its gradient varies less (on phantoms at 32^3, batch 2, +0.2 dB in the same time). p = 1 is
     uniform, as in the paper. p = 2 draws timesteps below T / 5 more than twice as often: there the fine structure
@@ -49,11 +52,21 @@ class DenoisingPrepareBatch(DiffusionPrepareBatch):
             named["class_labels"] = batchdata["class_label"].to(device, non_blocking=non_blocking)
         return images, target, positional, named
 
+    def get_noise(self, images: Tensor) -> Tensor:
+        seeds = _mine(torch.randint(2**32, (len(images) * idist.get_world_size(),)))
+        draw = torch.Generator(images.device)
+        noise = [torch.randn(images.shape[1:], generator=draw.manual_seed(int(s)), device=images.device) for s in seeds]
+        return torch.stack(noise).to(images.dtype)
+
     def get_timesteps(self, images: Tensor) -> Tensor:
-        batch = len(images)
-        first = torch.rand(1, device=images.device, dtype=torch.float64)
-        u = (first + torch.arange(batch, device=images.device) / batch) % 1
-        return (self.num_train_timesteps * u**self.timestep_power).long()
+        batch = len(images) * idist.get_world_size()
+        u = _mine((torch.rand(1, dtype=torch.float64) + torch.arange(batch) / batch) % 1)
+        return (self.num_train_timesteps * u**self.timestep_power).long().to(images.device)
 
     def get_target(self, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return prediction_target(self.scheduler, images, noise, timesteps)
+
+
+def _mine(drawn: Tensor) -> Tensor:
+    """Of what is drawn for the whole batch, this process's part."""
+    return drawn[idist.get_rank() :: idist.get_world_size()]

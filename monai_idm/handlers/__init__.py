@@ -9,6 +9,7 @@ from monai_idm.handlers.reconstruction_error import ReconstructionErrorHandler
 from monai_idm.handlers.record import RecordHandler
 from monai_idm.handlers.report import EvaluationReport
 from monai_idm.handlers.sample_watch import SampleWatch
+from monai_idm.handlers.seed_steps import SeedSteps
 from monai_idm.handlers.training import StopOnNaN, TrainingProgress
 from monai_idm.handlers.training_checkpoint import TrainingCheckpoint
 
@@ -22,6 +23,7 @@ __all__ = [
     "ReconstructionErrorHandler",
     "RecordHandler",
     "SampleWatch",
+    "SeedSteps",
     "StopOnNaN",
     "TrainingCheckpoint",
     "TrainingProgress",

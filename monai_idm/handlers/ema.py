@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+
+from monai_idm.sharding import as_part, here, part, whole
 
 __all__ = ["HostEMA", "UpdateEMA", "UseEMA"]
 
 
 class HostEMA:
     """An average of a network's weights, kept on the host; :class:`UpdateEMA` and :class:`UseEMA` work with it.
+
+    It is of float32 where the weights are bfloat16, in which a mean of many would stand still. Of weights that
+    processes share (FSDP2) each averages its part.
 
     Args:
         network: The network being trained.
@@ -28,20 +34,45 @@ class HostEMA:
         self.network = network
         self.decay = decay
         self.every = every
-        self.average = AveragedModel(network, torch.device(device), avg_fn=self._mean)
-        for p in self.average.module.parameters():
-            if p.dtype == torch.bfloat16:  # in which a mean of many would stand still
-                p.data = p.data.float()
+        self.device = device
+        self.updates = 0
+        self.weights = {name: self._copy(p) for name, p in network.named_parameters()}
+
+    def update(self) -> None:
+        """Take the weights as they are now into the average."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
+        for name, p in self.network.named_parameters():
+            self.weights[name].lerp_(self._copy(p), 1 - decay)
+        self.updates += 1
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """In the block the network has the averaged weights; a second network on the device would cost its memory."""
+        trained = {name: here(p.detach()).cpu().clone() for name, p in self.network.named_parameters()}
+        self._write(self.weights)
+        try:
+            yield
+        finally:
+            self._write(trained)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.average.state_dict()
+        shapes = dict(self.network.named_parameters())
+        weights = {name: whole(as_part(average, shapes[name])) for name, average in self.weights.items()}
+        return {"updates": self.updates, "weights": weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.average.load_state_dict(state_dict)
+        self.updates = state_dict["updates"]
+        for name, p in self.network.named_parameters():
+            self.weights[name].copy_(here(part(state_dict["weights"][name], p)))
 
-    def _mean(self, averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        decay = min(self.decay, (1 + int(updates)) / (10 + int(updates)))
-        return averaged.lerp(current.to(averaged.dtype), 1 - decay)
+    def _copy(self, p: Tensor) -> Tensor:
+        dtype = torch.float32 if p.dtype == torch.bfloat16 else p.dtype
+        return here(p.detach()).to(self.device, dtype, copy=True)
+
+    @torch.no_grad()
+    def _write(self, weights: Mapping[str, Tensor]) -> None:
+        for name, p in self.network.named_parameters():
+            here(p).copy_(weights[name])
 
 
 class UpdateEMA:
@@ -58,13 +89,11 @@ class UpdateEMA:
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.ema.every), self)
 
     def __call__(self, engine: Engine) -> None:
-        self.ema.average.update_parameters(self.ema.network)
+        self.ema.update()
 
 
 class UseEMA:
     """While an evaluator runs, the network has the averaged weights. Attach it to the evaluator, first.
-
-    The weights change places in the network itself: a second network on the device would cost its memory.
 
     Args:
         ema: The average.
@@ -72,7 +101,7 @@ class UseEMA:
 
     def __init__(self, ema: HostEMA) -> None:
         self.ema = ema
-        self._trained: dict[str, Tensor] | None = None
+        self._swapped = ExitStack()
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.swap_in)
@@ -80,15 +109,11 @@ class UseEMA:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._swap_out_and_raise)
 
     def swap_in(self, engine: Engine) -> None:
-        if self.ema.average.n_averaged == 0:
-            return  # nothing averaged yet, e.g. an evaluation without training
-        self._trained = {name: p.detach().cpu().clone() for name, p in self.ema.network.state_dict().items()}
-        self.ema.network.load_state_dict(self.ema.average.module.state_dict())
+        if self.ema.updates:  # or there is nothing averaged yet, as in an evaluation without training
+            self._swapped.enter_context(self.ema.swapped_in())
 
     def swap_out(self, engine: Engine) -> None:
-        if self._trained is not None:
-            self.ema.network.load_state_dict(self._trained)
-            self._trained = None
+        self._swapped.close()
 
     def _swap_out_and_raise(self, engine: Engine, error: BaseException) -> None:
         self.swap_out(engine)

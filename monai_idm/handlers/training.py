@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar, TerminateOnNan
 from monai.handlers import from_engine
@@ -22,7 +23,7 @@ class StopOnNaN:
 
 
 class TrainingProgress:
-    """A progress bar per epoch with the loss; nothing where the output is not a terminal.
+    """A progress bar per epoch with the loss; nothing where the output is not a terminal, nor in further processes.
 
     Args:
         kwargs: Of ``tqdm``.
@@ -32,4 +33,5 @@ class TrainingProgress:
         self.bar = ProgressBar(**{"disable": None, **kwargs})
 
     def attach(self, engine: Engine) -> None:
-        self.bar.attach(engine, output_transform=lambda output: {"loss": float(_loss(output))})
+        if idist.get_rank() == 0:
+            self.bar.attach(engine, output_transform=lambda output: {"loss": float(_loss(output))})

@@ -57,7 +57,7 @@ class TrainingCheckpoint:
     def _forget(self, files: list[Path], latest: float) -> None:
         for file in files:
             if file.exists() and _written(file) <= latest:
-                file.unlink()
+                file.unlink(missing_ok=True)
 
 
 def _written(file: Path) -> float:

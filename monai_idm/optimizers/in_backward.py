@@ -25,6 +25,7 @@ from monai_idm.optimizers.gradient_hook import GradientHook
 from monai_idm.optimizers.processes import GradientAverage
 from monai_idm.optimizers.states import ParameterStep
 from monai_idm.optimizers.weight_norm import norm_of_weights
+from monai_idm.sharding import part
 
 __all__ = ["AdamWInBackward"]
 
@@ -74,6 +75,7 @@ class AdamWInBackward(torch.optim.Optimizer):
                 "max_grad_norm needs all gradients at once, which this optimizer avoids; where it must be: "
                 "with optimizer.hold(): loss.backward(), then torch.nn.utils.clip_grad_norm_ and optimizer.step()"
             )
+        self.states = states
         self._adamw = ParameterStep(states, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **kwargs)
         self._places: dict[Tensor, tuple[int, int]] = {}  # the group, and the number among all
         self._hook = GradientHook(self)
@@ -156,6 +158,8 @@ class AdamWInBackward(torch.optim.Optimizer):
         for number, (p, (place, _)) in zip(numbers, self._places.items(), strict=True):
             state, group = state_dict["state"].get(number, {}), self.param_groups[place]
             for key, value in state.items():
+                if torch.is_tensor(value) and value.shape == p.shape:
+                    value = part(value, p)
                 stays = key == "step" and not (group.get("fused") or group.get("capturable"))  # AdamW counts on the CPU
                 self.state[p][key] = value.to(p.device) if torch.is_tensor(value) and not stays else value
 

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_idm.sharding import here
+
 __all__ = ["STATES", "ParameterStep"]
 
 STATES = ("float32", "8bit")
@@ -78,12 +80,12 @@ class ParameterStep:
         weights, grad, p.grad = p.detach(), p.grad, None
         assert grad is not None
         if self.states == "8bit":  # bitsandbytes knows no DTensors, but the part that is here is as good
-            weights, grad = _here(weights), _here(grad)
+            weights, grad = here(weights), here(grad)
         if p.dtype == torch.bfloat16:
             weights, grad = weights.float(), grad.float()
         if group["lambda_l2"]:
             assert norm is not None
-            _here(grad).addcdiv_(_here(weights), norm, value=group["lambda_l2"])
+            here(grad).addcdiv_(here(weights), norm, value=group["lambda_l2"])
         if not weights.numel():  # a part of a small parameter on one process too many
             return
         # a twin for this step alone, which keeps nothing alive; autograd may step in a thread for each device
@@ -94,9 +96,9 @@ class ParameterStep:
         adamw.step()
         weights.grad = grad = None
         if p.dtype == torch.bfloat16:
-            _round_(_here(weights), seed=number * 1_000_003 + int(state["step"]))
-        if _here(weights).data_ptr() != _here(p).data_ptr():  # bitsandbytes, too, may copy: to make it contiguous
-            _here(p).copy_(_here(weights))
+            _round_(here(weights), seed=number * 1_000_003 + int(state["step"]))
+        if here(weights).data_ptr() != here(p).data_ptr():  # bitsandbytes, too, may copy: to make it contiguous
+            here(p).copy_(here(weights))
         torch.autograd.graph.increment_version(p)  # bitsandbytes writes unseen; a second backward pass must notice
 
 
@@ -108,11 +110,6 @@ def _adamw8bit() -> type[torch.optim.Optimizer]:
             'states="8bit" needs bitsandbytes: pip install "monai-idm[low-memory]", or choose states="float32"'
         ) from error
     return AdamW8bit
-
-
-def _here(tensor: Tensor) -> Tensor:
-    """This process's part of a DTensor."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _round_(weights: Tensor, seed: int) -> None:

@@ -288,7 +288,8 @@ def _refuse_sharded_parts(program: Sequence[ReversibleOperation]) -> None:
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # only here: it takes a second to load
 
     for position, operation in enumerate(program):
-        for name, part in operation.named_modules():
+        called = operation.operation if isinstance(operation, Inverse) else operation
+        for name, part in called.named_modules():
             if name and isinstance(part, (FSDPModule, FullyShardedDataParallel)):
                 raise ValueError(
                     f"{name} of {_name(operation, position)} is wrapped by FSDP; its gradients would be lost: wrap "

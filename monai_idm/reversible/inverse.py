@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from monai_idm.reversible.fixed_point import add_remainder, remainder
-from monai_idm.reversible.operation import ReversibleOperation, Tensors
+from monai_idm.reversible.operation import Policy, ReversibleOperation, Tensors
 
 __all__ = ["Inverse"]
 
@@ -27,6 +27,10 @@ class Inverse(ReversibleOperation):
 
     def weights(self) -> list[nn.Parameter]:
         return self.operation.weights()
+
+    def forward(self, inputs: Tensors, embedding: Tensor, policy: Policy) -> Tensors:
+        # by the operation's own call: what wraps it, as FSDP2 does, then sees this pass too
+        return self.operation(inputs, embedding, lambda _, x, condition: policy(self, x, condition))
 
     def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
         outputs = self.operation.inverse(inputs, condition)

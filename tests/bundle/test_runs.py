@@ -45,14 +45,27 @@ def test_training_leaves_model_events_memory_table_and_montage(trained):
     assert not list(trained.rglob("*unfinished*"))
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint(trained, tmp_path, caplog):
+def test_a_stopped_training_goes_on_as_if_it_had_not_been(tmp_path, caplog):
     caplog.set_level("INFO")
-    shutil.copytree(trained, tmp_path / "run")
-    run = train(tmp_path / "run", resume=True, **{"demo#max_epochs": 3})
+    changes = {"demo#max_epochs": 3, "num_workers": 1, "demo#epoch_length": 3}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(whole, **changes)
+    shutil.copytree(whole, stopped)
+    (stopped / "models" / "checkpoint_epoch=3.pt").unlink()
+    for table in (whole / "output").glob("*.csv"):
+        (stopped / "output" / table.name).unlink()
+    run = train(stopped, **changes, resume=True)
     assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
-    assert run.parser.get_parsed_content("train#trainer").state.iteration == 6
-    with (tmp_path / "run" / "output" / "memory.csv").open() as stream:
-        assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2", "3"]
+    assert run.parser.get_parsed_content("train#trainer").state.iteration == 9
+    expected, found = (
+        torch.load(folder / "models" / "checkpoint_epoch=3.pt", weights_only=True) for folder in (whole, stopped)
+    )
+    weights = expected["network"]
+    assert all(torch.equal(found["network"][name], tensor) for name, tensor in weights.items())
+    averages = expected["ema"]["weights"]
+    assert all(torch.equal(found["ema"]["weights"][name], tensor) for name, tensor in averages.items())
+    with (stopped / "output" / "memory.csv").open() as stream:
+        assert [row["epoch"] for row in csv.DictReader(stream)] == ["3"]
 
 
 def test_evaluation_writes_reconstructions_on_the_grid_of_their_inputs(trained):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ignite.distributed as idist
 import pytest
 import torch
 from monai.networks.schedulers import DDPMScheduler
@@ -33,6 +34,24 @@ def test_timesteps_follow_the_power(power):
 def test_a_batch_covers_all_timesteps_evenly():
     t = DenoisingPrepareBatch(DDPMScheduler(2000, "cosine")).get_timesteps(torch.empty(4, 1))
     assert sorted((t // 500).tolist()) == [0, 1, 2, 3]
+
+
+def test_processes_draw_together_what_one_would_draw(monkeypatch):
+    draw = DenoisingPrepareBatch(DDPMScheduler(2000, "cosine"), 2.0)
+    images = torch.randn(4, 1, 2, 2)
+
+    def drawn(images):
+        torch.manual_seed(0)
+        named = draw({"image": images})[3]
+        return named["noise"], named["timesteps"]
+
+    alone = drawn(images)
+    assert len({tuple(noise.flatten().tolist()) for noise in alone[0]}) == 4
+    monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
+        for found, expected in zip(drawn(images[rank::2]), alone, strict=True):
+            assert torch.equal(found, expected[rank::2])
 
 
 def test_impossible_choices_are_refused():

@@ -58,8 +58,8 @@ def test_ema_is_the_recursion_it_says_and_lives_on_the_host():
     for n, weight in enumerate(seen[1:], start=1):
         decay = min(0.9, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * weight
-    torch.testing.assert_close(ema.average.module.weight, expected)
-    assert ema.average.module.weight.device.type == "cpu"
+    torch.testing.assert_close(ema.weights["weight"], expected)
+    assert ema.weights["weight"].device.type == "cpu"
 
 
 def evaluator(network, handlers, fail=False):
@@ -80,7 +80,7 @@ def test_an_evaluator_sees_the_average_and_training_gets_its_weights_back(fail):
     ema = HostEMA(network, every=1)
     trainer([UpdateEMA(ema)], network=network)[0].run()
     trained = network.weight.detach().clone()
-    average = ema.average.module.weight.detach().clone()
+    average = ema.weights["weight"].detach().clone()
     assert not torch.equal(trained, average)
     engine = evaluator(network, [UseEMA(ema)], fail)
     if fail:
@@ -90,7 +90,7 @@ def test_an_evaluator_sees_the_average_and_training_gets_its_weights_back(fail):
         engine.run()
         assert torch.equal(engine.state.output["weight"], average)
     assert torch.equal(network.weight, trained)
-    assert torch.equal(ema.average.module.weight, average)
+    assert torch.equal(ema.weights["weight"], average)
 
 
 def test_before_the_first_update_the_weights_stay():

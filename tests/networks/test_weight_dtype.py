@@ -53,11 +53,11 @@ def test_checkpoints_go_both_ways():
 def test_their_average_is_in_float32():
     net = small(**ARGUMENTS)
     ema = HostEMA(net, decay=0.999)
-    weight, mean = (n.core.operations[0].f.conv1.weight for n in (net, ema.average.module))
-    ema.average.n_averaged += 10**6
+    weight, mean = net.core.operations[0].f.conv1.weight, ema.weights["core.operations.0.f.conv1.weight"]
+    ema.updates = 10**6
     start = mean.detach().clone()
     weight.data.add_(1.0)
-    ema.average.update_parameters(net)
+    ema.update()
     torch.testing.assert_close(mean - start, 0.001 * (weight.float() - start), rtol=1e-3, atol=1e-7)
 
 
