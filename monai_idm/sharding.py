@@ -51,7 +51,15 @@ def sharded(network: nn.Module) -> nn.Module:
             of whole tensors on the host, and loading takes such.
     Returns:
         The network.
+    Raises:
+        ValueError: If its weights are of several types.
     """
+    types = {p.dtype for p in network.parameters()}
+    if len(types) > 1:
+        raise ValueError(
+            f"FSDP2 shares out weights of one type, and these are {', '.join(sorted(map(str, types)))}; take "
+            f"--weight_dtype float32 with fsdp_train.yaml"
+        )
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     for operation in network.core.operations:  # type: ignore[union-attr]

@@ -34,6 +34,7 @@ _PLACES = {
     "ckpt_file": "$@bundle_root + '/models/model.pt'",
     "output_dir": "$@bundle_root + '/output'",
 }
+_OVERLAYS = ("multi_gpu_train", "fsdp_train")  # behind the config of training
 _logger = logging.getLogger(__name__)
 
 
@@ -110,9 +111,17 @@ def _write_configs(root: Path, bundle: Path, task: Task, trained: _Weights) -> N
         if "any_to_any" in content and knobs["known"] is None:
             knobs |= {"any_to_any": True, "known": knobs["modalities"][:-1]}
         content.update({knob: value for knob, value in knobs.items() if knob in content})
-        # JSON, although people read YAML more easily: monai.bundle.load finds nothing else
-        (bundle / "configs" / f"{name}.json").write_text(json.dumps(content, indent=4) + "\n")
+        _write_json(bundle / "configs" / f"{name}.json", content)
+    for name in _OVERLAYS:
+        _write_json(
+            bundle / "configs" / f"{name}.json", yaml.safe_load((root / "configs" / f"{name}.yaml").read_text())
+        )
     shutil.copy(root / "configs" / "logging.conf", bundle / "configs")
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """JSON, although people read YAML more easily: monai.bundle.load finds nothing else."""
+    file.write_text(json.dumps(content, indent=4) + "\n")
 
 
 def _checked_network(bundle: Path, trained: _Weights) -> InvertibleDiffusionUNet:
@@ -172,7 +181,7 @@ def _write_metadata(root: Path, bundle: Path, task: Task, trained: _Weights, net
         tensor["num_channels"] = len(channels)
         tensor["spatial_shape"] = [f"{network.divisor}*n"] * network.spatial_dims
         tensor["channel_def"] = {str(number): channel for number, channel in enumerate(channels)}
-    (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
+    _write_json(bundle / "configs" / "metadata.json", metadata)
 
 
 def _write_weights(bundle: Path, trained: _Weights, url: str | None) -> None:
@@ -196,6 +205,10 @@ def _write_docs(root: Path, bundle: Path, task: Task) -> None:
     commands = "\n".join(
         f"python -m monai.bundle run --config_file configs/{name}.json --dataset_dir /data/BraTS2020"
         for name in task.configs
+    )
+    several = f"['configs/train.json','configs/{_OVERLAYS[0]}.json']"
+    commands += (
+        f'\ntorchrun --nproc_per_node=4 -m monai.bundle run --config_file "{several}" --dataset_dir /data/BraTS2020'
     )
     readme = (root / "docs" / "README.md").read_text()
     readme = re.sub(r"(?<=^```bash\n).*?(?=^```$)", f"{commands}\n", readme, count=1, flags=re.DOTALL | re.MULTILINE)

@@ -85,6 +85,7 @@ def test_the_zip_holds_what_the_folder_holds_and_the_code(tmp_path):
     with zipfile.ZipFile(archive) as opened:
         assert {name for name in opened.namelist() if not name.endswith("/")} == names
     assert f"{folder.name}/monai_idm/networks/invertible_unet.py" in names
+    assert f"{folder.name}/configs/multi_gpu_train.json" in names
     assert not any("__pycache__" in name for name in names)
     assert "demonstration" in json.loads((folder / "configs" / "metadata.json").read_text())["description"]
     assert {file.name for file in (tmp_path / "out").iterdir()} == {folder.name, archive.name}
