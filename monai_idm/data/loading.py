@@ -26,9 +26,10 @@ class LoadVolumesd(MapTransform):
 
     ``data[key]`` is a list of paths, one per channel: of 3D files, or of 4D files with ``data[channels_key]``
     saying which channel to take from each. Or it is one path, all of whose channels are taken, or those that
-    ``data[channels_key]`` lists. It becomes a float32 MetaTensor ``(C, X, Y, Z)`` with the file's scaling
-    applied and the meta data of the first file, as MONAI's ``LoadImaged`` and ``EnsureChannelFirstd`` would
-    give it. ``data[mask_key]`` becomes ``(1, X, Y, Z)``: 1 where a channel of the first key is not 0, else 0.
+    ``data[channels_key]`` lists; or a tensor that another tool has loaded, ``(C, X, Y, Z)`` or, of one channel,
+    ``(X, Y, Z)``, as MONAI Deploy hands it over. It becomes a float32 MetaTensor ``(C, X, Y, Z)`` with the file's
+    scaling applied and the meta data of the first file, as MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``
+    would give it. ``data[mask_key]`` becomes ``(1, X, Y, Z)``: 1 where a channel of the first key is not 0, else 0.
 
     Args:
         keys: Keys of the paths.
@@ -62,7 +63,11 @@ class LoadVolumesd(MapTransform):
             d[self.mask_key] = _brain(d[first])
         return d
 
-    def _case(self, given: str | os.PathLike | Sequence[str], channels: Sequence[int] | None) -> MetaTensor:
+    def _case(
+        self, given: str | os.PathLike | Sequence[str] | torch.Tensor, channels: Sequence[int] | None
+    ) -> MetaTensor:
+        if isinstance(given, torch.Tensor):
+            return _loaded(given)
         if isinstance(given, str | os.PathLike):
             paths = [str(given)] * (1 if channels is None else len(channels))
         else:
@@ -106,12 +111,28 @@ class LoadVolumesd(MapTransform):
                 f"{path} gives an array {tuple(volume.shape)}, channels first; it must be (C, X, Y, Z), from a 3D "
                 "file, or a 4D one with its channels last: convert it"
             )
-        if not _invertible(volume.affine):
-            raise ValueError(
-                f"{path} has the affine {volume.affine.tolist()}, which has no inverse; it must map voxels "
-                "to mm: repair the header"
-            )
+        _check_affine(path, volume)
         return volume
+
+
+def _loaded(given: torch.Tensor) -> MetaTensor:
+    volume = MetaTensor((given[None] if given.ndim == 3 else given).float())
+    if volume.ndim != 4:
+        raise ValueError(
+            f"a tensor {tuple(given.shape)} instead of paths; it must be a volume, (X, Y, Z), or several, (C, X, Y, Z)"
+        )
+    _check_affine("the tensor given", volume)
+    for number, channel in enumerate(volume.as_tensor()):
+        _check_values(f"channel {number} of the tensor given", channel)
+    return volume
+
+
+def _check_affine(path: str, volume: MetaTensor) -> None:
+    if not _invertible(volume.affine):
+        raise ValueError(
+            f"{path} has the affine {volume.affine.tolist()}, which has no inverse; it must map voxels "
+            "to mm: repair the header"
+        )
 
 
 def _only_channel(path: str, volume: MetaTensor) -> torch.Tensor:

@@ -84,6 +84,22 @@ def test_one_path_gives_all_its_channels(tmp_path, n):
     )
 
 
+@pytest.mark.parametrize("single", [False, True])
+def test_a_tensor_that_another_tool_loaded_is_taken_as_it_is(tmp_path, single):
+    item = write_case(tmp_path, matrix=affine((1.2, 1, 1), "LPS"))
+    item = {"image": item["image"][:1]} if single else item
+    expected = LoadVolumesd()(item)
+    image = expected["image"]
+    found = LoadVolumesd()({"image": image[0] if single else image})
+    for key in ("image", "mask"):
+        torch.testing.assert_close(found[key].as_tensor(), expected[key].as_tensor(), rtol=0, atol=0)
+        torch.testing.assert_close(found[key].affine, expected[key].affine, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"a tensor \(4, 5\) instead of paths"):
+        LoadVolumesd()({"image": torch.zeros(4, 5)})
+    with pytest.raises(ValueError, match="channel 0 of the tensor given is 0 in every voxel"):
+        LoadVolumesd()({"image": torch.zeros(1, 4, 4, 4)})
+
+
 def test_keys_and_mask_have_the_names_given(tmp_path):
     item = write_case(tmp_path)
     data = LoadVolumesd(["scan", "missing"], mask_key="brain", allow_missing_keys=True)({"scan": item["image"]})

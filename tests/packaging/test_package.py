@@ -9,15 +9,18 @@ from pathlib import Path
 
 import monai
 import nibabel
+import numpy as np
 import pytest
 import torch
 import yaml
-from monai.bundle import ConfigParser, create_workflow
+from monai.bundle import ConfigParser, ckpt_export, create_workflow
+from monai.data import MetaTensor
 
 from idm_bundle.packaging import package, verify_bundle, zoo
 from idm_bundle.packaging.tasks import task_of
 from idm_bundle.studies.configs import configured
 from monai_idm.checkpoints import PHANTOM, fingerprint, read_record
+from monai_idm.data import generate_phantom
 
 TASKS: dict[str, list[str]] = {"generation": [], "segmentation": ["segmentation"], "synthesis": ["synthesis"]}
 
@@ -212,3 +215,31 @@ def test_a_check_that_lacks_its_package_says_so(bundle, monkeypatch):
     monkeypatch.setattr(zoo.util, "find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match="pip install jsonschema"):
         zoo.check(bundle, "min", None)
+
+
+def test_monai_deploy_finds_what_its_operator_looks_for(tmp_path):
+    """As MonaiBundleInferenceOperator goes about it; tests/integration/monai_deploy.py runs the SDK itself."""
+    folder = package(weights(tmp_path, "segmentation", spatial_size=[16, 16, 16]), tmp_path / "out")
+    names = {"meta_file": "metadata", "config_file": "inference"}
+    files = {name: str(folder / "configs" / f"{file}.json") for name, file in names.items()}
+    model, weights_file = tmp_path / "model.ts", str(folder / "models" / "model.pt")
+    ckpt_export("network_def", str(model), **files, ckpt_file=weights_file, bundle_root=str(folder))
+    with zipfile.ZipFile(model) as archive:
+        metadata, content = (json.loads(archive.read(f"model/extra/{name}.json")) for name in names.values())
+    config = ConfigParser(content)
+    config.parse()
+    before, after, inferer = (config.get_parsed_content(n) for n in ("preprocessing", "postprocessing", "inferer"))
+    ((given,), (made,)) = (list(metadata["network_data_format"][side]) for side in ("inputs", "outputs"))
+
+    head = generate_phantom(7, (24, 24, 20))
+    affine = torch.from_numpy(head.affine)
+    case = before({given: MetaTensor(np.stack(list(head.images.values())), affine=affine)})
+    others = {name: value[None] for name, value in case.items() if name != given and torch.is_tensor(value)}
+    pred = inferer(inputs=case[given][None], network=torch.jit.load(model).eval(), **others)
+    labels = after({made: pred[0], **case})[made]
+    assert labels.shape == (1, 24, 24, 20)
+    assert set(labels.unique().tolist()) <= {0, 2}
+    torch.testing.assert_close(labels.affine, affine)
+    own = config.get_parsed_content("network_def")
+    own.load_state_dict(torch.load(weights_file, weights_only=True))
+    assert (inferer(case[given][None], own) != pred).float().mean() < 0.01
