@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
+from monai_idm.atomic_file import atomic_file
 from monai_idm.bundle_root import find_bundle_root
 from monai_idm.machine import VERSIONS, device_name
 from monai_idm.meters import EnergyMeter
@@ -19,10 +22,23 @@ __all__ = ["doctor"]
 OPTIONAL = {"bitsandbytes": '8-bit optimizer states: pip install "monai-idm[low-memory]"', "einops": "MONAI's own UNet"}
 
 
-def doctor() -> list[str]:
-    """Look, and print what was found, a line each; ``!`` begins those that say what is missing and what to do."""
+def doctor(file: str | Path | None = None) -> list[str]:
+    """Look, and print what was found, a line each; ``!`` begins those that say what is missing and what to do.
+
+    Args:
+        file: JSON to write it to: the ``versions``, what was ``found``, and what is ``missing``.
+    """
     lines = [*_packages(), *_bundle(), *_devices()]
     print("\n".join(lines))
+    if file is not None:
+        missing = [line.removeprefix("! ") for line in lines if line.startswith("!")]
+        found = {
+            "versions": VERSIONS,
+            "found": [line for line in lines if not line.startswith("!")],
+            "missing": missing,
+        }
+        with atomic_file(Path(file)) as unfinished:
+            unfinished.write_text(json.dumps(found, indent=2) + "\n")
     return lines
 
 

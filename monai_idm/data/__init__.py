@@ -1,7 +1,7 @@
 """BraTS folders to a datalist, volumes to the network's grid and back to files."""
 
 from monai_idm.data.batches import Draw, SeededBatches, SeededDataset
-from monai_idm.data.brats import brats_datalist
+from monai_idm.data.brats import brats_datalist, incomplete_cases
 from monai_idm.data.classes import class_label, read_class_labels
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
@@ -10,12 +10,13 @@ from monai_idm.data.known import ChooseKnownd
 from monai_idm.data.loading import LoadVolumesd
 from monai_idm.data.patches import AddCoordinatesd, RandCentrePatchd
 from monai_idm.data.phantom import Phantom, generate_phantom, write_phantoms
-from monai_idm.data.regions import LabelToRegionsd, RegionsToLabeld
+from monai_idm.data.regions import LABEL_MAPS, LabelToRegionsd, RegionsToLabeld
 from monai_idm.data.sampling import DrawNoised, PlaceOnTrainingGridd, SaveSettingsd, sample_list
 from monai_idm.data.saving import SaveVolumesd
 from monai_idm.data.source import data_source, dataset_or_phantoms
 
 __all__ = [
+    "LABEL_MAPS",
     "AddCoordinatesd",
     "ChooseKnownd",
     "Draw",
@@ -39,6 +40,7 @@ __all__ = [
     "dataset_or_phantoms",
     "generate_phantom",
     "grid_spacing_mm",
+    "incomplete_cases",
     "prepare_datalist",
     "read_class_labels",
     "sample_list",

@@ -66,6 +66,8 @@ def prepare_datalist(
     seed: int = 0,
     labels: bool = False,
     class_labels: Mapping[str, int] | None = None,
+    problems: Mapping[str, str] | None = None,
+    datalist_file: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Find the cases of a BraTS folder, split them, and write the split to a JSON file.
 
@@ -81,22 +83,29 @@ def prepare_datalist(
         seed: As in :func:`split_by_subject`.
         labels: As in :func:`monai_idm.data.brats_datalist`.
         class_labels: Each subject's class, which its item gets as ``"class_label"``.
+        problems: Subjects to leave out, and why; the file tells them, too.
+        datalist_file: A file that this function has written: its split is taken as it is.
     Returns:
         What the file says, with absolute paths.
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
-        ValueError: If a subject has no class.
+        ValueError: If a subject has no class, or ``datalist_file`` is of something else.
     """
-    items = brats_datalist(dataset_dir, modalities, labels)
+    if datalist_file is None:
+        split = split_by_subject(brats_datalist(dataset_dir, modalities, labels, problems or ()), fractions, seed)
+    else:
+        split = _read(Path(datalist_file), dataset_dir, list(ensure_tuple(modalities)), labels)
     if class_labels is not None:
-        items = [item | {"class_label": _class(item["subject"], class_labels)} for item in items]
-    split = split_by_subject(items, fractions, seed)
-    settings = {
+        for part in PARTS:
+            split[part] = [item | {"class_label": _class(item["subject"], class_labels)} for item in split[part]]
+    settings: dict[str, Any] = {
         "modalities": list(ensure_tuple(modalities)),
         "fractions": list(fractions),
         "seed": seed,
         "dataset_dir": str(dataset_dir),
     }
+    if problems:
+        settings["problems"] = dict(problems)
     root = _absolute(dataset_dir)
     content = settings | _with_paths(split, lambda p: Path(os.path.relpath(p, root)).as_posix())
     if idist.get_rank() == 0:
@@ -104,6 +113,31 @@ def prepare_datalist(
             unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         _logger.info("%s: %s", file, ", ".join(f"{len(split[name])} {name}" for name in PARTS))
     return settings | split
+
+
+def _read(file: Path, dataset_dir: str | os.PathLike, modalities: list[str], labels: bool) -> dict[str, Any]:
+    """The split in a file, with absolute paths."""
+    if not file.is_file():
+        raise FileNotFoundError(f"no datalist at {file}; python -m idm_bundle prepare writes one")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not {"modalities", *PARTS} <= content.keys():
+        raise ValueError(f"{file} is no datalist of python -m idm_bundle prepare; let it write one")
+    if content["modalities"] != modalities:
+        raise ValueError(
+            f"{file} is of the modalities {content['modalities']}, and {modalities} are asked for; prepare it with them"
+        )
+    items = [item for part in PARTS for item in content[part]]
+    if labels and not all("label" in item for item in items):
+        raise ValueError(f"{file} has no labels; prepare it with --label_map")
+    root = _absolute(dataset_dir)
+
+    def inside(path: str) -> str:
+        whole = os.path.normpath(os.path.join(root, path))
+        if os.path.commonpath([root, whole]) != root:
+            raise ValueError(f"{file} names {path}, which is not in dataset_dir {root}; give the folder it was made of")
+        return whole
+
+    return _with_paths(content, inside)
 
 
 def _class(subject: str, class_labels: Mapping[str, int]) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from monai_idm.atomic_file import atomic_file
 from monai_idm.data.phantom_anatomy import Anatomy, Field, Points, Waves, build_anatomy
@@ -130,7 +131,7 @@ def write_phantoms(
     _refuse_others(directory, found, files, record)
     if found == files | {RECORD_NAME}:
         return directory
-    for subject, subject_seed in subjects.items():
+    for subject, subject_seed in tqdm(subjects.items(), "phantoms", disable=None):
         phantom = generate_phantom(subject_seed, size, modalities)
         for kind, voxels in {**phantom.images, "seg": phantom.label.astype(np.int16)}.items():
             path = directory / subject / f"{subject}_{kind}.nii.gz"

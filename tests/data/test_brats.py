@@ -170,5 +170,5 @@ def test_damaged_decathlon_description_is_an_error(tmp_path, text):
 
 def test_decathlon_without_the_modality_is_an_error(tmp_path):
     make_decathlon(tmp_path, modality=("FLAIR", "T1w"))
-    with pytest.raises(FileNotFoundError, match=r"BRATS_001 lacks t2 \(has flair, t1\)"):
+    with pytest.raises(FileNotFoundError, match=r"BRATS_001 lacks t2 \(has flair, seg, t1\)"):
         brats_datalist(tmp_path)
