@@ -48,7 +48,7 @@ def test_peers_are_judged_alike_and_compared_case_by_case(monkeypatch):
     found = {
         name: quality.judge({**small, **partial.args[0]}, steps=10, side=16, **partial.keywords)
         for name, partial in quality.STUDIES["peers"].items()
-        if name.endswith("seed 1")
+        if name.endswith("seed 2")
     }
     ours, theirs = found.values()
     assert theirs["parameters"] == pytest.approx(ours["parameters"], rel=0.01)
@@ -82,7 +82,8 @@ def test_a_network_that_has_learned_nothing_yet_is_warned_of(monkeypatch):
     )
     found = warning.warned(10, 16)
     assert len(found["training"]) >= 5
-    assert found["clean"] == found["training"][-len(found["clean"]) :]  # the same weights
+    assert found["clean"]
+    assert set(found["clean"]) <= set(found["training"])  # model.pt is of one of the validations
     assert any("are noisy" in sentence for sentence in found["planted: weights that were not trained"])
     assert len(found) == 7
 

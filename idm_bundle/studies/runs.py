@@ -41,7 +41,7 @@ def train(values: Mapping[str, Any], *overlays: str, seed: int = 0) -> tuple[Con
         ``loss``, the mean of the last tenth of them.
     """
     set_determinism(seed)
-    config = configured(values, *overlays)
+    config = configured({"train#batches#seed": seed, **values}, *overlays)
     trainer: Engine = config.get_parsed_content("train#trainer")
     seconds: list[float] = []
     losses: list[float] = []

@@ -19,12 +19,10 @@ class SeedSteps:
     distributed run draw alike. Attach it after what resumes.
 
     Args:
-        seed: Of the run.
-        batches: Of the trainer's data, a :class:`~monai_idm.data.SeededBatches`.
+        batches: Of the trainer's data, with the seed; a :class:`~monai_idm.data.SeededBatches`.
     """
 
-    def __init__(self, seed: int, batches: Any) -> None:
-        self.seed = seed
+    def __init__(self, batches: Any) -> None:
         self.batches = batches
 
     def attach(self, engine: Engine) -> None:
@@ -32,7 +30,7 @@ class SeedSteps:
         engine.add_event_handler(Events.ITERATION_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        torch.manual_seed(mixed_seed(self.seed, "step", engine.state.iteration))
+        torch.manual_seed(mixed_seed(self.batches.seed, "step", engine.state.iteration))
 
     def _started(self, engine: Engine) -> None:
         self.batches.step = engine.state.iteration
