@@ -4,24 +4,31 @@ Importing this package registers every public class with ``monai.bundle``: a con
 ``imports: ["$import monai_idm"]`` may name them short, as in ``_target_: InvertibleDiffusionUNet``.
 """
 
-from monai_idm import (
-    checkpoints,
-    data,
-    distributed,
-    engines,
-    handlers,
-    inferers,
-    losses,
-    meters,
-    metrics,
-    networks,
-    optimizers,
-    reversible,
-    schedulers,
-    sharding,
-)
+try:
+    from monai_idm import (
+        checkpoints,
+        data,
+        distributed,
+        engines,
+        handlers,
+        inferers,
+        losses,
+        meters,
+        metrics,
+        networks,
+        optimizers,
+        reversible,
+        schedulers,
+        sharding,
+    )
+except ModuleNotFoundError as error:  # where a bundle is run that brings this code, as by a server
+    raise ModuleNotFoundError(
+        f"monai_idm needs {str(error.name).partition('.')[0]}, which is not here; pip install monai nibabel pytorch-ignite nvidia-ml-py "
+        f"tensorboard matplotlib scipy tqdm",
+        name=error.name,
+    ) from error
 from monai_idm.bundle_root import find_bundle_root
-from monai_idm.version import __version__
+from monai_idm.version import __version__, require_version
 
 __all__ = [
     "__version__",
@@ -37,6 +44,7 @@ __all__ = [
     "metrics",
     "networks",
     "optimizers",
+    "require_version",
     "reversible",
     "schedulers",
     "sharding",

@@ -1,3 +1,14 @@
 """The version, in one place."""
 
+from pathlib import Path
+
 __version__ = "0.1.0"
+
+
+def require_version(version: str) -> None:
+    """Raise an ImportError unless this is the version asked for: a packaged bundle asks for the one that it brings."""
+    if version != __version__:
+        raise ImportError(
+            f"the bundle brings monai_idm {version}, and {__version__} was imported, from {Path(__file__).parent}; "
+            f"run it in a fresh Python from its own folder, or take the other one off PYTHONPATH"
+        )

@@ -111,6 +111,7 @@ def _write_configs(root: Path, bundle: Path, task: Task, trained: _Weights) -> N
         if "any_to_any" in content and knobs["known"] is None:
             knobs |= {"any_to_any": True, "known": knobs["modalities"][:-1]}
         content.update({knob: value for knob, value in knobs.items() if knob in content})
+        content["initialize"] = [f"$monai_idm.require_version('{__version__}')", *content["initialize"]]
         _write_json(bundle / "configs" / f"{name}.json", content)
     for name in _OVERLAYS:
         _write_json(

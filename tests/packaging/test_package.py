@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from idm_bundle.packaging.tasks import task_of
 from idm_bundle.studies.configs import configured
 from monai_idm.checkpoints import PHANTOM, fingerprint, read_record
 from monai_idm.data import generate_phantom
+from tests.bundle.workspace import chain
 
 TASKS: dict[str, list[str]] = {"generation": [], "segmentation": ["segmentation"], "synthesis": ["synthesis"]}
 
@@ -137,6 +141,21 @@ def test_an_unpacked_zip_samples_from_another_folder(bundle, tmp_path, monkeypat
     workflow.run()
     image = nibabel.load(folder / "output" / "inference" / "sample_000_t1.nii.gz")
     assert image.shape == (16, 24, 16)
+
+
+def test_code_of_another_version_is_refused(bundle, monkeypatch):
+    monkeypatch.setattr("monai_idm.version.__version__", "9.9")
+    files = {"config_file": str(bundle / "configs" / "inference.json"), "bundle_root": str(bundle)}
+    with pytest.raises(RuntimeError) as raised:
+        create_workflow(workflow_type="infer", logging_file=False, **files)
+    assert re.search(r"brings monai_idm 0\.1\.0, and 9\.9 was imported", chain(raised.value))
+
+
+def test_code_without_its_requirements_says_what_is_missing(bundle):
+    command = "import sys; sys.modules['matplotlib'] = None; import monai_idm"
+    run = subprocess.run([sys.executable, "-c", command], cwd=bundle, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "monai_idm needs matplotlib, which is not here; pip install monai nibabel" in run.stderr
 
 
 def change_metadata(folder: Path, **changes) -> None:
