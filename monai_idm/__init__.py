@@ -22,8 +22,9 @@ try:
         sharding,
     )
 except ModuleNotFoundError as error:  # where a bundle is run that brings this code, as by a server
+    package = str(error.name).partition(".")[0]
     raise ModuleNotFoundError(
-        f"monai_idm needs {str(error.name).partition('.')[0]}, which is not here; pip install monai nibabel pytorch-ignite nvidia-ml-py "
+        f"monai_idm needs {package}, which is not here; pip install monai nibabel pytorch-ignite nvidia-ml-py "
         f"tensorboard matplotlib scipy tqdm",
         name=error.name,
     ) from error
