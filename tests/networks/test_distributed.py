@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch.distributed.fsdp import fully_shard
@@ -11,6 +13,8 @@ from tests.networks.test_invertible_unet import small
 from tests.two_processes import meet, run_two
 
 STEPS = 3
+WRAPS = ("ddp", "fsdp", "fsdp of operations")
+BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
 def batch(step, dtype):
@@ -33,31 +37,40 @@ def network(dtype):
     return small().to(dtype)
 
 
-def train_on_rank(rank, folder, wrap, dtype):
+def train_on_rank(rank, folder):
     meet(folder, rank)
-    net = bare = network(dtype)
-    if wrap == "ddp":
-        net = DistributedDataParallel(net)
-    if wrap == "fsdp of operations":
-        for operation in bare.core.operations:
-            fully_shard(operation)
-    if wrap.startswith("fsdp"):
-        fully_shard(bare)
-    train(net, dtype, slice(rank, rank + 1))
-    gradients = {n: p.grad if wrap == "ddp" else p.grad.full_tensor() for n, p in bare.named_parameters()}
+    found = {}
+    for wrap, dtype in product(WRAPS, BOUNDS):
+        net = bare = network(dtype)
+        if wrap == "ddp":
+            net = DistributedDataParallel(net)
+        if wrap == "fsdp of operations":
+            for operation in bare.core.operations:
+                fully_shard(operation)
+        if wrap.startswith("fsdp"):
+            fully_shard(bare)
+        train(net, dtype, slice(rank, rank + 1))
+        whole = {n: p.grad if wrap == "ddp" else p.grad.full_tensor() for n, p in bare.named_parameters()}
+        found[f"{wrap}, {dtype}"] = whole
     if rank == 0:
-        torch.save(gradients, folder / "gradients.pt")
+        torch.save(found, folder / "gradients.pt")
 
 
-@pytest.mark.parametrize("wrap", ["ddp", "fsdp", "fsdp of operations"])
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-def test_two_processes_give_the_gradients_of_one(wrap, dtype, bound, tmp_path):
-    run_two(train_on_rank, tmp_path, wrap, dtype)
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    run_two(train_on_rank, folder)
+    return torch.load(folder / "gradients.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_two_processes_give_the_gradients_of_one(wrap, dtype, found):
     alone = network(dtype)
     train(alone, dtype)
     expected = {name: p.grad for name, p in alone.named_parameters()}
-    found = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    gradients = found[f"{wrap}, {dtype}"]
     total = torch.stack([g.norm() for g in expected.values()]).norm()
-    assert expected.keys() == found.keys()
+    assert expected.keys() == gradients.keys()
     for name, gradient in expected.items():
-        assert (found[name] - gradient).norm() <= bound * total, name
+        assert (gradients[name] - gradient).norm() <= BOUNDS[dtype] * total, name
