@@ -12,7 +12,7 @@ from monai_idm.handlers import HostEMA
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
 from monai_idm.sharding import here, sharded, whole_states
 from tests.networks.test_invertible_unet import small
-from tests.two_processes import meet, run_two
+from tests.two_processes import ask_two
 
 OPTIMIZERS = {"AdamWWeightNorm": AdamWWeightNorm, "AdamWInBackward": AdamWInBackward}
 STEPS = 2
@@ -41,8 +41,7 @@ def states(parts):
     return copy.deepcopy([part.state_dict() for part in parts])
 
 
-def save_and_go_on(rank, folder):
-    meet(folder, rank)
+def save_and_go_on(rank):
     found = {}
     for name in OPTIMIZERS:
         first = training(name, share=True)
@@ -59,15 +58,12 @@ def save_and_go_on(rank, folder):
             averaged = second[0].state_dict()
         train(*second, range(STEPS, 2 * STEPS))
         found[name] = saved, averaged, states(second)
-    if rank == 0:
-        torch.save(found, folder / "found.pt")
+    return found
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sharding")
-    run_two(save_and_go_on, folder)
-    return torch.load(folder / "found.pt", weights_only=True)
+    return ask_two(save_and_go_on, tmp_path_factory.mktemp("sharding"))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -17,9 +17,22 @@ def run_two(work: Callable[..., None], folder: Path, *arguments: Any) -> None:
     mp.spawn(_process, (work, folder, *arguments), nprocs=2)
 
 
+def ask_two(work: Callable[[int], Any], folder: Path) -> Any:
+    """What ``work(rank)`` finds in the first of two processes that speak to each other: tensors and plain types."""
+    run_two(_answer, folder, work)
+    return torch.load(folder / "found.pt", weights_only=True)
+
+
 def meet(folder: Path, rank: int) -> None:
     """Start to speak."""
     dist.init_process_group("gloo", f"file://{folder}/meeting", world_size=2, rank=rank)
+
+
+def _answer(rank: int, folder: Path, work: Callable[[int], Any]) -> None:
+    meet(folder, rank)
+    found = work(rank)
+    if rank == 0:
+        torch.save(found, folder / "found.pt")
 
 
 def _process(rank: int, work: Callable[..., None], folder: Path, *arguments: Any) -> None:

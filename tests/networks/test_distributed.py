@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.networks.test_invertible_unet import small
-from tests.two_processes import meet, run_two
+from tests.two_processes import ask_two
 
 STEPS = 3
 WRAPS = ("ddp", "fsdp", "fsdp of operations")
@@ -37,8 +37,7 @@ def network(dtype):
     return small().to(dtype)
 
 
-def train_on_rank(rank, folder):
-    meet(folder, rank)
+def train_on_rank(rank):
     found = {}
     for wrap, dtype in product(WRAPS, BOUNDS):
         net = bare = network(dtype)
@@ -52,15 +51,12 @@ def train_on_rank(rank, folder):
         train(net, dtype, slice(rank, rank + 1))
         whole = {n: p.grad if wrap == "ddp" else p.grad.full_tensor() for n, p in bare.named_parameters()}
         found[f"{wrap}, {dtype}"] = whole
-    if rank == 0:
-        torch.save(found, folder / "gradients.pt")
+    return found
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distributed")
-    run_two(train_on_rank, folder)
-    return torch.load(folder / "gradients.pt", weights_only=True)
+    return ask_two(train_on_rank, tmp_path_factory.mktemp("distributed"))
 
 
 @pytest.mark.parametrize("wrap", WRAPS)
