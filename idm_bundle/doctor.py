@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from monai_idm.atomic_file import atomic_file
+from monai_idm.atomic_file import write_json
 from monai_idm.bundle_root import find_bundle_root
 from monai_idm.machine import VERSIONS, device_name
 from monai_idm.meters import EnergyMeter
@@ -37,8 +36,7 @@ def doctor(file: str | Path | None = None) -> list[str]:
             "found": [line for line in lines if not line.startswith("!")],
             "missing": missing,
         }
-        with atomic_file(Path(file)) as unfinished:
-            unfinished.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(Path(file), found)
     return lines
 
 

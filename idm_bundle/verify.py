@@ -7,7 +7,6 @@ same network in the same run, so that a slow or busy machine changes nothing but
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from idm_bundle.benchmark.measure import seconds
-from monai_idm.atomic_file import atomic_file
+from monai_idm.atomic_file import write_json
 from monai_idm.machine import VERSIONS, device_name
 from monai_idm.meters import count_flops, live_bytes
 from monai_idm.networks import InvertibleDiffusionUNet
@@ -82,8 +81,7 @@ def verify(device: str = "cpu", file: str | Path | None = None) -> list[Finding]
         mark = "" if finding.holds else "  MISSED"
         print(f"{finding.law:<78} {finding.bar:>9.3g} {finding.value:>9.3g}{mark}", flush=True)
     if file is not None:
-        with atomic_file(Path(file)) as unfinished:
-            unfinished.write_text(json.dumps(_record(device, findings), indent=2) + "\n")
+        write_json(Path(file), _record(device, findings))
     return findings
 
 

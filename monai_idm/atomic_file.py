@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["atomic_file"]
+__all__ = ["atomic_file", "write_json"]
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to, and rename it at the end.
 
-    A reader sees the old file or the new one, never half of it. If the block raises, the old file stays.
+    A reader sees the old file or the new one, never half of it, also after the machine has lost its power. If the block
+    raises, the old file stays.
 
     Args:
         path: The file wanted; its folder is made where it is missing.
@@ -24,6 +28,39 @@ def atomic_file(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".unfinished.{os.getpid()}.{path.name}")
     try:
         yield unfinished
+        _flush(unfinished)
         os.replace(unfinished, path)
+        _flush(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file as a whole, for people too: indented.
+
+    Args:
+        path: As for :func:`atomic_file`.
+        content: Of plain types; what is not finite becomes null.
+    """
+    with atomic_file(path) as unfinished:
+        unfinished.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself; a folder keeps the names of its files, and only POSIX can flush it."""
+    if path.is_dir() and os.name != "posix":
+        return
+    opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither infinity (the PSNR of equal images) nor nan."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from idm_bundle.studies import quality, real, reconstruction, segmentation, synthesis, warning
-from monai_idm.atomic_file import atomic_file
+from monai_idm.atomic_file import write_json
 from monai_idm.machine import VERSIONS, device_name
 
 STUDIES: dict[str, dict[str, Any]] = {}
@@ -48,8 +48,7 @@ def main() -> None:
         if options.study in quality.SUMMARIES:
             content["summary"] = quality.SUMMARIES[options.study](results)
         if options.json:
-            with atomic_file(options.json) as unfinished:
-                unfinished.write_text(json.dumps(content, indent=2) + "\n")
+            write_json(options.json, content)
 
 
 def _earlier(file: Path | None, settings: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import ignite.distributed as idist
 from monai.utils import ensure_tuple
 
-from monai_idm.atomic_file import atomic_file
+from monai_idm.atomic_file import write_json
 from monai_idm.data.brats import brats_datalist
 
 __all__ = ["prepare_datalist", "split_by_subject"]
@@ -109,8 +109,7 @@ def prepare_datalist(
     root = _absolute(dataset_dir)
     content = settings | _with_paths(split, lambda p: Path(os.path.relpath(p, root)).as_posix())
     if idist.get_rank() == 0:
-        with atomic_file(Path(file)) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(Path(file), content)
         _logger.info("%s: %s", file, ", ".join(f"{len(split[name])} {name}" for name in PARTS))
     return settings | split
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from monai_idm.atomic_file import atomic_file
+from monai_idm.atomic_file import atomic_file, write_json
 from monai_idm.data.phantom_anatomy import Anatomy, Field, Points, Waves, build_anatomy
 from monai_idm.data.phantom_contrast import CONTRASTS, show_contrast
 
@@ -137,8 +137,7 @@ def write_phantoms(
             path = directory / subject / f"{subject}_{kind}.nii.gz"
             with atomic_file(path) as unfinished:
                 unfinished.write_bytes(gzip.compress(_nifti_bytes(voxels, phantom.affine), compresslevel=1, mtime=0))
-    with atomic_file(directory / RECORD_NAME) as unfinished:
-        unfinished.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(directory / RECORD_NAME, record)
     return directory
 
 

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_tensor
 
-from monai_idm.atomic_file import atomic_file
+from monai_idm.atomic_file import write_json
 from monai_idm.checkpoints import RunRecord
 from monai_idm.machine import VERSIONS
 from monai_idm.noise import seeded_noise
@@ -138,8 +138,7 @@ class SaveSettingsd(Transform):
             "checkpoint": self.record.loaded,
             "versions": VERSIONS,
         }
-        with atomic_file(_settings_file(self.output_dir, data["subject"])) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(_settings_file(self.output_dir, data["subject"]), content)
         return data
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +12,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from monai_idm.atomic_file import atomic_file
+from monai_idm.atomic_file import atomic_file, write_json
 from monai_idm.handlers.cases import evaluated_cases
 
 __all__ = ["EvaluationReport"]
@@ -113,8 +111,7 @@ class EvaluationReport:
     def _write(self, stem: Path, epoch: int) -> None:
         rows = self.metrics.rows()
         report = {"epoch": epoch, "summary": self.metrics.summary(), "cases": rows}
-        with atomic_file(stem.with_name(f"{stem.name}.json")) as file:
-            file.write_text(json.dumps(_finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(stem.with_name(f"{stem.name}.json"), report)
         with (
             atomic_file(stem.with_name(f"{stem.name}.csv")) as file,
             file.open("w", newline="", encoding="utf-8") as stream,
@@ -122,12 +119,3 @@ class EvaluationReport:
             writer = csv.DictWriter(stream, list(rows[0]) if rows else ["case"])
             writer.writeheader()
             writer.writerows(rows)
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity (the PSNR of equal images) nor nan."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
