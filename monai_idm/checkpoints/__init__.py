@@ -1,5 +1,15 @@
-"""What a checkpoint says about itself."""
+"""Files of weights and of trainings, and what they say about themselves."""
 
+from monai_idm.checkpoints.files import DamagedCheckpoint, read_checkpoint, write_checkpoint
 from monai_idm.checkpoints.record import PHANTOM, RunRecord, fingerprint, read_record, read_weights
 
-__all__ = ["PHANTOM", "RunRecord", "fingerprint", "read_record", "read_weights"]
+__all__ = [
+    "PHANTOM",
+    "DamagedCheckpoint",
+    "RunRecord",
+    "fingerprint",
+    "read_checkpoint",
+    "read_record",
+    "read_weights",
+    "write_checkpoint",
+]

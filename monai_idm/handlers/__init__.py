@@ -1,5 +1,6 @@
 """Ignite handlers: they listen to an engine, call a meter or a metrics object, and write what it says."""
 
+from monai_idm.handlers.best_weights import BestWeights
 from monai_idm.handlers.data_wait import DataWaitHandler
 from monai_idm.handlers.ema import HostEMA, UpdateEMA, UseEMA
 from monai_idm.handlers.energy import EnergyHandler
@@ -14,6 +15,7 @@ from monai_idm.handlers.training import StopOnNaN, TrainingProgress
 from monai_idm.handlers.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
+    "BestWeights",
     "DataWaitHandler",
     "EnergyHandler",
     "EvaluationReport",

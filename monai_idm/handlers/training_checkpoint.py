@@ -2,63 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
-from monai.handlers import CheckpointLoader, CheckpointSaver
+
+from monai_idm.checkpoints import DamagedCheckpoint, read_checkpoint, write_checkpoint
 
 __all__ = ["TrainingCheckpoint"]
 
+_TRAINER, _KEPT = "trainer", "kept"
+_BEST = ("best_metric", "best_metric_epoch")
+
 
 class TrainingCheckpoint:
-    """Write ``checkpoint_epoch=N.pt`` after every epoch; on request, resume from the newest. Attach it first.
+    """Write ``checkpoint_epoch=N.pt`` at the end of every epoch; on request, go on from the newest. Attach it first.
+
+    The end is behind the validation, so that what this found is in the file too. A file is there when it is whole and
+    on the disk, and older ones go after that. When a training goes on, the newest that holds what was written is
+    taken, and a damaged one told.
 
     Args:
         directory: Where the checkpoints are.
-        objects: What to save besides the trainer: name to anything with a ``state_dict``.
-        resume: Load the newest checkpoint before training starts; where there is none, say so and start anew.
-        keep: How many of the newest to keep.
-        device: Where to load to.
+        objects: What to save besides the trainer: name to anything with a ``state_dict`` of tensors and plain types.
+        resume: Go on from the newest checkpoint; where there is none, say so and start anew.
+        keep: How many of the newest to keep, at least 1; what other trainings left in the folder stays.
+    Raises:
+        ValueError: If ``keep`` is less; at the start, if all checkpoints are damaged, or the newest is of another
+            training or of a later epoch than the last wanted.
     """
 
-    def __init__(
-        self,
-        directory: str | Path,
-        objects: dict[str, Any],
-        resume: bool = False,
-        keep: int = 2,
-        device: Any = None,
-    ) -> None:
+    def __init__(self, directory: str | Path, objects: dict[str, Any], resume: bool = False, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep={keep}; keep at least the newest checkpoint")
         self.directory = Path(directory)
         self.objects = objects
         self.resume = resume
         self.keep = keep
-        self.device = device
+        self._kept: list[str] = []  # names, the newest last
 
     def attach(self, engine: Engine) -> None:
-        objects = {**self.objects, "trainer": engine}
-        if self.resume:
-            engine.add_event_handler(Events.STARTED, self._resume, objects)
-        CheckpointSaver(str(self.directory), objects, save_interval=1, n_saved=self.keep).attach(engine)
+        engine.state_dict_user_keys.extend(_BEST)
+        engine.add_event_handler(Events.STARTED, self._start)
 
-    def _resume(self, engine: Engine, objects: dict[str, Any]) -> None:
+    def _start(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            for left in self.directory.glob(".unfinished.*.pt"):  # by a training that was killed while it wrote
+                left.unlink(missing_ok=True)
+        if self.resume:
+            self._resume(engine)
+        if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # only now: behind all other handlers
+
+    def _save(self, engine: Engine) -> None:
+        name = f"checkpoint_epoch={engine.state.epoch}.pt"
+        self._kept = [*(kept for kept in self._kept if kept != name), name]
+        old, self._kept = self._kept[: -self.keep], self._kept[-self.keep :]
+        # in every process: states that processes share are put together by all
+        content = {key: part.state_dict() for key, part in self._parts(engine).items()} | {_KEPT: self._kept}
+        if idist.get_rank() == 0:
+            write_checkpoint(self.directory / name, content)
+            for name in old:
+                (self.directory / name).unlink(missing_ok=True)
+
+    def _resume(self, engine: Engine) -> None:
         # by time, not by epoch: the folder may hold later epochs of an earlier run
-        earlier = sorted(self.directory.glob("checkpoint_epoch=*.pt"), key=_written)
-        if not earlier:
+        files = sorted(self.directory.glob("checkpoint_epoch=*.pt"), key=_written)
+        if not files:
             engine.logger.info(f"nothing to resume in {self.directory}: starting anew")
             return
-        CheckpointLoader(str(earlier[-1]), objects, map_location=self.device)(engine)
-        engine.logger.info(f"resumed from {earlier[-1]}, epoch {engine.state.epoch}")
-        # those just resumed go when as many new ones are there
-        enough = Events.EPOCH_COMPLETED(once=engine.state.epoch + self.keep)
-        engine.add_event_handler(enough, self._forget, earlier, _written(earlier[-1]))
+        file, content = next(self._sound(engine, files[::-1]), (None, {}))
+        if file is None:
+            raise ValueError(
+                f"all {len(files)} checkpoints in {self.directory} are damaged; the best weights, model.pt, may be "
+                f"sound: move the checkpoints away to start anew"
+            )
+        parts, last = self._parts(engine), engine.state.max_epochs
+        if missing := parts.keys() - content.keys():
+            raise ValueError(
+                f"{file} holds {', '.join(content)}, and this training needs {', '.join(sorted(missing))}, too: go on "
+                f"with the config and the version that it was started with"
+            )
+        for key, part in parts.items():
+            part.load_state_dict(content[key])
+        if last is not None and engine.state.epoch > last:
+            raise ValueError(
+                f"{file} is of epoch {engine.state.epoch}, later than max_epochs={last}; give a larger --max_epochs"
+            )
+        engine.state.max_epochs = last
+        self._kept = [name for name in content[_KEPT] if (self.directory / name).exists()]
+        engine.logger.info(f"resumed from {file}, epoch {engine.state.epoch}")
 
-    def _forget(self, files: list[Path], latest: float) -> None:
+    def _sound(self, engine: Engine, files: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         for file in files:
-            if file.exists() and _written(file) <= latest:
-                file.unlink(missing_ok=True)
+            try:
+                yield file, read_checkpoint(file)
+            except DamagedCheckpoint as error:
+                engine.logger.warning(f"{error}; taking the one before")
+
+    def _parts(self, engine: Engine) -> dict[str, Any]:
+        return {**self.objects, _TRAINER: engine}
 
 
-def _written(file: Path) -> float:
-    return file.stat().st_mtime
+def _written(file: Path) -> tuple[int, int, str]:
+    return file.stat().st_mtime_ns, len(file.name), file.name  # clocks of file systems are coarse

@@ -8,10 +8,12 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import ValidationHandler
 from torch import nn
 
 from monai_idm.checkpoints import PHANTOM, RunRecord
 from monai_idm.handlers import (
+    BestWeights,
     HostEMA,
     RecordHandler,
     StopOnNaN,
@@ -126,13 +128,16 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path, caplo
     caplog.set_level(logging.INFO)
     whole, expected = checkpointed(tmp_path / "whole", 4)
     whole.run()
-    checkpointed(tmp_path / "cut", 2)[0].run()
+    cut, _ = checkpointed(tmp_path / "cut", 2)
+    cut.state.best_metric, cut.state.best_metric_epoch = 0.5, 1
+    cut.run()
     engine, network = checkpointed(tmp_path / "cut", 4, resume=True)
     with torch.no_grad():
         network.weight.zero_()
     engine.run()
-    torch.testing.assert_close(network.weight, expected.weight)
+    assert torch.equal(network.weight, expected.weight)
     assert engine.state.epoch == 4
+    assert (engine.state.best_metric, engine.state.best_metric_epoch) == (0.5, 1)
     assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
     assert sorted(f.name for f in (tmp_path / "cut").iterdir()) == ["checkpoint_epoch=3.pt", "checkpoint_epoch=4.pt"]
 
@@ -151,6 +156,99 @@ def test_the_newest_checkpoint_is_the_one_written_last(tmp_path, caplog):
     checkpointed(tmp_path, 2)[0].run()  # a new training in the same folder
     checkpointed(tmp_path, 3, resume=True)[0].run()
     assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, caplog):
+    whole, expected = checkpointed(tmp_path / "whole", 4)
+    whole.run()
+    checkpointed(tmp_path / "cut", 3)[0].run()
+    newest = tmp_path / "cut" / "checkpoint_epoch=3.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    caplog.set_level(logging.INFO)
+    engine, network = checkpointed(tmp_path / "cut", 4, resume=True)
+    engine.run()
+    assert "checkpoint_epoch=3.pt cannot be read" in caplog.text
+    assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
+    assert torch.equal(network.weight, expected.weight)
+
+
+def test_where_all_checkpoints_are_damaged_training_does_not_start(tmp_path):
+    checkpointed(tmp_path, 2)[0].run()
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"")
+    engine, _ = checkpointed(tmp_path, 4, resume=True)
+    with pytest.raises(ValueError, match="all 2 checkpoints in"):
+        engine.run()
+
+
+def test_a_checkpoint_of_another_training_or_of_a_later_epoch_is_refused(tmp_path):
+    checkpointed(tmp_path, 2)[0].run()
+    with pytest.raises(ValueError, match="is of epoch 2, later than max_epochs=1"):
+        checkpointed(tmp_path, 1, resume=True)[0].run()
+    handler = TrainingCheckpoint(tmp_path, {"schedule": HostEMA(nn.Linear(3, 1))}, resume=True)
+    with pytest.raises(ValueError, match="this training needs schedule, too"):
+        trainer([handler])[0].run()
+
+
+def test_what_a_killed_training_left_half_written_goes(tmp_path):
+    (tmp_path / ".unfinished.1.checkpoint_epoch=1.pt").write_bytes(b"half")
+    checkpointed(tmp_path, 1)[0].run()
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_epoch=1.pt"]
+
+
+def test_at_least_one_checkpoint_is_kept():
+    with pytest.raises(ValueError, match="keep at least the newest"):
+        TrainingCheckpoint("models", {}, keep=0)
+
+
+class Metric:
+    """A key metric that is told what to say."""
+
+    def __init__(self, values):
+        self.values = iter(values)
+
+    def attach(self, engine, name):
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda e: e.state.metrics.update({name: next(self.values)}))
+
+
+def validated(folder, values, epochs, resume=False):
+    """A training with a validation at each epoch's end, whose metrics are given."""
+    judges = []
+
+    def handlers(network, optimizer):
+        best = BestWeights(network, folder / "model.pt")
+        judge = SupervisedEvaluator(
+            torch.device("cpu"), [{"image": torch.zeros(1, 3)}], network, iteration_update=lambda *_: {},
+            key_val_metric={"psnr": Metric(values)}, val_handlers=[best], decollate=False,
+        )  # fmt: skip
+        judges.append(judge)
+        objects = {"network": network, "optimizer": optimizer, "best": best}
+        return [TrainingCheckpoint(folder, objects, resume), ValidationHandler(1, judge)]
+
+    torch.manual_seed(0)
+    return *trainer(handlers, epochs), *judges
+
+
+def test_the_best_weights_stay_the_best_over_an_interruption(tmp_path):
+    validated(tmp_path, [1.0, 3.0], 2)[0].run()
+    best = torch.load(tmp_path / "model.pt", weights_only=True)["weight"]
+    engine, network, judge = validated(tmp_path, [2.0, 4.0], 3, resume=True)
+    engine.run()
+    assert (judge.state.best_metric, judge.state.best_metric_epoch) == (3.0, 2)
+    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["weight"], best)
+    assert not torch.equal(network.weight, best)
+    engine, network, _ = validated(tmp_path, [4.0], 4, resume=True)
+    engine.run()
+    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["weight"], network.weight)
+
+
+def test_a_metric_that_is_no_number_is_never_the_best(tmp_path):
+    validated(tmp_path, [float("nan"), float("inf")], 2)[0].run()
+    assert not (tmp_path / "model.pt").exists()
+    engine, network, judge = validated(tmp_path, [float("nan"), 1.0], 2)
+    engine.run()
+    assert (judge.state.best_metric, judge.state.best_metric_epoch) == (1.0, 2)
+    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["weight"], network.weight)
 
 
 def test_training_stops_when_the_loss_is_no_number():

@@ -1,0 +1,61 @@
+"""The weights of the best validation."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+
+from monai_idm.atomic_file import atomic_file
+
+__all__ = ["BestWeights"]
+
+
+class BestWeights:
+    """Write a network's weights to a file whenever a validation is better than all before.
+
+    Attach it to a MONAI evaluator with a key metric, larger being better; give it to the
+    :class:`~monai_idm.handlers.TrainingCheckpoint`, and a training that goes on knows what the best was. The file is
+    replaced in one step, and a metric that is no number replaces nothing.
+
+    Args:
+        network: As the evaluator runs it.
+        file: A bare ``state_dict``, as all MONAI tools load it.
+    """
+
+    def __init__(self, network: Any, file: str | Path) -> None:
+        self.network = network
+        self.file = Path(file)
+        self.metric: float | None = None
+        self.epoch = -1
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._tell)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        state = cast(Any, engine.state)
+        metric = float(state.metrics[state.key_metric_name])
+        if math.isfinite(metric) and (self.metric is None or metric > self.metric):
+            self.metric, self.epoch = metric, state.epoch
+            weights = self.network.state_dict()  # in every process: those that share weights put them together
+            if idist.get_rank() == 0:
+                with atomic_file(self.file) as unfinished:
+                    torch.save(weights, unfinished)
+        self._tell(engine)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metric": self.metric, "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.metric, self.epoch = state_dict["metric"], state_dict["epoch"]
+
+    def _tell(self, engine: Engine) -> None:
+        """MONAI's own note of the best, which an interruption and a metric that is no number would spoil."""
+        if self.metric is not None:
+            state = cast(Any, engine.state)
+            state.best_metric, state.best_metric_epoch = self.metric, self.epoch
