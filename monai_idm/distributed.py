@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import ignite.distributed as idist
 import torch
@@ -18,7 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from monai_idm.optimizers import AdamWInBackward
 
-__all__ = ["AverageLoss", "agree", "join", "replicated"]
+__all__ = ["AverageLoss", "agree", "from_all", "join", "replicated"]
+
+T = TypeVar("T")
 
 
 def join() -> None:
@@ -48,8 +50,7 @@ def agree(settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: In every process, if they differ.
     """
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, dict(settings))
+    everyone = from_all(dict(settings))
     for rank, theirs in enumerate(everyone):
         for name in {**everyone[0], **theirs}:
             if theirs.get(name) != everyone[0].get(name):
@@ -57,6 +58,15 @@ def agree(settings: Mapping[str, Any]) -> None:
                     f"process {rank} has {name}={theirs.get(name)}, process 0 has {everyone[0].get(name)}; start all "
                     f"with the same command, configs and data"
                 )
+
+
+def from_all(value: T) -> list[T]:
+    """What each process has, in their order; alone, that of this one. All must ask for it."""
+    if idist.get_world_size() == 1:
+        return [value]
+    everyone: list[Any] = [None] * idist.get_world_size()
+    dist.all_gather_object(everyone, value)
+    return everyone
 
 
 def replicated(network: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:

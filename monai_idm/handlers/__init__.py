@@ -6,12 +6,13 @@ from monai_idm.handlers.ema import HostEMA, UpdateEMA, UseEMA
 from monai_idm.handlers.energy import EnergyHandler
 from monai_idm.handlers.montage import MontageHandler
 from monai_idm.handlers.peak_memory import PeakMemoryHandler
+from monai_idm.handlers.progress import TrainingProgress
 from monai_idm.handlers.reconstruction_error import ReconstructionErrorHandler
 from monai_idm.handlers.record import RecordHandler
 from monai_idm.handlers.report import EvaluationReport
 from monai_idm.handlers.sample_watch import SampleWatch
 from monai_idm.handlers.seed_steps import SeedSteps
-from monai_idm.handlers.training import StopOnNaN, TrainingProgress
+from monai_idm.handlers.step_guard import StepGuard
 from monai_idm.handlers.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
     "RecordHandler",
     "SampleWatch",
     "SeedSteps",
-    "StopOnNaN",
+    "StepGuard",
     "TrainingCheckpoint",
     "TrainingProgress",
     "UpdateEMA",

@@ -10,7 +10,7 @@ from monai.utils.enums import CommonKeys
 
 from monai_idm.handlers.cases import evaluated_cases
 
-__all__ = ["ReconstructionErrorHandler"]
+__all__ = ["ReconstructionErrorHandler", "error_limit"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class ReconstructionErrorHandler:
         if self._error is None:
             return
         engine.state.metrics["core_reconstruction_error"] = self._error
-        limit = self.limit or (0.5 if cast(Any, engine).network.precision == "mixed" else 1e-2)
+        limit = self.limit or error_limit(cast(Any, engine).network)
         if not self._error <= limit:
             logger.error(
                 "the network rebuilds its activations with an error of %.1e, more than %.0e: its gradients drift. "
@@ -60,3 +60,8 @@ class ReconstructionErrorHandler:
                 self._error,
                 limit,
             )
+
+
+def error_limit(network: Any) -> float:
+    """The largest error of rebuilt activations at which gradients are worth taking, in units of the stream."""
+    return 0.5 if getattr(network, "precision", None) == "mixed" else 1e-2

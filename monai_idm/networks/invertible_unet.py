@@ -280,6 +280,11 @@ class InvertibleDiffusionUNet(nn.Module):
             rebuilt = self.core.inverse(self.core(stream, embedding, "stored"), embedding)
         return max(float((a - b).abs().max()) for a, b in zip(stream, rebuilt, strict=True))
 
+    def training_error(self) -> float | None:
+        """The same in the last training step, over a sample of the entry; None where nothing was rebuilt."""
+        sample = self.core.sample
+        return None if sample is None or sample.error is None else float(sample.error)
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As ``nn.Module``'s, but a strict load of another network's checkpoint says so.
 

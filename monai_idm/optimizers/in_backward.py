@@ -82,6 +82,8 @@ class AdamWInBackward(torch.optim.Optimizer):
         self._average = GradientAverage()
         self._pass = _Pass()
         self._held = False
+        self.accepts: Callable[[Tensor], bool] | None = None
+        """Asked with each complete gradient; where it says no, the parameter is not stepped."""
         try:
             super().__init__(params, {**self._adamw.defaults, "lambda_l2": lambda_l2})
         except Exception:
@@ -188,7 +190,9 @@ class AdamWInBackward(torch.optim.Optimizer):
         group = self.param_groups[place]  # by its place: load_state_dict exchanges the dicts
         if group["lambda_l2"] and self._pass.norm is None:
             self._pass.norm = norm_of_weights(self.param_groups)
-        self._adamw(p, group, self.state[p], self._pass.norm, number)
+        if self.accepts is None or self.accepts(p.grad):  # type: ignore[arg-type]  # it is complete
+            self._adamw(p, group, self.state[p], self._pass.norm, number)
+        p.grad = None
         self._pass.stepped.add(p)
 
     def _begin(self) -> None:

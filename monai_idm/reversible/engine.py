@@ -33,6 +33,7 @@ from monai_idm.reversible.fixed_point import snap
 from monai_idm.reversible.inverse import Inverse
 from monai_idm.reversible.operation import ReversibleOperation, Tensors
 from monai_idm.reversible.replay import Replay
+from monai_idm.reversible.sample import Sample
 
 __all__ = ["ACTIVATIONS", "ReversibleSequence", "Tape"]
 
@@ -56,6 +57,8 @@ class ReversibleSequence(nn.Module):
         super().__init__()
         self.operations = nn.ModuleList(operations)
         self.exact = exact
+        self.sample: Sample | None = None
+        """Of what the first operation that rebuilds took in, the last time that it did."""
         for position, operation in enumerate(self._program()):
             operation.exact = exact
             for name, module in operation.named_modules():
@@ -85,12 +88,15 @@ class ReversibleSequence(nn.Module):
             policies = ["stored"] * len(program)
         _refuse_sharded_parts(program)
         tape = Tape()
+        first = policies.index("rebuilt") if "rebuilt" in policies else None
         stack: list[tuple[Tensor, Place | None]] = [(snap(x) if self.exact else x, None) for x in inputs]
         for position, (operation, policy) in enumerate(zip(program, policies, strict=True)):
             x, sources = _unzip(_take(stack, operation.num_inputs))
             versions = [_version(t) for t in x]
             if policy == "rebuilt":
-                step = _Rebuilding(tape, position, sources)
+                if position == first:
+                    self.sample = Sample(x)
+                step = _Rebuilding(tape, position, sources, self.sample if position == first else None)
                 y = operation(x, embedding, step)
                 stack += zip(y, step.outputs, strict=True)
             else:
@@ -207,10 +213,11 @@ def _checkpointed(operation: ReversibleOperation, inputs: Tensors, condition: Te
 class _Rebuilding:
     """The policy of one operation: nothing but its place in the chain is kept."""
 
-    def __init__(self, tape: Tape, position: int, inputs: Sequence[Place | None]) -> None:
+    def __init__(self, tape: Tape, position: int, inputs: Sequence[Place | None], sample: Sample | None) -> None:
         self.tape = tape
         self.position = position
         self.inputs = inputs
+        self.sample = sample
         self.outputs: list[Place] = []
 
     def __call__(self, operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors:
@@ -249,6 +256,8 @@ class _Step(torch.autograd.Function):
         with ctx.replay.autocast(), ctx.replay.random():
             outputs = policy.tape.take(operation, policy.position, policy.outputs)
             x, dx, dc, dw = operation.rebuild(outputs, gradients, condition, kept)
+        if policy.sample is not None:
+            policy.sample.compare(x)
         wanted = ctx.needs_input_grad[4 : 4 + operation.num_inputs]  # by the operation before
         policy.tape.put([p if w else None for p, w in zip(policy.inputs, wanted, strict=True)], x)
         return None, None, None, None, *map(_alone, dx), *dc, *dw

@@ -291,3 +291,13 @@ def test_a_closure_and_half_precision_are_refused():
         AdamWInBackward(network().parameters()).step(lambda: 0)
     with pytest.raises(ValueError, match="keep them in float32"):
         AdamWInBackward(network().half().parameters())
+
+
+def test_a_gradient_that_is_not_accepted_steps_nothing_and_goes():
+    net, twin = pair()
+    optimizer = AdamWInBackward(net.parameters(), 1e-2)
+    optimizer.accepts = lambda gradient: gradient.ndim == 1  # biases alone
+    train(net, optimizer, [0])
+    assert all(p.grad is None for p in net.parameters())
+    for p, before in zip(net.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p, before) == (p.ndim == 2)

@@ -345,3 +345,25 @@ def test_weights_that_change_before_backward_are_refused():
         chain.operations[0].f.conv.weight.add_(1)
     with pytest.raises(RuntimeError, match="weights of operation 0 of the chain, AdditiveCoupling were changed"):
         outputs[0].sum().backward()
+
+
+@pytest.mark.parametrize("policies", ["rebuilt", ["stored", "rebuilt"]])
+def test_a_sample_tells_how_well_activations_were_rebuilt(policies):
+    chain = ReversibleSequence([coupling(3, 16), coupling(3, 16)])
+    inputs = [x.requires_grad_() for x in halves(3)]
+    sum(y.sum() for y in chain(inputs, torch.randn(2, 5), policies)).backward()
+    assert chain.sample.error < 1e-5
+    first = chain.operations[0 if policies == "rebuilt" else 1]
+    rebuild = first.rebuild
+    first.rebuild = lambda *arguments: (lambda x, *rest: ([t + 0.5 for t in x], *rest))(*rebuild(*arguments))
+    sum(y.sum() for y in chain(inputs, torch.randn(2, 5), policies)).backward()
+    assert chain.sample.error == pytest.approx(0.5)
+    assert sum(number.numel() for number in chain.sample.numbers) <= 2 * 4**5
+
+
+def test_where_nothing_is_rebuilt_there_is_no_sample():
+    chain = ReversibleSequence([coupling(3, 16)])
+    with torch.no_grad():
+        chain(halves(3), torch.randn(2, 5))
+    chain([x.requires_grad_() for x in halves(3)], torch.randn(2, 5), "checkpointed")
+    assert chain.sample is None

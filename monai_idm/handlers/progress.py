@@ -1,25 +1,18 @@
-"""Two of Ignite's listeners in the form that MONAI's handler lists take: ``attach(engine)``."""
+"""Ignite's progress bar in the form that MONAI's handler lists take: ``attach(engine)``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import ignite.distributed as idist
-from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar, TerminateOnNan
+from ignite.engine import Engine
+from ignite.handlers import ProgressBar
 from monai.handlers import from_engine
 from monai.utils.enums import CommonKeys
 
-__all__ = ["StopOnNaN", "TrainingProgress"]
+__all__ = ["TrainingProgress"]
 
 _loss = from_engine(CommonKeys.LOSS, first=True)
-
-
-class StopOnNaN:
-    """Stop a training whose loss is no longer a finite number."""
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, TerminateOnNan(output_transform=_loss))
 
 
 class TrainingProgress:

@@ -1,0 +1,159 @@
+"""Whether a training that is killed again and again ends where an undisturbed one does.
+
+Short trainings, each in a process of its own; ``kill -9`` ends them at random moments, every second one while a
+checkpoint is half written, and the next goes on with ``resume``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.utils import set_determinism
+
+from idm_bundle.studies.configs import configured
+from idm_bundle.studies.runs import demo
+from monai_idm.checkpoints import read_checkpoint
+
+__all__ = ["STUDIES"]
+
+# small enough that most of the time is between steps
+_TINY = {
+    "device": "$torch.device('cpu')",
+    "preset": "light",
+    "batch_size": 2,
+    "num_workers": 0,
+    "demo#num_subjects": 5,
+    "demo#phantom_size": [32, 32, 24],
+    "sampler_steps": 2,
+    "ema_interval": 1,
+    "network_def#channels": [16, 32],
+    "network_def#num_res_blocks": 1,
+    "network_def#attention_levels": [True, False],
+    "network_def#num_head_channels": 4,
+    "network_def#norm_num_groups": 4,
+    "network_def#embedding_channels": 16,
+}
+
+
+def killed(
+    steps: int, side: int, kills: int = 30, overlays: tuple[str, ...] = (), seed: int = 0, **changes: Any
+) -> dict[str, Any]:
+    """Train undisturbed, and with interruptions; compare all that the last checkpoints and the best weights hold.
+
+    Args:
+        steps: Of a training, an epoch each, with a checkpoint; every fourth is validated.
+        side: Voxels per axis.
+        kills: Of the second training.
+        overlays: On train.yaml.
+        seed: Of the moments.
+        changes: Of the configs' values.
+    Returns:
+        ``kills``, how many of them left a checkpoint ``half_written``, the ``epochs`` that were saved by then, how many
+        ``different`` tensors and numbers there are of ``compared`` ones, and the ``seconds`` of it all.
+    Raises:
+        RuntimeError: If a training fails, or ends before it is killed.
+    """
+    begin, chance = time.perf_counter(), random.Random(seed)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])  # children begin with everything imported
+    with tempfile.TemporaryDirectory() as folder:
+        values = {**_TINY, "spatial_size": [side] * 3, **changes}
+        whole, cut = ({**demo(f"{folder}/{name}", steps, side, steps, steps // 4), **values} for name in "ab")
+        training = processes.Process(target=_train, args=(whole, overlays, False))
+        training.start()
+        _wait(training, lambda: _epoch(whole) > 0)
+        warm_up = time.perf_counter() - begin
+        _finish(training)
+        half_written, epochs = 0, []
+        for number in range(kills):
+            training = processes.Process(target=_train, args=(cut, overlays, number > 0))
+            training.start()
+            training.join(chance.uniform(0, 2 * warm_up))
+            unfinished = partial(_unfinished, cut, training)
+            if number % 2:
+                _wait(training, unfinished)
+            training.kill()
+            training.join()
+            half_written += unfinished()
+            epochs.append(_epoch(cut))
+        training = processes.Process(target=_train, args=(cut, overlays, True))
+        training.start()
+        _finish(training)
+        expected, found = (dict(_contents(values)) for values in (whole, cut))
+    return {
+        "kills": kills,
+        "half_written": half_written,
+        "epochs": epochs,
+        "compared": len(expected),
+        "different": sum(not _equal(expected.get(name), found.get(name)) for name in {**expected, **found}),
+        "seconds": round(time.perf_counter() - begin),
+    }
+
+
+def _train(values: Mapping[str, Any], overlays: tuple[str, ...], resume: bool) -> None:
+    set_determinism(0)
+    torch.set_num_threads(1)
+    configured({**values, "resume": resume}, *overlays).get_parsed_content("train#trainer").run()
+
+
+def _wait(training: BaseProcess, seen: Callable[[], bool]) -> None:
+    while not seen():
+        if not training.is_alive():
+            raise RuntimeError("a training ended before it was killed; see what it said, or give more --steps")
+        time.sleep(5e-4)
+
+
+def _finish(training: BaseProcess) -> None:
+    training.join()
+    if training.exitcode:
+        raise RuntimeError(f"a training failed, with exit code {training.exitcode}; see what it said")
+
+
+def _unfinished(values: Mapping[str, Any], training: BaseProcess) -> bool:
+    return bool(list(Path(values["ckpt_dir"]).glob(f".unfinished.{training.pid}.checkpoint*")))
+
+
+def _epoch(values: Mapping[str, Any]) -> int:
+    """Of the last checkpoint; 0 where there is none."""
+    files = Path(values["ckpt_dir"]).glob("checkpoint_epoch=*.pt")
+    return max((int(file.stem.partition("=")[2]) for file in files), default=0)
+
+
+def _contents(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """All tensors and numbers of the last checkpoint and of the best weights, by name."""
+    models = Path(values["ckpt_dir"])
+    yield from _leaves("", read_checkpoint(models / f"checkpoint_epoch={_epoch(values)}.pt"))
+    yield from _leaves("model.pt", torch.load(models / "model.pt", weights_only=True))
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping | list):
+        yield name, value
+        return
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from _leaves(f"{name}/{key}", item)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return type(one) is type(other) and one == other
+
+
+STUDIES = {
+    "kills": {
+        "AdamW": killed,
+        "native.yaml: AdamW in backward, 8-bit states, bfloat16 weights": partial(
+            killed, overlays=("native",), seed=1, weight_dtype="bfloat16"
+        ),
+    }
+}

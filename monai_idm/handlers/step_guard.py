@@ -1,0 +1,149 @@
+"""Steps whose numbers are bad: found before they change the weights, named, and left out or the end of a training."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys
+from torch import Tensor
+
+from monai_idm.distributed import from_all
+from monai_idm.failures import BadNumbers
+from monai_idm.handlers.csv_rows import append_epoch
+from monai_idm.handlers.reconstruction_error import error_limit
+from monai_idm.optimizers import AdamWInBackward
+from monai_idm.sharding import here, whole
+
+__all__ = ["StepGuard"]
+
+logger = logging.getLogger(__name__)
+
+_POLICIES = ("stop", "skip")
+_USUAL = 100  # steps that tell what gradient norm is usual
+_PATIENCE = 10  # bad steps in a row
+
+
+class StepGuard:
+    """Look at each step of a trainer: loss, norm of the gradients, error of the rebuilt activations.
+
+    A step is bad if one of them is no finite number, if the norm is ``explosion`` times the median of the last 100, or
+    if the error is larger than :class:`~monai_idm.handlers.ReconstructionErrorHandler` allows. It is logged, with the
+    cases of its batch, and so it is in a table. The weights stay as they were, but for an
+    :class:`~monai_idm.optimizers.AdamWInBackward`: that leaves out parameters whose gradient is no number, and has
+    stepped the others before their norm is known.
+
+    Attach it behind what resumes, and give it to the :class:`~monai_idm.handlers.TrainingCheckpoint`: what is usual
+    goes on with a training.
+
+    Args:
+        network: Being trained.
+        optimizer: Of its parameters.
+        policy: ``"stop"`` ends the training at the first bad step; ``"skip"`` goes on, until ten in a row are bad.
+        explosion: The norm that is too large, in medians.
+        csv_file: Where bad steps are written down; None: nowhere.
+    Raises:
+        ValueError: If ``policy`` is neither, or ``explosion`` not above 1.
+        BadNumbers: In training, where it ends.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        optimizer: torch.optim.Optimizer,
+        policy: str = "stop",
+        explosion: float = 100.0,
+        csv_file: str | Path | None = None,
+    ) -> None:
+        if policy not in _POLICIES:
+            raise ValueError(f"policy={policy!r} is unknown; choose one of {', '.join(_POLICIES)}")
+        if not explosion > 1:
+            raise ValueError(f"explosion={explosion}; choose a multiple of the usual gradient norm, above 1")
+        self.network = network
+        self.optimizer = optimizer
+        self.policy = policy
+        self.explosion = explosion
+        self.csv_file = None if csv_file is None else Path(csv_file)
+        self._norms: deque[float] = deque(maxlen=_USUAL)
+        self._in_a_row = 0
+        self._squares: list[float] = []  # of the gradients that an AdamWInBackward has met in this pass
+        self._skipped = False
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_STARTED, self._begin)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._loss)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._gradients)
+        if isinstance(self.optimizer, AdamWInBackward):
+            self.optimizer.accepts = self._accepts
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"norms": list(self._norms), "in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._norms = deque(state_dict["norms"], maxlen=_USUAL)
+        self._in_a_row = state_dict["in_a_row"]
+
+    def _begin(self, engine: Engine) -> None:
+        self._squares, self._skipped = [], False
+
+    def _loss(self, engine: Engine) -> None:
+        loss = engine.state.output[CommonKeys.LOSS]  # type: ignore[index]
+        # in all processes or in none: the others would wait for gradients
+        worst = max(from_all(float(loss.detach())), key=lambda value: (not math.isfinite(value), value))
+        if not math.isfinite(worst):
+            self._bad(engine, "the loss", worst)
+            # a backward pass that reaches no weight
+            engine.state.output[CommonKeys.LOSS] = loss.detach().requires_grad_()  # type: ignore[index]
+            self._skipped = True
+
+    def _accepts(self, gradient: Tensor) -> bool:
+        """Whether an AdamWInBackward may step with a gradient."""
+        self._squares.append(float(torch.linalg.vector_norm(here(gradient), dtype=torch.float32)) ** 2)
+        return math.isfinite(self._squares[-1])
+
+    def _gradients(self, engine: Engine) -> None:
+        if self._skipped:
+            return
+        norm = self._norm()
+        error = self.network.training_error() if hasattr(self.network, "training_error") else None
+        usual = median(self._norms) if len(self._norms) == _USUAL else math.inf
+        if not norm <= min(self.explosion * usual, torch.finfo(torch.float32).max):
+            self._bad(engine, f"the gradients' norm (usual: {usual:.3g})", norm)
+        elif error is not None and not error <= error_limit(self.network):
+            self._bad(engine, "the error of the rebuilt activations", error)
+        else:
+            self._norms.append(norm)
+            self._in_a_row = 0
+            return
+        self.optimizer.zero_grad()
+
+    def _norm(self) -> float:
+        if isinstance(self.optimizer, AdamWInBackward):
+            return math.sqrt(sum(from_all(sum(self._squares))))
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return float(whole(torch.nn.utils.get_total_norm(gradients)))
+
+    def _bad(self, engine: Engine, what: str, value: float) -> None:
+        self._in_a_row += 1
+        batch: Any = engine.state.batch
+        subjects = batch.get("subject", []) if isinstance(batch, dict) else []
+        cases = ", ".join(str(subject) for process in from_all(list(subjects)) for subject in process)
+        if self.csv_file is not None and idist.get_rank() == 0:
+            append_epoch(self.csv_file, engine, {"what": what, "value": value, "cases": cases})
+        found = f"iteration {engine.state.iteration}: {what} is {value:.3g}; cases {cases or 'unknown'}"
+        if self.policy == "stop" or self._in_a_row >= _PATIENCE:
+            raise BadNumbers(
+                f"{found}. {f'{self._in_a_row} steps in a row are bad' if self.policy == 'skip' else 'Training ends'}; "
+                f"the checkpoints are from before. Look at these cases, then go on with --resume true and a smaller "
+                f"--learning_rate, with --precision float32 or exact, or with --bad_steps skip, which leaves single "
+                f"steps out"
+            )
+        logger.warning("%s; left out", found)

@@ -1,0 +1,192 @@
+"""Bad steps change no weights, are named, and end a training or do not."""
+
+from __future__ import annotations
+
+import csv
+import logging
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from torch import nn
+
+from monai_idm.failures import BadNumbers
+from monai_idm.handlers import StepGuard
+from monai_idm.networks import InvertibleDiffusionUNet
+from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm
+
+OPTIMIZERS = {
+    "AdamW": lambda params: torch.optim.AdamW(params, 1e-3),
+    "weight norm": lambda params: AdamWWeightNorm(params, 1e-3),
+    "in backward": lambda params: AdamWInBackward(params, 1e-3),
+}
+
+
+class Cases(torch.utils.data.Dataset):
+    """Numbers; some cases have others than they should."""
+
+    def __init__(self, length, bad):
+        self.length, self.bad = length, bad
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, i):
+        x = torch.randn(3, generator=torch.Generator().manual_seed(i))
+        return {"image": self.bad.get(i, 1.0) * x, "label": x.sum()[None], "subject": f"case_{i:03d}"}
+
+
+def trainer(bad, optimizer="AdamW", length=8, loss=None, tmp_path=None, **settings):
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    chosen = OPTIMIZERS[optimizer](network.parameters())
+    guard = StepGuard(network, chosen, csv_file=None if tmp_path is None else tmp_path / "bad_steps.csv", **settings)
+    engine = SupervisedTrainer(
+        torch.device("cpu"), 1, torch.utils.data.DataLoader(Cases(length, bad), 2), network, chosen,
+        loss or nn.MSELoss(), train_handlers=[guard], optim_set_to_none=True,
+    )  # fmt: skip
+    seen = []
+    weights = nn.utils.parameters_to_vector
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda _: seen.append(weights(network.parameters()).detach().clone())
+    )
+    return engine, seen, guard
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_whose_loss_is_no_number_is_left_out_and_named(optimizer, tmp_path, caplog):
+    engine, weights, _ = trainer({4: float("inf")}, optimizer, policy="skip", tmp_path=tmp_path)
+    engine.run()
+    assert torch.equal(weights[2], weights[1])
+    assert not torch.equal(weights[3], weights[2])
+    assert all(w.isfinite().all() for w in weights)
+    assert "iteration 3: the loss is nan; cases case_004, case_005; left out" in caplog.text.replace("inf", "nan")
+    with (tmp_path / "bad_steps.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["iteration"], row["what"], row["cases"]) == ("3", "the loss", "case_004, case_005")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_it_ends_the_training_unless_told_otherwise(optimizer, tmp_path):
+    engine, weights, _ = trainer({4: float("nan")}, optimizer, tmp_path=tmp_path)
+    with pytest.raises(BadNumbers, match="iteration 3: the loss is nan; cases case_004, case_005. Training ends"):
+        engine.run()
+    assert len(weights) == 2
+    assert torch.equal(nn.utils.parameters_to_vector(engine.network.parameters()), weights[1])
+    assert "case_005" in (tmp_path / "bad_steps.csv").read_text()
+
+
+class _NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_gradients_that_are_no_numbers_change_nothing(optimizer):
+    calls = iter(range(9))
+
+    def loss(pred, label):
+        return nn.functional.mse_loss(_NoGradient.apply(pred) if next(calls) == 2 else pred, label)
+
+    engine, weights, _ = trainer({}, optimizer, loss=loss, policy="skip")
+    engine.run()
+    assert torch.equal(weights[2], weights[1])
+    assert not torch.equal(weights[3], weights[2])
+    assert optimizer != "in backward" or all(p.grad is None for p in engine.network.parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "weight norm"])
+def test_gradients_far_above_the_usual_are_left_out(optimizer, caplog):
+    engine, weights, guard = trainer({204: 1e4, 208: 3.0}, optimizer, length=212, policy="skip")
+    engine.run()
+    assert torch.equal(weights[102], weights[101])
+    assert not torch.equal(weights[104], weights[103])
+    assert caplog.text.count("left out") == 1
+    assert "the gradients' norm (usual: " in caplog.text
+    assert max(guard.state_dict()["norms"]) < 1e4
+
+
+def test_of_an_optimizer_in_backward_they_are_told():
+    engine, _, _ = trainer({204: 1e4}, "in backward", length=212)
+    with pytest.raises(BadNumbers, match=r"iteration 103: the gradients' norm .* cases case_204, case_205"):
+        engine.run()
+
+
+def test_what_is_usual_goes_on_with_a_training(tmp_path):
+    _, _, first = trainer({}, length=200)
+    engine, _, guard = trainer({}, length=200)
+    engine.run()
+    guard.load_state_dict({**guard.state_dict(), "in_a_row": 3})
+    first.load_state_dict(guard.state_dict())
+    assert first.state_dict() == guard.state_dict()
+    assert first.state_dict()["in_a_row"] == 3
+    assert len(first.state_dict()["norms"]) == 100
+    assert torch.load(_saved(guard.state_dict(), tmp_path), weights_only=True) == guard.state_dict()
+
+
+def _saved(content, folder):
+    torch.save(content, folder / "state.pt")
+    return folder / "state.pt"
+
+
+def test_ten_bad_steps_in_a_row_are_no_accident():
+    bad = dict.fromkeys(range(4, 40), float("nan"))
+    engine, weights, _ = trainer(bad, length=40, policy="skip")
+    with pytest.raises(BadNumbers, match="iteration 12: .* 10 steps in a row are bad"):
+        engine.run()
+    assert torch.equal(weights[-1], weights[1])
+
+
+def test_ten_bad_steps_here_and_there_are():
+    bad = dict.fromkeys(range(0, 60, 4), float("nan"))
+    trainer(bad, length=60, policy="skip")[0].run()
+
+
+def test_the_norm_is_that_of_one_step():
+    norms = {}
+    for name in ("AdamW", "in backward"):
+        torch.manual_seed(0)
+        engine, _, guard = trainer({}, name, length=16)
+        engine.run()
+        norms[name] = guard.state_dict()["norms"]
+    assert norms["in backward"] == pytest.approx(norms["AdamW"], rel=1e-4)
+
+
+def test_activations_that_are_not_what_they_were_are_found_in_the_same_step():
+    torch.manual_seed(0)
+    network = InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    x = torch.randn(1, 2, 8, 8, 8)
+    data = [{"image": x, "label": x, "subject": ["a"]}] * 3
+    engine = SupervisedTrainer(
+        torch.device("cpu"), 1, data, network, optimizer, nn.MSELoss(),
+        train_handlers=[StepGuard(network, optimizer)], decollate=False,
+    )  # fmt: skip
+    coupling = network.core.operations[0]
+    engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: _spoil(coupling))
+    with pytest.raises(BadNumbers, match="iteration 2: the error of the rebuilt activations is .*; cases a"):
+        engine.run()
+
+
+def _spoil(operation):
+    rebuild = operation.rebuild
+
+    def worse(*arguments):
+        x, *gradients = rebuild(*arguments)
+        return [t + 0.1 for t in x], *gradients
+
+    operation.rebuild = worse
+
+
+def test_settings_are_checked():
+    network = nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(network.parameters())
+    with pytest.raises(ValueError, match="policy='ignore' is unknown; choose one of stop, skip"):
+        StepGuard(network, optimizer, "ignore")
+    with pytest.raises(ValueError, match="explosion=1.0; choose a multiple"):
+        StepGuard(network, optimizer, explosion=1.0)
