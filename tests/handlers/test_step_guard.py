@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 
 import pytest
 import torch
@@ -69,7 +68,7 @@ def test_a_step_whose_loss_is_no_number_is_left_out_and_named(optimizer, tmp_pat
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_it_ends_the_training_unless_told_otherwise(optimizer, tmp_path):
     engine, weights, _ = trainer({4: float("nan")}, optimizer, tmp_path=tmp_path)
-    with pytest.raises(BadNumbers, match="iteration 3: the loss is nan; cases case_004, case_005. Training ends"):
+    with pytest.raises(BadNumbers, match=r"iteration 3: the loss is nan; cases case_004, case_005\. Training ends"):
         engine.run()
     assert len(weights) == 2
     assert torch.equal(nn.utils.parameters_to_vector(engine.network.parameters()), weights[1])
@@ -137,7 +136,7 @@ def _saved(content, folder):
 def test_ten_bad_steps_in_a_row_are_no_accident():
     bad = dict.fromkeys(range(4, 40), float("nan"))
     engine, weights, _ = trainer(bad, length=40, policy="skip")
-    with pytest.raises(BadNumbers, match="iteration 12: .* 10 steps in a row are bad"):
+    with pytest.raises(BadNumbers, match=r"iteration 12: .* 10 steps in a row are bad"):
         engine.run()
     assert torch.equal(weights[-1], weights[1])
 
@@ -169,7 +168,7 @@ def test_activations_that_are_not_what_they_were_are_found_in_the_same_step():
     )  # fmt: skip
     coupling = network.core.operations[0]
     engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: _spoil(coupling))
-    with pytest.raises(BadNumbers, match="iteration 2: the error of the rebuilt activations is .*; cases a"):
+    with pytest.raises(BadNumbers, match=r"iteration 2: the error of the rebuilt activations is .*; cases a"):
         engine.run()
 
 
@@ -188,5 +187,5 @@ def test_settings_are_checked():
     optimizer = torch.optim.AdamW(network.parameters())
     with pytest.raises(ValueError, match="policy='ignore' is unknown; choose one of stop, skip"):
         StepGuard(network, optimizer, "ignore")
-    with pytest.raises(ValueError, match="explosion=1.0; choose a multiple"):
+    with pytest.raises(ValueError, match=r"explosion=1\.0; choose a multiple"):
         StepGuard(network, optimizer, explosion=1.0)
