@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
@@ -41,8 +40,7 @@ class StepGuard:
     :class:`~monai_idm.optimizers.AdamWInBackward`: that leaves out parameters whose gradient is no number, and has
     stepped the others before their norm is known.
 
-    Attach it behind what resumes, and give it to the :class:`~monai_idm.handlers.TrainingCheckpoint`: what is usual
-    goes on with a training.
+    What is usual is part of the trainer's state, and goes on with a training.
 
     Args:
         network: Being trained.
@@ -72,24 +70,18 @@ class StepGuard:
         self.policy = policy
         self.explosion = explosion
         self.csv_file = None if csv_file is None else Path(csv_file)
-        self._norms: deque[float] = deque(maxlen=_USUAL)
-        self._in_a_row = 0
         self._squares: list[float] = []  # of the gradients that an AdamWInBackward has met in this pass
         self._skipped = False
 
     def attach(self, engine: Engine) -> None:
+        engine.state_dict_user_keys.extend(("gradient_norms", "bad_steps"))
+        state = cast(Any, engine.state)
+        state.gradient_norms, state.bad_steps = [], 0  # of the last good steps; in a row
         engine.add_event_handler(Events.ITERATION_STARTED, self._begin)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._loss)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._gradients)
         if isinstance(self.optimizer, AdamWInBackward):
             self.optimizer.accepts = self._accepts
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"norms": list(self._norms), "in_a_row": self._in_a_row}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._norms = deque(state_dict["norms"], maxlen=_USUAL)
-        self._in_a_row = state_dict["in_a_row"]
 
     def _begin(self, engine: Engine) -> None:
         self._squares, self._skipped = [], False
@@ -112,16 +104,16 @@ class StepGuard:
     def _gradients(self, engine: Engine) -> None:
         if self._skipped:
             return
-        norm = self._norm()
+        state, norm = cast(Any, engine.state), self._norm()
         error = self.network.training_error() if hasattr(self.network, "training_error") else None
-        usual = median(self._norms) if len(self._norms) == _USUAL else math.inf
+        usual = median(state.gradient_norms) if len(state.gradient_norms) == _USUAL else math.inf
         if not norm <= min(self.explosion * usual, torch.finfo(torch.float32).max):
             self._bad(engine, f"the gradients' norm (usual: {usual:.3g})", norm)
         elif error is not None and not error <= error_limit(self.network):
             self._bad(engine, "the error of the rebuilt activations", error)
         else:
-            self._norms.append(norm)
-            self._in_a_row = 0
+            state.gradient_norms = [*state.gradient_norms, norm][-_USUAL:]
+            state.bad_steps = 0
             return
         self.optimizer.zero_grad()
 
@@ -132,17 +124,18 @@ class StepGuard:
         return float(whole(torch.nn.utils.get_total_norm(gradients)))
 
     def _bad(self, engine: Engine, what: str, value: float) -> None:
-        self._in_a_row += 1
-        batch: Any = engine.state.batch
+        state = cast(Any, engine.state)
+        state.bad_steps += 1
+        batch = state.batch
         subjects = batch.get("subject", []) if isinstance(batch, dict) else []
         cases = ", ".join(str(subject) for process in from_all(list(subjects)) for subject in process)
         if self.csv_file is not None and idist.get_rank() == 0:
             append_epoch(self.csv_file, engine, {"what": what, "value": value, "cases": cases})
-        found = f"iteration {engine.state.iteration}: {what} is {value:.3g}; cases {cases or 'unknown'}"
-        if self.policy == "stop" or self._in_a_row >= _PATIENCE:
+        found = f"iteration {state.iteration}: {what} is {value:.3g}; cases {cases or 'unknown'}"
+        if self.policy == "stop" or state.bad_steps >= _PATIENCE:
+            end = "Training ends" if self.policy == "stop" else f"{state.bad_steps} steps in a row are bad"
             raise BadNumbers(
-                f"{found}. {f'{self._in_a_row} steps in a row are bad' if self.policy == 'skip' else 'Training ends'}; "
-                f"the checkpoints are from before. Look at these cases, then go on with --resume true and a smaller "
+                f"{found}. {end}; the checkpoints are from before. Look at these cases, then go on with --resume true and a smaller "
                 f"--learning_rate, with --precision float32 or exact, or with --bad_steps skip, which leaves single "
                 f"steps out"
             )

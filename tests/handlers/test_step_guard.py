@@ -49,12 +49,12 @@ def trainer(bad, optimizer="AdamW", length=8, loss=None, tmp_path=None, **settin
     engine.add_event_handler(
         Events.ITERATION_COMPLETED, lambda _: seen.append(weights(network.parameters()).detach().clone())
     )
-    return engine, seen, guard
+    return engine, seen
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_step_whose_loss_is_no_number_is_left_out_and_named(optimizer, tmp_path, caplog):
-    engine, weights, _ = trainer({4: float("inf")}, optimizer, policy="skip", tmp_path=tmp_path)
+    engine, weights = trainer({4: float("inf")}, optimizer, policy="skip", tmp_path=tmp_path)
     engine.run()
     assert torch.equal(weights[2], weights[1])
     assert not torch.equal(weights[3], weights[2])
@@ -67,7 +67,7 @@ def test_a_step_whose_loss_is_no_number_is_left_out_and_named(optimizer, tmp_pat
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_it_ends_the_training_unless_told_otherwise(optimizer, tmp_path):
-    engine, weights, _ = trainer({4: float("nan")}, optimizer, tmp_path=tmp_path)
+    engine, weights = trainer({4: float("nan")}, optimizer, tmp_path=tmp_path)
     with pytest.raises(BadNumbers, match=r"iteration 3: the loss is nan; cases case_004, case_005\. Training ends"):
         engine.run()
     assert len(weights) == 2
@@ -92,7 +92,7 @@ def test_gradients_that_are_no_numbers_change_nothing(optimizer):
     def loss(pred, label):
         return nn.functional.mse_loss(_NoGradient.apply(pred) if next(calls) == 2 else pred, label)
 
-    engine, weights, _ = trainer({}, optimizer, loss=loss, policy="skip")
+    engine, weights = trainer({}, optimizer, loss=loss, policy="skip")
     engine.run()
     assert torch.equal(weights[2], weights[1])
     assert not torch.equal(weights[3], weights[2])
@@ -101,41 +101,35 @@ def test_gradients_that_are_no_numbers_change_nothing(optimizer):
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "weight norm"])
 def test_gradients_far_above_the_usual_are_left_out(optimizer, caplog):
-    engine, weights, guard = trainer({204: 1e4, 208: 3.0}, optimizer, length=212, policy="skip")
+    engine, weights = trainer({204: 1e4, 208: 3.0}, optimizer, length=212, policy="skip")
     engine.run()
     assert torch.equal(weights[102], weights[101])
     assert not torch.equal(weights[104], weights[103])
     assert caplog.text.count("left out") == 1
     assert "the gradients' norm (usual: " in caplog.text
-    assert max(guard.state_dict()["norms"]) < 1e4
+    assert max(engine.state.gradient_norms) < 1e4
 
 
 def test_of_an_optimizer_in_backward_they_are_told():
-    engine, _, _ = trainer({204: 1e4}, "in backward", length=212)
+    engine, _ = trainer({204: 1e4}, "in backward", length=212)
     with pytest.raises(BadNumbers, match=r"iteration 103: the gradients' norm .* cases case_204, case_205"):
         engine.run()
 
 
 def test_what_is_usual_goes_on_with_a_training(tmp_path):
-    _, _, first = trainer({}, length=200)
-    engine, _, guard = trainer({}, length=200)
+    engine, _ = trainer({}, length=200)
     engine.run()
-    guard.load_state_dict({**guard.state_dict(), "in_a_row": 3})
-    first.load_state_dict(guard.state_dict())
-    assert first.state_dict() == guard.state_dict()
-    assert first.state_dict()["in_a_row"] == 3
-    assert len(first.state_dict()["norms"]) == 100
-    assert torch.load(_saved(guard.state_dict(), tmp_path), weights_only=True) == guard.state_dict()
-
-
-def _saved(content, folder):
-    torch.save(content, folder / "state.pt")
-    return folder / "state.pt"
+    torch.save(engine.state_dict(), tmp_path / "state.pt")
+    later, _ = trainer({}, length=200)
+    later.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True) | {"bad_steps": 3})
+    assert later.state.gradient_norms == engine.state.gradient_norms
+    assert len(later.state.gradient_norms) == 100
+    assert later.state.bad_steps == 3
 
 
 def test_ten_bad_steps_in_a_row_are_no_accident():
     bad = dict.fromkeys(range(4, 40), float("nan"))
-    engine, weights, _ = trainer(bad, length=40, policy="skip")
+    engine, weights = trainer(bad, length=40, policy="skip")
     with pytest.raises(BadNumbers, match=r"iteration 12: .* 10 steps in a row are bad"):
         engine.run()
     assert torch.equal(weights[-1], weights[1])
@@ -150,9 +144,9 @@ def test_the_norm_is_that_of_one_step():
     norms = {}
     for name in ("AdamW", "in backward"):
         torch.manual_seed(0)
-        engine, _, guard = trainer({}, name, length=16)
+        engine, _ = trainer({}, name, length=16)
         engine.run()
-        norms[name] = guard.state_dict()["norms"]
+        norms[name] = engine.state.gradient_norms
     assert norms["in backward"] == pytest.approx(norms["AdamW"], rel=1e-4)
 
 
