@@ -29,6 +29,7 @@ except ModuleNotFoundError as error:  # where a bundle is run that brings this c
         name=error.name,
     ) from error
 from monai_idm.bundle_root import find_bundle_root
+from monai_idm.failures import tell_plainly
 from monai_idm.version import __version__, require_version
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "reversible",
     "schedulers",
     "sharding",
+    "tell_plainly",
 ]

@@ -4,6 +4,7 @@ from monai_idm.handlers.best_weights import BestWeights
 from monai_idm.handlers.data_wait import DataWaitHandler
 from monai_idm.handlers.ema import HostEMA, UpdateEMA, UseEMA
 from monai_idm.handlers.energy import EnergyHandler
+from monai_idm.handlers.memory_advice import MemoryAdvice
 from monai_idm.handlers.montage import MontageHandler
 from monai_idm.handlers.peak_memory import PeakMemoryHandler
 from monai_idm.handlers.progress import TrainingProgress
@@ -21,6 +22,7 @@ __all__ = [
     "EnergyHandler",
     "EvaluationReport",
     "HostEMA",
+    "MemoryAdvice",
     "MontageHandler",
     "PeakMemoryHandler",
     "ReconstructionErrorHandler",

@@ -135,8 +135,8 @@ class StepGuard:
         if self.policy == "stop" or state.bad_steps >= _PATIENCE:
             end = "Training ends" if self.policy == "stop" else f"{state.bad_steps} steps in a row are bad"
             raise BadNumbers(
-                f"{found}. {end}; the checkpoints are from before. Look at these cases, then go on with --resume true and a smaller "
-                f"--learning_rate, with --precision float32 or exact, or with --bad_steps skip, which leaves single "
-                f"steps out"
+                f"{found}. {end}; the checkpoints are from before. Look at these cases, then go on with --resume true "
+                f"and a smaller --learning_rate, with --precision float32 or exact, or with --bad_steps skip, which "
+                f"leaves single steps out"
             )
         logger.warning("%s; left out", found)

@@ -1,11 +1,21 @@
 """Meters: plain objects that measure a window of work and know no engine; every figure carries its unit."""
 
 from monai_idm.meters.energy import EnergyMeter, EnergySample
-from monai_idm.meters.estimation import Estimate, OptimizerBytes, denoising_step, estimate, estimate_flops
+from monai_idm.meters.estimation import (
+    EIGHT_BIT_IN_BACKWARD,
+    IN_BACKWARD,
+    Estimate,
+    OptimizerBytes,
+    denoising_step,
+    estimate,
+    estimate_flops,
+)
 from monai_idm.meters.flops import count_flops
 from monai_idm.meters.memory import LiveBytes, PeakMemoryMeter, live_bytes
 
 __all__ = [
+    "EIGHT_BIT_IN_BACKWARD",
+    "IN_BACKWARD",
     "EnergyMeter",
     "EnergySample",
     "Estimate",

@@ -16,7 +16,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from monai_idm.meters.flops import count_flops
 from monai_idm.meters.memory import live_bytes
 
-__all__ = ["Estimate", "OptimizerBytes", "denoising_step", "estimate", "estimate_flops"]
+__all__ = [
+    "EIGHT_BIT_IN_BACKWARD",
+    "IN_BACKWARD",
+    "Estimate",
+    "OptimizerBytes",
+    "denoising_step",
+    "estimate",
+    "estimate_flops",
+]
 
 
 class Estimate(NamedTuple):
@@ -49,6 +57,15 @@ class OptimizerBytes:
 
     def state_bytes(self, p: Tensor) -> float:
         return self.states(p) if callable(self.states) else self.states * p.numel()
+
+
+def _eight_bit(p: Tensor) -> float:
+    """bitsandbytes: two bytes, and two float32 per block of 256; small parameters keep float32 states."""
+    return 8.0 * p.numel() if p.numel() < 4096 else 2.0 * p.numel() + 8.0 * -(-p.numel() // 256)
+
+
+IN_BACKWARD = OptimizerBytes(temporaries=0, in_backward=True)
+EIGHT_BIT_IN_BACKWARD = OptimizerBytes(states=_eight_bit, temporaries=0, in_backward=True)
 
 
 def estimate(network: nn.Module, shape: Sequence[int], optimizer: OptimizerBytes | None = None) -> Estimate:

@@ -1,0 +1,122 @@
+"""What to do about a step that needs more memory than there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys
+
+from monai_idm.failures import OutOfMemory
+from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, IN_BACKWARD, OptimizerBytes, estimate
+from monai_idm.optimizers import AdamWInBackward
+
+__all__ = ["MemoryAdvice"]
+
+_GB = 1e9
+
+
+class MemoryAdvice:
+    """Where a trainer runs out of memory, say what was allocated and which switches would make the step fit.
+
+    The bytes are estimates: the step is run on tensors that have a shape and no memory. Switches come in the order of
+    what they cost, each on top of those before, up to the first that fits. Attach it to the trainer.
+
+    Args:
+        network: Being trained; advice is for an :class:`~monai_idm.networks.InvertibleDiffusionUNet`.
+        optimizer: Of its parameters.
+        device: Of the training.
+    Raises:
+        OutOfMemory: In training, with the advice.
+    """
+
+    def __init__(self, network: Any, optimizer: torch.optim.Optimizer, device: torch.device | str = "cpu") -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.device = torch.device(device)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self)
+
+    def __call__(self, engine: Engine, error: BaseException) -> None:
+        if isinstance(error, OutOfMemory) or not _out_of_memory(error):  # Ignite asks twice
+            raise error
+        found = f"out of memory in iteration {engine.state.iteration}: {_first_line(error)}"
+        batch = cast(Any, engine.state).batch
+        if isinstance(batch, dict) and hasattr(self.network, "arguments"):
+            image = batch[CommonKeys.IMAGE]
+            shape = (len(image), self.network.in_channels, *image.shape[2:])
+            step = " x ".join(map(str, shape))
+            found += f"\nA step on {step}, GB of tensors by estimate (CUDA's context and workspaces come on top):\n"
+            found += "\n".join(self._ladder(shape))
+        raise OutOfMemory(found) from error
+
+    def _ladder(self, shape: tuple[int, ...]) -> Iterator[str]:
+        """A line for each switch, with the bytes of the step under it and those before."""
+        budget = _budget(self.device)
+        setting = {
+            "activations": self.network.activations,
+            "precision": self.network.precision,
+            "optimizer": self._optimizer(),
+            "shape": shape,
+        }
+        yield f"  {self._estimate(**setting) / _GB:7.2f}  as it is"
+        for switch, change in _switches(shape, self.network.precision, self.network.divisor):
+            if change.items() <= setting.items():
+                continue
+            setting |= change
+            peak = self._estimate(**setting) / _GB
+            if budget is not None and peak <= budget:
+                yield f"  {peak:7.2f}  {switch}: fits, with those above, into the {budget:.2f} that there are"
+                return
+            yield f"  {peak:7.2f}  {switch}"
+
+    def _estimate(self, activations: Any, precision: str, optimizer: OptimizerBytes, shape: Sequence[int]) -> int:
+        settings = {"activations": activations, "precision": precision, "branch_batch": self.network.branch_batch}
+        if any(p.dtype == torch.bfloat16 for p in self.network.parameters()):
+            settings["weight_dtype"] = "bfloat16"
+        if activations == "auto":
+            settings["memory_budget_gib"] = self.network.memory_budget_gib
+        with torch.device("meta"):
+            twin = type(self.network)(**self.network.arguments, **settings)
+        return estimate(twin, shape, optimizer).peak_bytes
+
+    def _optimizer(self) -> OptimizerBytes:
+        if not isinstance(self.optimizer, AdamWInBackward):
+            return OptimizerBytes()
+        return EIGHT_BIT_IN_BACKWARD if self.optimizer.states == "8bit" else IN_BACKWARD
+
+
+def _switches(shape: tuple[int, ...], precision: str, divisor: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "--activations rebuilt", {"activations": "rebuilt"}
+    mixed = precision if precision.endswith("mixed") else {"float32": "mixed", "exact": "exact-mixed"}[precision]
+    yield f"--precision {mixed}", {"precision": mixed}
+    yield "the optimizer of native.yaml", {"optimizer": EIGHT_BIT_IN_BACKWARD}
+    batch = shape[0]
+    while batch > 1:
+        batch //= 2
+        yield f"--batch_size {batch}", {"shape": (batch, *shape[1:])}
+    for part in (3 / 4, 1 / 2):
+        size = [max(1, int(part * side / divisor)) * divisor for side in shape[2:]]
+        yield f"--spatial_size {size}", {"shape": (1, shape[1], *size)}
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    told = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # CUDA, torch on a CPU, CUDA's libraries
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in told)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _budget(device: torch.device) -> float | None:
+    """GB that tensors of this process can have on a device; None where that is no fixed number."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return (free + torch.cuda.memory_reserved(device)) / _GB

@@ -1,0 +1,110 @@
+"""A step that needs too much memory ends with what would make it fit."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from monai.engines import SupervisedTrainer
+from torch import nn
+
+from monai_idm.failures import OutOfMemory
+from monai_idm.handlers import MemoryAdvice, memory_advice
+from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, estimate
+from monai_idm.networks import InvertibleDiffusionUNet
+from monai_idm.optimizers import AdamWInBackward
+
+CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nlong advice of torch's")
+
+
+def trainer(error, network=None, optimizer=torch.optim.AdamW):
+    network = InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16) if network is None else network
+    steps = optimizer(network.parameters())
+
+    def fail(*_):
+        raise error
+
+    image = torch.zeros(4, 2, 16, 16, 8)
+    return SupervisedTrainer(
+        torch.device("cpu"), 1, [{"image": image, "label": image}], network, steps, fail,
+        train_handlers=[MemoryAdvice(network, steps)], decollate=False,
+    )  # fmt: skip
+
+
+def advice(engine):
+    with pytest.raises(OutOfMemory) as raised:
+        engine.run()
+    assert raised.value.__cause__ is not None
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CUDA,
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+    ids=str,
+)
+def test_every_way_to_say_so_is_understood(error):
+    said = advice(trainer(error))
+    assert "out of memory in iteration 1: " in said
+    assert "A step on 4 x 2 x 16 x 16 x 8" in said
+
+
+def test_switches_come_one_upon_another_with_the_bytes_they_leave():
+    network = InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16, activations="stored")
+    said = advice(trainer(CUDA, network))
+    lines = re.findall(r"^ +([\d.]+)  (.*)$", said, flags=re.MULTILINE)
+    assert [switch for _, switch in lines] == [
+        "as it is",
+        "--activations rebuilt",
+        "--precision mixed",
+        "the optimizer of native.yaml",
+        "--batch_size 2",
+        "--batch_size 1",
+        "--spatial_size [12, 12, 6]",
+        "--spatial_size [8, 8, 4]",
+    ]
+    assert "long advice" not in said
+
+
+def test_the_bytes_are_those_of_such_a_network(monkeypatch):
+    monkeypatch.setattr(memory_advice, "_GB", 1.0)
+    said = advice(trainer(CUDA))
+    lines = {switch: float(peak) for peak, switch in re.findall(r"^ *([\d.]+)  (.*)$", said, flags=re.MULTILINE)}
+    now, twin = (
+        InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16, precision=precision)
+        for precision in ("float32", "mixed")
+    )
+    assert lines["as it is"] == estimate(now, (4, 2, 16, 16, 8)).peak_bytes
+    assert lines["--batch_size 2"] == estimate(twin, (2, 2, 16, 16, 8), EIGHT_BIT_IN_BACKWARD).peak_bytes
+    assert "--activations rebuilt" not in lines
+
+
+def test_it_ends_at_the_first_that_fits(monkeypatch):
+    monkeypatch.setattr(memory_advice, "_GB", 1.0)
+    whole = advice(trainer(CUDA))
+    peaks = [float(peak) for peak in re.findall(r"^ *([\d.]+)  ", whole, flags=re.MULTILINE)]
+    monkeypatch.setattr(memory_advice, "_budget", lambda device: peaks[3])
+    lines = advice(trainer(CUDA)).splitlines()[2:]
+    assert ["fits" in line for line in lines] == [False, False, False, True]
+
+
+def test_what_is_switched_on_is_not_advised():
+    said = advice(trainer(CUDA, optimizer=AdamWInBackward))
+    assert "--activations rebuilt" not in said
+    assert "the optimizer of native.yaml" in said
+
+
+def test_of_another_network_it_says_what_torch_says():
+    said = advice(trainer(CUDA, nn.Conv3d(2, 2, 1)))
+    assert said == "out of memory in iteration 1: CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(ZeroDivisionError):
+        trainer(ZeroDivisionError()).run()
