@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 __all__ = ["atomic_file", "write_json"]
+
+
+_WAYS_OUT = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "Make room on that disk, then go on: a training with --resume true",
+    (errno.EACCES, errno.EPERM, errno.EROFS): "Give a folder that you may write to, as --output_dir or --ckpt_dir",
+}
 
 
 @contextmanager
@@ -22,17 +29,26 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file wanted; its folder is made where it is missing.
+    Raises:
+        OSError: If there is no room, or no right to write; says what to do.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # hidden, by process, and with the ending that tells writers the format
     unfinished = path.with_name(f".unfinished.{os.getpid()}.{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
         _flush(unfinished)
         os.replace(unfinished, path)
         _flush(path.parent)
+    except OSError as error:
+        for numbers, way_out in _WAYS_OUT.items():
+            if error.errno in numbers:
+                said = f"cannot write {path} ({error.strerror}); what was there before is as it was. {way_out}"
+                raise OSError(error.errno, said) from None
+        raise
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,5 +1,6 @@
 """A file is the old one or the new one."""
 
+import errno
 import json
 import math
 import os
@@ -61,3 +62,36 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_after(tmp_pat
     with atomic_file(path) as unfinished:
         unfinished.write_text("new")
     assert done == [path.stat().st_ino, "renamed", tmp_path.stat().st_ino]
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"), [(errno.ENOSPC, "Make room"), (errno.EROFS, "--output_dir"), (errno.EACCES, "--output_dir")]
+)
+def test_where_nothing_can_be_written_it_says_what_to_do(tmp_path, number, way_out):
+    path = tmp_path / "report.json"
+    path.write_text("old")
+
+    def fail():
+        with atomic_file(path) as unfinished:
+            unfinished.write_text("ha")
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=way_out) as raised:
+        fail()
+    assert raised.value.errno == number
+    assert f"cannot write {path}" in str(raised.value)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_errors_of_files_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing") as raised, atomic_file(tmp_path / "a.json"):
+        (tmp_path / "missing.nii").read_bytes()
+    assert raised.value.__cause__ is None
+
+
+def test_a_folder_below_a_file_is_an_error_and_leaves_the_file(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(OSError, match="file"), atomic_file(tmp_path / "file" / "a.json"):
+        pass
+    assert (tmp_path / "file").read_text() == "old"

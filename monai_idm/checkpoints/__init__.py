@@ -1,6 +1,6 @@
 """Files of weights and of trainings, and what they say about themselves."""
 
-from monai_idm.checkpoints.files import DamagedCheckpoint, read_checkpoint, write_checkpoint
+from monai_idm.checkpoints.files import DamagedCheckpoint, read_checkpoint, write_checkpoint, write_weights
 from monai_idm.checkpoints.record import PHANTOM, RunRecord, fingerprint, read_record, read_weights
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "read_record",
     "read_weights",
     "write_checkpoint",
+    "write_weights",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_idm.atomic_file import atomic_file
 
-__all__ = ["DamagedCheckpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["DamagedCheckpoint", "read_checkpoint", "write_checkpoint", "write_weights"]
 
 _CHECKSUM = "checksum"
 
@@ -28,8 +28,16 @@ def write_checkpoint(file: str | Path, content: Mapping[str, Any]) -> None:
         file: Its folder is made where it is missing.
         content: Nested mappings and sequences of tensors and plain types.
     """
+    write_weights(file, {**content, _CHECKSUM: _checksum(content)})
+
+
+def write_weights(file: str | Path, content: Mapping[str, Any]) -> None:
+    """Write what torch can load, bare; the file is replaced in one step, when it is on the disk."""
     with atomic_file(Path(file)) as unfinished, unfinished.open("wb") as stream:
-        torch.save({**content, _CHECKSUM: _checksum(content)}, stream)
+        try:
+            torch.save(content, stream)
+        except RuntimeError as error:  # "unexpected pos", where the disk is full
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def read_checkpoint(file: str | Path) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Engine, Events
 
-from monai_idm.atomic_file import atomic_file
+from monai_idm.checkpoints import write_weights
 
 __all__ = ["BestWeights"]
 
@@ -44,8 +43,7 @@ class BestWeights:
             self.metric, self.epoch = metric, state.epoch
             weights = self.network.state_dict()  # in every process: those that share weights put them together
             if idist.get_rank() == 0:
-                with atomic_file(self.file) as unfinished:
-                    torch.save(weights, unfinished)
+                write_weights(self.file, weights)
         self._tell(engine)
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,11 +9,15 @@ from typing import Any
 
 from ignite.engine import Engine
 
+from monai_idm.atomic_file import atomic_file
+
 __all__ = ["append_epoch"]
 
 
 def append_epoch(file: Path, engine: Engine, figures: Mapping[str, Any]) -> None:
-    """Append the figures of an epoch, behind its number and iteration, and flush; a new file gets header and folder.
+    """Append the figures of an epoch, behind its number and iteration; a new file gets header and folder.
+
+    The file is replaced in one step: no row is ever half written.
 
     Args:
         file: To append to.
@@ -29,8 +33,9 @@ def append_epoch(file: Path, engine: Engine, figures: Mapping[str, Any]) -> None
             f"{file} has the columns {', '.join(header)}, this run writes {', '.join(row)}; "
             "give csv_file another name or move the old file away"
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", newline="") as stream:
+    earlier = "" if header is None else file.read_bytes().decode()
+    with atomic_file(file) as unfinished, unfinished.open("w", newline="") as stream:
+        stream.write(earlier)
         writer = csv.DictWriter(stream, row)
         if header is None:
             writer.writeheader()

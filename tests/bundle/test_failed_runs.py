@@ -9,27 +9,29 @@ import sys
 
 from tests.bundle.workspace import CONFIGS, TINY
 
-# at most some memory more than what imports took
+# at most some memory more than what imports took, and files up to some size
 PROGRAM = """
 import json, resource, sys
 import torch
 from monai.bundle import run
 import monai_idm
-values, room = json.loads(sys.argv[1]), int(sys.argv[2])
+values, room, largest_file = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 if room:
     taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + room,) * 2)
+if largest_file:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file,) * 2)
 run("training", **values)
 """
 
 
-def train(folder, room=0, **changes):
+def train(folder, room=0, largest_file=0, **changes):
     values = {
         "config_file": str(CONFIGS / "train.yaml"), "bundle_root": str(CONFIGS.parent),
         "output_dir": str(folder / "output"), "ckpt_dir": str(folder / "models"), **TINY, **changes,
     }  # fmt: skip
-    command = [sys.executable, "-c", PROGRAM, json.dumps(values), str(room)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    command = [sys.executable, "-c", PROGRAM, json.dumps(values), str(room), str(largest_file)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
 
 
 def test_a_training_that_runs_out_of_memory_ends_with_advice_and_a_code_of_its_own(tmp_path):
@@ -53,3 +55,23 @@ def test_a_training_whose_loss_is_no_number_ends_before_it_changes_the_weights(t
         (row,) = csv.DictReader(stream)
     assert row["cases"].count("PHANTOM_") == 2
     assert not list((tmp_path / "models").glob("*"))
+
+
+def test_a_full_disk_ends_a_training_and_leaves_what_was_written_before(tmp_path):
+    assert train(tmp_path, **{"demo#max_epochs": 1}).returncode == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "models").iterdir()}
+    done = train(tmp_path, largest_file=2_000_000, resume=True)  # a checkpoint has 48 MB
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("OSError: ")
+    assert "model.pt" in last or "checkpoint_epoch=2.pt" in last
+    assert "Make room on that disk, then go on: a training with --resume true" in last
+    assert {file: file.read_bytes() for file in (tmp_path / "models").iterdir()} == before
+
+
+def test_a_worker_that_hangs_ends_a_training(tmp_path):
+    # random: what is not runs once, when data are cached
+    hang = {"_target_": "RandLambdad", "keys": "image", "func": "$lambda x: __import__('time').sleep(99)"}
+    done = train(tmp_path, num_workers=1, worker_timeout=3, **{"train#flip": hang})
+    assert done.returncode == 1, done.stderr
+    assert "timed out after 3 seconds" in done.stderr.splitlines()[-1]
