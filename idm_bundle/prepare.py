@@ -45,7 +45,7 @@ def prepare(
         problems |= {item["subject"]: problem for item, problem in zip(items, bar, strict=True) if problem}
     for subject, problem in sorted(problems.items()):
         print(f"{subject}: {problem}")
-    prepare_datalist(dataset_dir, file, modalities, seed=seed, labels=labels, problems=problems)
+    prepare_datalist(dataset_dir, file, modalities, seed=seed, labels=labels, problems=problems, allow_links=True)
     return problems
 
 

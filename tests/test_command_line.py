@@ -69,10 +69,11 @@ def test_a_datalist_of_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no labels; prepare it with"):
         use(["t1"], labels=True)
     content = json.loads(file.read_text())
-    content["training"][0]["image"] = ["../elsewhere.nii.gz"]
-    file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"names \.\./elsewhere\.nii\.gz, which is not in dataset_dir"):
-        use(["t1"])
+    for outside in ("../elsewhere.nii.gz", "/etc/elsewhere.nii.gz", "a/../../elsewhere.nii.gz"):
+        content["training"][0]["image"] = [outside]
+        file.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"elsewhere\.nii\.gz is not in dataset_dir"):
+            use(["t1"])
     file.write_text("[]")
     with pytest.raises(ValueError, match="is no datalist of"):
         use(["t1"])

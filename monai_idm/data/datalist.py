@@ -68,6 +68,7 @@ def prepare_datalist(
     class_labels: Mapping[str, int] | None = None,
     problems: Mapping[str, str] | None = None,
     datalist_file: str | os.PathLike | None = None,
+    allow_links: bool = False,
 ) -> dict[str, Any]:
     """Find the cases of a BraTS folder, split them, and write the split to a JSON file.
 
@@ -85,16 +86,18 @@ def prepare_datalist(
         class_labels: Each subject's class, which its item gets as ``"class_label"``.
         problems: Subjects to leave out, and why; the file tells them, too.
         datalist_file: A file that this function has written: its split is taken as it is.
+        allow_links: Whether symbolic links may lead out of ``dataset_dir``.
     Returns:
         What the file says, with absolute paths.
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
-        ValueError: If a subject has no class, or ``datalist_file`` is of something else.
+        ValueError: If a subject has no class, a volume is not in the folder, or ``datalist_file`` is of something else.
     """
     if datalist_file is None:
         split = split_by_subject(brats_datalist(dataset_dir, modalities, labels, problems or ()), fractions, seed)
     else:
         split = _read(Path(datalist_file), dataset_dir, list(ensure_tuple(modalities)), labels)
+    _check_inside(split, _absolute(dataset_dir), allow_links)
     if class_labels is not None:
         for part in PARTS:
             split[part] = [item | {"class_label": _class(item["subject"], class_labels)} for item in split[part]]
@@ -129,14 +132,23 @@ def _read(file: Path, dataset_dir: str | os.PathLike, modalities: list[str], lab
     if labels and not all("label" in item for item in items):
         raise ValueError(f"{file} has no labels; prepare it with --label_map")
     root = _absolute(dataset_dir)
+    return _with_paths(content, lambda p: os.path.normpath(os.path.join(root, p)))
 
-    def inside(path: str) -> str:
-        whole = os.path.normpath(os.path.join(root, path))
-        if os.path.commonpath([root, whole]) != root:
-            raise ValueError(f"{file} names {path}, which is not in dataset_dir {root}; give the folder it was made of")
-        return whole
 
-    return _with_paths(content, inside)
+def _check_inside(split: Mapping[str, Any], root: str, allow_links: bool) -> None:
+    """Refuse paths that lead out of the folder, whatever way."""
+    real = os.path.realpath(root)
+
+    def check(path: str) -> str:
+        if os.path.commonpath([root, path]) != root:
+            raise ValueError(f"{path} is not in dataset_dir {root}; give the folder that the datalist was made of")
+        if not allow_links and os.path.commonpath([real, target := os.path.realpath(path)]) != real:
+            raise ValueError(
+                f"{path} is a link out of dataset_dir, to {target}; where that is meant, add --allow_links true"
+            )
+        return path
+
+    _with_paths(split, check)
 
 
 def _class(subject: str, class_labels: Mapping[str, int]) -> int:

@@ -115,6 +115,30 @@ def test_paths_in_the_file_are_relative_so_the_data_may_move(tmp_path):
     assert item["label"] == f"{subject}/{subject}_seg.nii"
 
 
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_links_out_of_the_folder_are_followed_where_that_is_allowed(tmp_path, linked):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    make_cases(data, "BraTS 2020", numbers=range(3))
+    case = sorted(data.iterdir())[0]
+    target = case if linked == "folder" else sorted(case.glob("*_t1.*"))[0]
+    target.rename(elsewhere)
+    target.symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=r"is a link out of dataset_dir, to .*elsewhere.* --allow_links true"):
+        prepare_datalist(data, tmp_path / "datalist.json")
+    assert not (tmp_path / "datalist.json").exists()
+    assert prepare_datalist(data, tmp_path / "datalist.json", allow_links=True)["test"]
+
+
+def test_links_within_the_folder_and_to_it_are_like_files(tmp_path):
+    make_cases(tmp_path / "data", "BraTS 2020", numbers=range(3))
+    case = sorted((tmp_path / "data").iterdir())[0]
+    volume = sorted(case.glob("*_t1.*"))[0]
+    volume.rename(tmp_path / "data" / "kept.nii")
+    volume.symlink_to("../kept.nii")
+    (tmp_path / "link").symlink_to("data")
+    prepare_datalist(tmp_path / "link", tmp_path / "datalist.json")
+
+
 def test_the_counts_are_logged(tmp_path, caplog):
     make_cases(tmp_path, "BraTS 2020", numbers=range(10))
     with caplog.at_level(logging.INFO, "monai_idm.data.datalist"):
