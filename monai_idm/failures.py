@@ -38,12 +38,19 @@ def tell_plainly() -> None:
 
 
 def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    first = error
-    while first.__cause__ is not None and not isinstance(first, TrainingFailed):
-        first = first.__cause__
-    if not isinstance(first, TrainingFailed):
-        sys.__excepthook__(kind, error, traceback)
-    if isinstance(first, Exception):
-        print(f"\n{type(first).__name__}: {first}", file=sys.stderr)
+    chain = [error]
+    while chain[-1].__cause__ is not None and not isinstance(chain[-1], TrainingFailed):
+        chain.append(chain[-1].__cause__)
+    first = chain[-1]
     if isinstance(first, TrainingFailed):
+        print(f"\n{_sentence(first)}", file=sys.stderr)
         raise SystemExit(first.exit_code)  # Python ends with it
+    sys.__excepthook__(kind, error, traceback)
+    if isinstance(first, ValueError | OSError):  # which say what to do
+        print(f"\n{_sentence(first)}", file=sys.stderr)
+    elif len(chain) > 1:
+        print(f"\n{_sentence(first)}; then {_sentence(chain[-2])}", file=sys.stderr)
+
+
+def _sentence(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -121,9 +121,13 @@ def _read(file: Path, dataset_dir: str | os.PathLike, modalities: list[str], lab
     """The split in a file, with absolute paths."""
     if not file.is_file():
         raise FileNotFoundError(f"no datalist at {file}; python -m idm_bundle prepare writes one")
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not {"modalities", *PARTS} <= content.keys():
-        raise ValueError(f"{file} is no datalist of python -m idm_bundle prepare; let it write one")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        sound = all(_is_item(item, content["modalities"]) for part in PARTS for item in content[part])
+    except (ValueError, TypeError, KeyError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{file} is no datalist of python -m idm_bundle prepare, or is damaged; let it write one")
     if content["modalities"] != modalities:
         raise ValueError(
             f"{file} is of the modalities {content['modalities']}, and {modalities} are asked for; prepare it with them"
@@ -135,7 +139,7 @@ def _read(file: Path, dataset_dir: str | os.PathLike, modalities: list[str], lab
     return _with_paths(content, lambda p: os.path.normpath(os.path.join(root, p)))
 
 
-def _check_inside(split: Mapping[str, Any], root: str, allow_links: bool) -> None:
+def _check_inside(split: dict[str, Any], root: str, allow_links: bool) -> None:
     """Refuse paths that lead out of the folder, whatever way."""
     real = os.path.realpath(root)
 
@@ -149,6 +153,19 @@ def _check_inside(split: Mapping[str, Any], root: str, allow_links: bool) -> Non
         return path
 
     _with_paths(split, check)
+
+
+def _is_item(item: Any, modalities: Sequence[str]) -> bool:
+    """Whether this is a case as :func:`~monai_idm.data.brats_datalist` gives it."""
+    return (
+        isinstance(item, dict)
+        and isinstance(item["subject"], str)
+        and isinstance(item["image"], list)
+        and len(item["image"]) == len(modalities)
+        and all(isinstance(path, str) for path in item["image"])
+        and isinstance(item.get("label", ""), str)
+        and all(isinstance(channel, int) for channel in item.get("channels", []))
+    )
 
 
 def _class(subject: str, class_labels: Mapping[str, int]) -> int:

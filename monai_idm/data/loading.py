@@ -18,6 +18,7 @@ from monai.transforms import LoadImage, MapTransform
 
 __all__ = ["LoadVolumesd"]
 
+_COMPLEX = (32, 1792, 2048)  # NIfTI's numbers of such types
 _AFFINE_TOLERANCE = 1e-3  # mm, on every entry; headers of one case differ by rounding
 
 
@@ -106,6 +107,8 @@ class LoadVolumesd(MapTransform):
                 f"cannot read {path} as NIfTI ({type(error).__name__}: {error}); it must be a whole .nii or "
                 ".nii.gz file: download or convert it again"
             ) from error
+        if int(volume.meta.get("datatype", 0)) in _COMPLEX:
+            raise ValueError(f"{path} holds complex numbers, and intensities are real: convert it to its magnitude")
         if volume.ndim != 4:
             raise ValueError(
                 f"{path} gives an array {tuple(volume.shape)}, channels first; it must be (C, X, Y, Z), from a 3D "

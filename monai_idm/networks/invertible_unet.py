@@ -298,7 +298,7 @@ class InvertibleDiffusionUNet(nn.Module):
     def _set_activations(self, activations: str | Sequence[str], memory_budget_gib: float | None) -> None:
         if isinstance(activations, str):
             one_of("activations", activations, (*ACTIVATIONS, "auto"))
-        elif len(activations) != self.num_levels or not set(activations) <= set(ACTIVATIONS):
+        elif not activations or len(activations) != self.num_levels or not set(activations) <= set(ACTIVATIONS):
             raise ValueError(
                 f"activations={activations}; give one for all levels, or one of {', '.join(ACTIVATIONS)} for each of "
                 f"the {self.num_levels}"

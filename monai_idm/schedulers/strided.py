@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-from monai.networks.schedulers.scheduler import Scheduler
+from monai.networks.schedulers.scheduler import NoiseSchedules, Scheduler
 from torch import Tensor
 
 from monai_idm.noise import mixed_seed
@@ -42,8 +42,8 @@ class StridedScheduler(Scheduler):
         zero_terminal_snr: Rescale the schedule so that the last timestep is noise alone, as in training.
         schedule_args: Arguments of the schedule.
     Raises:
-        ValueError: If the prediction type is unknown, or is ``"epsilon"`` with ``zero_terminal_snr``: of noise alone
-            it says nothing about the image.
+        ValueError: If there are no timesteps, if the schedule or the prediction type is unknown, or if that is
+            ``"epsilon"`` with ``zero_terminal_snr``: of noise alone it says nothing about the image.
     """
 
     _generators: Sequence[torch.Generator] | None = None
@@ -60,6 +60,10 @@ class StridedScheduler(Scheduler):
         zero_terminal_snr: bool = False,
         **schedule_args: float,
     ) -> None:
+        if not isinstance(num_train_timesteps, int) or num_train_timesteps < 1:
+            raise ValueError(f"num_train_timesteps={num_train_timesteps!r}; choose a whole number from 1 on")
+        if schedule not in NoiseSchedules:
+            raise ValueError(f"schedule={schedule!r} is unknown; choose one of {', '.join(NoiseSchedules.components)}")
         super().__init__(num_train_timesteps, schedule, **schedule_args)
         check_prediction_type(prediction_type)
         if zero_terminal_snr:

@@ -152,6 +152,8 @@ def bad_file(name: str, folder) -> dict:
     elif name == "5d":
         write_volume(bad, np.stack([values, values], -1)[..., None, :])
         return {"image": [str(bad)]}
+    elif name == "complex":
+        write_volume(bad, values, dtype=np.complex64)
     elif name == "4d":
         write_volume(bad, np.stack([values, values], -1))
     elif name == "singular":
@@ -171,6 +173,7 @@ def bad_file(name: str, folder) -> dict:
         ("shape", ValueError, r"good.* has \(27, 33, 22\) voxels.*bad.* has \(26, 33, 22\).*co-register"),
         ("affine", ValueError, r"affines differ by more than 0\.001 mm.*good.*bad.*resample"),
         ("nan", ValueError, r"bad\.nii\.gz holds 2 NaN or Inf voxels of 19602.*nan_to_num"),
+        ("complex", ValueError, r"bad\.nii\.gz holds complex numbers"),
         ("inf", ValueError, r"bad\.nii\.gz holds 1 NaN or Inf voxels"),
         ("zeros", ValueError, r"bad\.nii\.gz is 0 in every voxel"),
         ("2d", ValueError, r"bad\.nii\.gz gives an array \(1, 27, 33\).* must be \(C, X, Y, Z\)"),
