@@ -6,9 +6,10 @@ import json
 import sys
 
 import pytest
+import torch
 
 from idm_bundle.studies import __main__ as command
-from idm_bundle.studies import quality, real, segmentation, synthesis, warning
+from idm_bundle.studies import kills, quality, real, segmentation, soak, synthesis, warning
 from idm_bundle.studies.configs import configured
 from idm_bundle.studies.runs import demo
 from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, compare, sample
@@ -139,3 +140,27 @@ def test_sampling_is_judged_by_sampler_steps_and_draws(monkeypatch):
     found = sample(10, 16)
     assert {"DDIM, 1000 passes", "Heun, 9 passes", "10 draws"} <= found.keys()
     assert len(asked) == len(found)
+
+
+def test_a_training_that_is_killed_ends_where_an_undisturbed_one_does():
+    found = kills.killed(steps=40, side=8, kills=2)
+    assert found["kills"] == 2
+    assert found["half_written"] >= 1
+    assert found["compared"] > 100
+    assert found["different"] == 0
+
+
+def test_the_comparison_sees_a_difference():
+    one = dict(kills._leaves("", {"a": {"w": torch.ones(3)}, "b": [1, 2.0]}))
+    other = dict(kills._leaves("", {"a": {"w": torch.ones(3) + 1e-6}, "b": [1, 3.0]}))
+    assert [kills._equal(one[name], other[name]) for name in one] == [False, True, False]
+    assert not kills._equal(torch.ones(1), None)
+
+
+def test_a_long_training_is_watched(monkeypatch):
+    monkeypatch.setattr(soak, "_EVERY", 4)
+    found = soak.soaked(steps=40, side=8)
+    assert abs(found["mb_per_10000_steps"]) < 1e5
+    assert found["first_mb"] > 100
+    assert 0 < found["largest_error"] < 1e-4
+    assert found["last_loss"] > 0

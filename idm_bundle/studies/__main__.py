@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from idm_bundle.studies import quality, real, reconstruction, segmentation, synthesis, warning
+from idm_bundle.studies import kills, quality, real, reconstruction, segmentation, soak, synthesis, warning
 from monai_idm.atomic_file import write_json
 from monai_idm.machine import VERSIONS, device_name
 
 STUDIES: dict[str, dict[str, Any]] = {}
-for module in (reconstruction, segmentation, quality, synthesis, warning, real):
+for module in (reconstruction, segmentation, quality, synthesis, warning, real, kills, soak):
     STUDIES |= module.STUDIES
 
 

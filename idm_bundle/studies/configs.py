@@ -11,7 +11,25 @@ from monai.bundle import ConfigParser
 
 from monai_idm import find_bundle_root
 
-__all__ = ["configured"]
+__all__ = ["SMALLEST", "configured"]
+
+# train.yaml with a network and data so small that most of the time is between steps
+SMALLEST: dict[str, Any] = {
+    "device": "$torch.device('cpu')",
+    "preset": "light",
+    "batch_size": 2,
+    "num_workers": 0,
+    "demo#num_subjects": 5,
+    "demo#phantom_size": [32, 32, 24],
+    "sampler_steps": 2,
+    "ema_interval": 1,
+    "network_def#channels": [16, 32],
+    "network_def#num_res_blocks": 1,
+    "network_def#attention_levels": [True, False],
+    "network_def#num_head_channels": 4,
+    "network_def#norm_num_groups": 4,
+    "network_def#embedding_channels": 16,
+}
 
 
 def configured(changes: Mapping[str, Any], *overlays: str) -> ConfigParser:

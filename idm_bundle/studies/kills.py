@@ -19,29 +19,11 @@ from typing import Any
 import torch
 from monai.utils import set_determinism
 
-from idm_bundle.studies.configs import configured
+from idm_bundle.studies.configs import SMALLEST, configured
 from idm_bundle.studies.runs import demo
 from monai_idm.checkpoints import read_checkpoint
 
 __all__ = ["STUDIES"]
-
-# small enough that most of the time is between steps
-_TINY = {
-    "device": "$torch.device('cpu')",
-    "preset": "light",
-    "batch_size": 2,
-    "num_workers": 0,
-    "demo#num_subjects": 5,
-    "demo#phantom_size": [32, 32, 24],
-    "sampler_steps": 2,
-    "ema_interval": 1,
-    "network_def#channels": [16, 32],
-    "network_def#num_res_blocks": 1,
-    "network_def#attention_levels": [True, False],
-    "network_def#num_head_channels": 4,
-    "network_def#norm_num_groups": 4,
-    "network_def#embedding_channels": 16,
-}
 
 
 def killed(
@@ -66,7 +48,7 @@ def killed(
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__])  # children begin with everything imported
     with tempfile.TemporaryDirectory() as folder:
-        values = {**_TINY, "spatial_size": [side] * 3, **changes}
+        values = {**SMALLEST, "spatial_size": [side] * 3, **changes}
         whole, cut = ({**demo(f"{folder}/{name}", steps, side, steps, steps // 4), **values} for name in "ab")
         training = processes.Process(target=_train, args=(whole, overlays, False))
         training.start()
