@@ -124,6 +124,28 @@ def test_sampling_writes_volumes_on_the_training_grid(trained, tmp_path):
     assert {f.name for f in output.glob("*.png")} == {"sample_000.png", "sample_001.png"}
 
 
+def test_the_same_seed_gives_the_same_training_evaluation_and_samples_to_the_last_bit(trained, tmp_path):
+    train(tmp_path)
+    weights, again = (torch.load(folder / "models" / "model.pt", weights_only=True) for folder in (trained, tmp_path))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in weights.items())
+    for folder in (trained, tmp_path):
+        run = workflow(["train", "evaluate"], "train", folder, **{**TINY, "ckpt_dir": str(folder / "models")})
+        run.initialize()
+        run.run()
+    tables = ["validation.csv", "evaluation/reconstruction.csv"]
+    for table in tables:
+        assert (trained / "output" / table).read_bytes() == (tmp_path / "output" / table).read_bytes()
+    samples = [sorted(sample(folder, tmp_path / folder.name).glob("*.nii.gz")) for folder in (trained, tmp_path)]
+    for one, other in zip(*samples, strict=True):
+        assert np.array_equal(nib.load(one).get_fdata(), nib.load(other).get_fdata())
+
+
+def test_another_seed_gives_another_training(trained, tmp_path):
+    train(tmp_path, seed=1)
+    weights, again = (torch.load(folder / "models" / "model.pt", weights_only=True) for folder in (trained, tmp_path))
+    assert not all(torch.equal(tensor, again[name]) for name, tensor in weights.items())
+
+
 def test_a_sample_depends_on_its_seed_and_not_on_the_others(trained, tmp_path):
     both = nib.load(sample(trained, tmp_path / "a") / "sample_001_t1.nii.gz").get_fdata()
     alone = sample(trained, tmp_path / "b", seed=1, num_samples=1) / "sample_001_t1.nii.gz"

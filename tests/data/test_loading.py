@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import traceback
 
 import nibabel as nib
@@ -12,7 +13,7 @@ import torch
 from monai.data import CacheDataset, DataLoader, Dataset
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-from monai_idm.data import LoadVolumesd
+from monai_idm.data import LoadVolumesd, SaveVolumesd
 from tests.data.cases import SHAPE, affine, smooth_brain, write_case, write_volume
 
 
@@ -218,3 +219,18 @@ def test_what_is_wrong_survives_compose_and_workers(tmp_path, num_workers):
     assert "bad.nii.gz holds 2 NaN or Inf voxels" in "".join(traceback.format_exception(error.value))
     del error  # with it goes the loader's iterator, and with that its workers
     gc.collect()
+
+
+def test_no_text_of_a_header_comes_along(tmp_path):
+    file = tmp_path / "scan.nii.gz"
+    image = nib.Nifti1Image(100 * smooth_brain(), affine())
+    for field in ("descrip", "aux_file", "db_name", "intent_name"):
+        image.header[field] = b"DOE^JANE"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"DOE^JANE"))
+    nib.save(image, file)
+    data = LoadVolumesd()({"image": [str(file)], "subject": "scan"})
+    assert "DOE" not in str(data["image"].meta) + str(data["mask"].meta)
+    SaveVolumesd("image", tmp_path / "out", ["t1"])(data)
+    torch.save(data, tmp_path / "cached.pt")
+    assert b"DOE" not in gzip.decompress((tmp_path / "out" / "scan_t1.nii.gz").read_bytes())
+    assert b"DOE" not in (tmp_path / "cached.pt").read_bytes()
