@@ -88,8 +88,7 @@ class StepGuard:
 
     def _loss(self, engine: Engine) -> None:
         loss = engine.state.output[CommonKeys.LOSS]  # type: ignore[index]
-        # in all processes or in none: the others would wait for gradients
-        worst = max(from_all(float(loss.detach())), key=lambda value: (not math.isfinite(value), value))
+        worst = _worst(float(loss.detach()))
         if not math.isfinite(worst):
             self._bad(engine, "the loss", worst)
             # a backward pass that reaches no weight
@@ -106,6 +105,7 @@ class StepGuard:
             return
         state, norm = cast(Any, engine.state), self._norm()
         error = self.network.training_error() if hasattr(self.network, "training_error") else None
+        error = None if error is None else _worst(error)
         usual = median(state.gradient_norms) if len(state.gradient_norms) == _USUAL else math.inf
         if not norm <= min(self.explosion * usual, torch.finfo(torch.float32).max):
             self._bad(engine, f"the gradients' norm (usual: {usual:.3g})", norm)
@@ -140,3 +140,8 @@ class StepGuard:
                 f"leaves single steps out"
             )
         logger.warning("%s; left out", found)
+
+
+def _worst(value: float) -> float:
+    """Of all processes, which leave a step out together or not at all: the others would wait for gradients."""
+    return max(from_all(value), key=lambda value: (not math.isfinite(value), value))

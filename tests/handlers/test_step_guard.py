@@ -10,10 +10,12 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from torch import nn
 
+from monai_idm.distributed import from_all, replicated
 from monai_idm.failures import BadNumbers
 from monai_idm.handlers import StepGuard
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm
+from tests.two_processes import ask_two
 
 OPTIMIZERS = {
     "AdamW": lambda params: torch.optim.AdamW(params, 1e-3),
@@ -183,3 +185,26 @@ def test_settings_are_checked():
         StepGuard(network, optimizer, "ignore")
     with pytest.raises(ValueError, match=r"explosion=1\.0; choose a multiple"):
         StepGuard(network, optimizer, explosion=1.0)
+
+
+def _skips(rank):
+    """One case of one process is bad; what each optimizer's weights are in both processes."""
+    found = {}
+    for name in OPTIMIZERS:
+        torch.manual_seed(0)
+        engine, weights = trainer({4: float("nan")} if rank == 1 else {}, name, policy="skip")
+        engine.network = replicated(engine.network, engine.optimizer)
+        engine.run()
+        found[name] = {"weights": from_all(weights), "norms": from_all(engine.state.gradient_norms)}
+    return found
+
+
+def test_two_processes_leave_a_step_out_together(tmp_path):
+    for name, found in ask_two(_skips, tmp_path).items():
+        ours, theirs = found["weights"]
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)), name
+        assert torch.equal(ours[2], ours[1])
+        assert not torch.equal(ours[3], ours[2])
+        assert ours[3].isfinite().all()
+        assert len(found["norms"][0]) == 3
+        assert found["norms"][0] == found["norms"][1]
