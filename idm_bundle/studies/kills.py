@@ -32,7 +32,7 @@ def killed(
     """Train undisturbed, and with interruptions; compare all that the last checkpoints and the best weights hold.
 
     Args:
-        steps: Of a training, an epoch each, with a checkpoint; every fourth is validated.
+        steps: Of a training, an epoch each, with a checkpoint; every twentieth is validated.
         side: Voxels per axis.
         kills: Of the second training.
         overlays: On train.yaml.
@@ -47,14 +47,15 @@ def killed(
     begin, chance = time.perf_counter(), random.Random(seed)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__])  # children begin with everything imported
+    _finish(processes.Process(target=time.time))  # from now on
     with tempfile.TemporaryDirectory() as folder:
         values = {**SMALLEST, "spatial_size": [side] * 3, **changes}
-        whole, cut = ({**demo(f"{folder}/{name}", steps, side, steps, steps // 4), **values} for name in "ab")
-        training = processes.Process(target=_train, args=(whole, overlays, False))
-        training.start()
-        _wait(training, lambda: _epoch(whole) > 0)
-        warm_up = time.perf_counter() - begin
-        _finish(training)
+        whole, cut = ({**demo(f"{folder}/{name}", steps, side, steps, max(1, steps // 20)), **values} for name in "ab")
+        undisturbed, started = processes.Process(target=_train, args=(whole, overlays, False)), time.perf_counter()
+        undisturbed.start()
+        _wait(undisturbed, lambda: _epoch(whole) > 0)
+        warm_up = time.perf_counter() - started
+        _finish(undisturbed)
         half_written, epochs = 0, []
         for number in range(kills):
             training = processes.Process(target=_train, args=(cut, overlays, number > 0))
@@ -67,9 +68,7 @@ def killed(
             training.join()
             half_written += unfinished()
             epochs.append(_epoch(cut))
-        training = processes.Process(target=_train, args=(cut, overlays, True))
-        training.start()
-        _finish(training)
+        _finish(processes.Process(target=_train, args=(cut, overlays, True)))
         expected, found = (dict(_contents(values)) for values in (whole, cut))
     return {
         "kills": kills,
@@ -95,6 +94,8 @@ def _wait(training: BaseProcess, seen: Callable[[], bool]) -> None:
 
 
 def _finish(training: BaseProcess) -> None:
+    if training.pid is None:
+        training.start()
     training.join()
     if training.exitcode:
         raise RuntimeError(f"a training failed, with exit code {training.exitcode}; see what it said")
