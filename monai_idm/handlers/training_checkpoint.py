@@ -51,8 +51,15 @@ class TrainingCheckpoint:
         if idist.get_rank() == 0:
             for left in self.directory.glob(".unfinished.*.pt"):  # by a training that was killed while it wrote
                 left.unlink(missing_ok=True)
+        # by time, not by epoch: the folder may hold later epochs of an earlier run
+        files = sorted(self.directory.glob("checkpoint_epoch=*.pt"), key=_written, reverse=True)
         if self.resume:
-            self._resume(engine)
+            self._resume(engine, files)
+        elif files:
+            engine.logger.warning(
+                f"{self.directory} holds checkpoints of an earlier training, the newest {files[0].name}, and this one "
+                f"starts anew and will replace them; to go on from there, stop it and add --resume true"
+            )
         if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # only now: behind all other handlers
 
@@ -67,13 +74,11 @@ class TrainingCheckpoint:
             for name in old:
                 (self.directory / name).unlink(missing_ok=True)
 
-    def _resume(self, engine: Engine) -> None:
-        # by time, not by epoch: the folder may hold later epochs of an earlier run
-        files = sorted(self.directory.glob("checkpoint_epoch=*.pt"), key=_written)
+    def _resume(self, engine: Engine, files: list[Path]) -> None:
         if not files:
             engine.logger.info(f"nothing to resume in {self.directory}: starting anew")
             return
-        file, content = next(self._sound(engine, files[::-1]), (None, {}))
+        file, content = next(self._sound(engine, files), (None, {}))
         if file is None:
             raise ValueError(
                 f"all {len(files)} checkpoints in {self.directory} are damaged; the best weights, model.pt, may be "

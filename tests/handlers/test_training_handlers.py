@@ -152,7 +152,9 @@ def test_with_nothing_to_resume_it_starts_anew_and_says_so(tmp_path, caplog):
 def test_the_newest_checkpoint_is_the_one_written_last(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     checkpointed(tmp_path, 10)[0].run()
+    assert "earlier training" not in caplog.text
     checkpointed(tmp_path, 2)[0].run()  # a new training in the same folder
+    assert "the newest checkpoint_epoch=10.pt, and this one starts anew" in caplog.text
     checkpointed(tmp_path, 3, resume=True)[0].run()
     assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
 
