@@ -49,7 +49,7 @@ def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackT
     if isinstance(first, ValueError | OSError):  # which say what to do
         print(f"\n{_sentence(first)}", file=sys.stderr)
     elif len(chain) > 1:
-        print(f"\n{_sentence(first)}; then {_sentence(chain[-2])}", file=sys.stderr)
+        print(f"\n{_sentence(first)}; then {' '.join(_sentence(chain[-2]).split())}", file=sys.stderr)
 
 
 def _sentence(error: BaseException) -> str:

@@ -41,7 +41,7 @@ def _run(error):
     try:
         raise error
     except Exception as first:
-        raise RuntimeError("Failed to evaluate '$@range[1]'") from first
+        raise RuntimeError("Failed to evaluate \n'$@range[1]'\n") from first
 
 
 def test_an_interruption_stays_one(monkeypatch, capsys):

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+from idm_bundle.studies.configs import SMALLEST
 from tests.bundle.workspace import CONFIGS, TINY
 
 # at most some memory more than what imports took, and files up to some size
@@ -36,7 +37,7 @@ def train(folder, room=0, largest_file=0, **changes):
 
 def test_a_training_that_runs_out_of_memory_ends_with_advice_and_a_code_of_its_own(tmp_path):
     size = {"demo#spatial_size": [96, 96, 64], "batch_size": 4, "activations": "stored", "num_workers": 0}
-    done = train(tmp_path, room=3_000_000_000, **size)
+    done = train(tmp_path, room=2_000_000_000, **{**SMALLEST, **size})
     assert done.returncode == 4, done.stderr
     said = done.stderr[done.stderr.index("OutOfMemory: out of memory in iteration 1") :]
     assert "A step on 4 x 2 x 96 x 96 x 64" in said
@@ -48,7 +49,7 @@ def test_a_training_that_runs_out_of_memory_ends_with_advice_and_a_code_of_its_o
 
 def test_a_training_whose_loss_is_no_number_ends_before_it_changes_the_weights(tmp_path):
     loss = "$lambda prediction, target: (prediction - target).mean() / 0 * 0"
-    done = train(tmp_path, **{"train#loss": loss})
+    done = train(tmp_path, **SMALLEST, **{"train#loss": loss})
     assert done.returncode == 5, done.stderr
     assert "BadNumbers: iteration 1: the loss is nan; cases PHANTOM_" in done.stderr.splitlines()[-1]
     with (tmp_path / "output" / "bad_steps.csv").open() as stream:
@@ -58,9 +59,9 @@ def test_a_training_whose_loss_is_no_number_ends_before_it_changes_the_weights(t
 
 
 def test_a_full_disk_ends_a_training_and_leaves_what_was_written_before(tmp_path):
-    assert train(tmp_path, **{"demo#max_epochs": 1}).returncode == 0
+    assert train(tmp_path, **SMALLEST, **{"demo#max_epochs": 1}).returncode == 0
     before = {file: file.read_bytes() for file in (tmp_path / "models").iterdir()}
-    done = train(tmp_path, largest_file=2_000_000, resume=True)  # a checkpoint has 48 MB
+    done = train(tmp_path, largest_file=100_000, resume=True, **SMALLEST)  # a checkpoint has more
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("OSError: ")
@@ -72,6 +73,6 @@ def test_a_full_disk_ends_a_training_and_leaves_what_was_written_before(tmp_path
 def test_a_worker_that_hangs_ends_a_training(tmp_path):
     # random: what is not runs once, when data are cached
     hang = {"_target_": "RandLambdad", "keys": "image", "func": "$lambda x: __import__('time').sleep(99)"}
-    done = train(tmp_path, num_workers=1, worker_timeout=3, **{"train#flip": hang})
+    done = train(tmp_path, **{**SMALLEST, "num_workers": 1, "worker_timeout": 3, "train#flip": hang})
     assert done.returncode == 1, done.stderr
     assert "timed out after 3 seconds" in done.stderr.splitlines()[-1]
