@@ -6,9 +6,14 @@ Exit codes of a run: 0, done; 1, an error; 4, out of memory; 5, numbers that are
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from traceback import extract_tb
 from types import TracebackType
 
 __all__ = ["BadNumbers", "OutOfMemory", "TrainingFailed", "tell_plainly"]
+
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 class TrainingFailed(RuntimeError):
@@ -41,7 +46,9 @@ def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackT
     chain = [error]
     while chain[-1].__cause__ is not None and not isinstance(chain[-1], TrainingFailed):
         chain.append(chain[-1].__cause__)
-    first = chain[-1]
+    # ours say what to do, also where they explain another one, as a damaged file's
+    ours = [e for e in chain if e.__traceback__ and _raised_at(e.__traceback__).startswith(_PACKAGE)]
+    first = ours[-1] if ours else chain[-1]
     if isinstance(first, TrainingFailed):
         print(f"\n{_sentence(first)}", file=sys.stderr)
         raise SystemExit(first.exit_code)  # Python ends with it
@@ -50,6 +57,11 @@ def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackT
         print(f"\n{_sentence(first)}", file=sys.stderr)
     elif len(chain) > 1:
         print(f"\n{_sentence(first)}; then {' '.join(_sentence(chain[-2]).split())}", file=sys.stderr)
+
+
+def _raised_at(traceback: TracebackType) -> str:
+    """The file of the line that raised."""
+    return extract_tb(traceback)[-1].filename
 
 
 def _sentence(error: BaseException) -> str:

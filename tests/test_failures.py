@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from monai_idm import tell_plainly
+from monai_idm.data import LoadVolumesd
 from monai_idm.failures import BadNumbers, OutOfMemory
 
 
@@ -34,6 +35,18 @@ def test_the_last_line_and_the_code_are_those_of_the_first_error(error, code, la
     said = capsys.readouterr().err
     assert said.splitlines()[-1] == last
     assert ("Traceback" in said) == (code == 1)
+
+
+def test_an_error_of_ours_is_told_also_where_it_explains_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    tell_plainly()
+    (tmp_path / "scan.nii.gz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="cannot read") as raised:
+        LoadVolumesd()({"image": [str(tmp_path / "scan.nii.gz")]})
+    assert raised.value.__cause__ is not None
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"ValueError: cannot read {tmp_path / 'scan.nii.gz'} as NIfTI")
 
 
 def _run(error):

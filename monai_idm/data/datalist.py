@@ -93,11 +93,12 @@ def prepare_datalist(
         FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
         ValueError: If a subject has no class, a volume is not in the folder, or ``datalist_file`` is of something else.
     """
+    root = _absolute(dataset_dir)
     if datalist_file is None:
         split = split_by_subject(brats_datalist(dataset_dir, modalities, labels, problems or ()), fractions, seed)
     else:
-        split = _read(Path(datalist_file), dataset_dir, list(ensure_tuple(modalities)), labels)
-    _check_inside(split, _absolute(dataset_dir), allow_links)
+        split = _read(Path(datalist_file), root, list(ensure_tuple(modalities)), labels)
+    _check_inside(split, root, allow_links)
     if class_labels is not None:
         for part in PARTS:
             split[part] = [item | {"class_label": _class(item["subject"], class_labels)} for item in split[part]]
@@ -109,7 +110,6 @@ def prepare_datalist(
     }
     if problems:
         settings["problems"] = dict(problems)
-    root = _absolute(dataset_dir)
     content = settings | _with_paths(split, lambda p: Path(os.path.relpath(p, root)).as_posix())
     if idist.get_rank() == 0:
         write_json(Path(file), content)
@@ -117,7 +117,7 @@ def prepare_datalist(
     return settings | split
 
 
-def _read(file: Path, dataset_dir: str | os.PathLike, modalities: list[str], labels: bool) -> dict[str, Any]:
+def _read(file: Path, root: str, modalities: list[str], labels: bool) -> dict[str, Any]:
     """The split in a file, with absolute paths."""
     if not file.is_file():
         raise FileNotFoundError(f"no datalist at {file}; python -m idm_bundle prepare writes one")
@@ -135,7 +135,6 @@ def _read(file: Path, dataset_dir: str | os.PathLike, modalities: list[str], lab
     items = [item for part in PARTS for item in content[part]]
     if labels and not all("label" in item for item in items):
         raise ValueError(f"{file} has no labels; prepare it with --label_map")
-    root = _absolute(dataset_dir)
     return _with_paths(content, lambda p: os.path.normpath(os.path.join(root, p)))
 
 
