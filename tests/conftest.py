@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: one thread each, and for what the tests start
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch  # reads the variable
 
 
 @pytest.fixture(autouse=True)

@@ -143,7 +143,7 @@ def test_sampling_is_judged_by_sampler_steps_and_draws(monkeypatch):
 
 
 def test_a_training_that_is_killed_ends_where_an_undisturbed_one_does():
-    found = kills.killed(steps=24, side=8, kills=2)
+    found = kills.killed(steps=12, side=8, kills=2)
     assert found["kills"] == 2
     assert found["half_written"] >= 1
     assert found["compared"] > 100

@@ -1,11 +1,12 @@
 """Whether a training that is killed again and again ends where an undisturbed one does.
 
-Short trainings, each in a process of its own; ``kill -9`` ends them at random moments, every second one while a
-checkpoint is half written, and the next goes on with ``resume``.
+Short trainings, each in a process of its own; ``kill -9`` ends them at random moments, some while they start, others in
+one of their next epochs, every second one while a checkpoint is half written; the next goes on with ``resume``.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import random
 import tempfile
@@ -51,16 +52,22 @@ def killed(
     with tempfile.TemporaryDirectory() as folder:
         values = {**SMALLEST, "spatial_size": [side] * 3, **changes}
         whole, cut = ({**demo(f"{folder}/{name}", steps, side, steps, max(1, steps // 20)), **values} for name in "ab")
-        undisturbed, started = processes.Process(target=_train, args=(whole, overlays, False)), time.perf_counter()
+        undisturbed = processes.Process(target=_train, args=(whole, overlays, False))
+        started = time.perf_counter()
         undisturbed.start()
         _wait(undisturbed, lambda: _epoch(whole) > 0)
         warm_up = time.perf_counter() - started
         _finish(undisturbed)
+        epoch_time = (time.perf_counter() - started - warm_up) / steps
         half_written, epochs = 0, []
         for number in range(kills):
             training = processes.Process(target=_train, args=(cut, overlays, number > 0))
             training.start()
-            training.join(chance.uniform(0, 2 * warm_up))
+            if number % 3:  # in one of the next epochs
+                _wait(training, partial(_reached, cut, _epoch(cut) + chance.randint(1, 2)))
+                training.join(chance.uniform(0, epoch_time))
+            else:  # while it starts
+                _wait(training, partial(_reached, cut, _epoch(cut) + 1), chance.uniform(0, warm_up))
             unfinished = partial(_unfinished, cut, training)
             if number % 2:
                 _wait(training, unfinished)
@@ -86,8 +93,9 @@ def _train(values: Mapping[str, Any], overlays: tuple[str, ...], resume: bool) -
     configured({**values, "resume": resume}, *overlays).get_parsed_content("train#trainer").run()
 
 
-def _wait(training: BaseProcess, seen: Callable[[], bool]) -> None:
-    while not seen():
+def _wait(training: BaseProcess, seen: Callable[[], bool], seconds: float = math.inf) -> None:
+    end = time.perf_counter() + seconds
+    while not seen() and time.perf_counter() < end:
         if not training.is_alive():
             raise RuntimeError("a training ended before it was killed; see what it said, or give more --steps")
         time.sleep(5e-4)
@@ -103,6 +111,10 @@ def _finish(training: BaseProcess) -> None:
 
 def _unfinished(values: Mapping[str, Any], training: BaseProcess) -> bool:
     return bool(list(Path(values["ckpt_dir"]).glob(f".unfinished.{training.pid}.checkpoint*")))
+
+
+def _reached(values: Mapping[str, Any], epoch: int) -> bool:
+    return _epoch(values) >= epoch
 
 
 def _epoch(values: Mapping[str, Any]) -> int:
@@ -136,7 +148,7 @@ STUDIES = {
     "kills": {
         "AdamW": killed,
         "native.yaml: AdamW in backward, 8-bit states, bfloat16 weights": partial(
-            killed, overlays=("native",), seed=1, weight_dtype="bfloat16"
+            killed, overlays=("native",), seed=1, weight_dtype="bfloat16", bookend_stride=1, zoom=True
         ),
     }
 }

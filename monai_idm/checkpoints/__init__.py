@@ -1,16 +1,16 @@
 """Files of weights and of trainings, and what they say about themselves."""
 
-from monai_idm.checkpoints.files import DamagedCheckpoint, read_checkpoint, write_checkpoint, write_weights
+from monai_idm.checkpoints.files import DamagedFile, read_checkpoint, require_sound, write_checkpoint
 from monai_idm.checkpoints.record import PHANTOM, RunRecord, fingerprint, read_record, read_weights
 
 __all__ = [
     "PHANTOM",
-    "DamagedCheckpoint",
+    "DamagedFile",
     "RunRecord",
     "fingerprint",
     "read_checkpoint",
     "read_record",
     "read_weights",
+    "require_sound",
     "write_checkpoint",
-    "write_weights",
 ]

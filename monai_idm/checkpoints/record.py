@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from monai_idm.checkpoints.files import read_checkpoint
 from monai_idm.machine import VERSIONS
 
 __all__ = ["PHANTOM", "RunRecord", "fingerprint", "read_record", "read_weights"]
@@ -117,8 +117,10 @@ def read_weights(file: str | Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     Returns:
         The ``state_dict``, and a dictionary with the ``record`` of the run and the ``arguments`` of the network, where
         they are.
+    Raises:
+        DamagedFile: If the file is not what was written.
     """
-    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    content = read_checkpoint(file, mmap=True)
     weights = content.get("network", content)
     return weights, getattr(weights, "_metadata", {}).get("", {})
 

@@ -2,6 +2,7 @@
 
 from monai_idm.data.batches import Draw, SeededBatches, SeededDataset
 from monai_idm.data.brats import brats_datalist, incomplete_cases
+from monai_idm.data.cache import CheckedPersistentDataset
 from monai_idm.data.classes import class_label, read_class_labels
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
@@ -18,6 +19,7 @@ from monai_idm.data.source import data_source, dataset_or_phantoms
 __all__ = [
     "LABEL_MAPS",
     "AddCoordinatesd",
+    "CheckedPersistentDataset",
     "ChooseKnownd",
     "Draw",
     "DrawNoised",

@@ -1,6 +1,7 @@
 """Ignite handlers: they listen to an engine, call a meter or a metrics object, and write what it says."""
 
 from monai_idm.handlers.best_weights import BestWeights
+from monai_idm.handlers.checked_checkpoint_loader import CheckedCheckpointLoader
 from monai_idm.handlers.data_wait import DataWaitHandler
 from monai_idm.handlers.ema import HostEMA, UpdateEMA, UseEMA
 from monai_idm.handlers.energy import EnergyHandler
@@ -18,6 +19,7 @@ from monai_idm.handlers.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
     "BestWeights",
+    "CheckedCheckpointLoader",
     "DataWaitHandler",
     "EnergyHandler",
     "EvaluationReport",

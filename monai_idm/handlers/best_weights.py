@@ -9,7 +9,7 @@ from typing import Any, cast
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from monai_idm.checkpoints import write_weights
+from monai_idm.checkpoints import write_checkpoint
 
 __all__ = ["BestWeights"]
 
@@ -43,7 +43,7 @@ class BestWeights:
             self.metric, self.epoch = metric, state.epoch
             weights = self.network.state_dict()  # in every process: those that share weights put them together
             if idist.get_rank() == 0:
-                write_weights(self.file, weights)
+                write_checkpoint(self.file, weights)
         self._tell(engine)
 
     def state_dict(self) -> dict[str, Any]:

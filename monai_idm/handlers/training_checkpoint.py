@@ -9,7 +9,7 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from monai_idm.checkpoints import DamagedCheckpoint, read_checkpoint, write_checkpoint
+from monai_idm.checkpoints import DamagedFile, read_checkpoint, write_checkpoint
 
 __all__ = ["TrainingCheckpoint"]
 
@@ -104,7 +104,7 @@ class TrainingCheckpoint:
         for file in files:
             try:
                 yield file, read_checkpoint(file)
-            except DamagedCheckpoint as error:
+            except DamagedFile as error:
                 engine.logger.warning(f"{error}; taking the one before")
 
     def _parts(self, engine: Engine) -> dict[str, Any]:
