@@ -21,7 +21,7 @@ def read_class_labels(
         columns: Headings of the subject and of its class, for that file ``("BraTS_2020_subject_ID", "Grade")``.
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If a column is missing, or a class is none of ``classes``.
+        ValueError: If a column is missing, or a class is none of ``classes``, or a subject has several.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"class_file {file} does not exist; it must be a CSV file with a line for each case")
@@ -33,7 +33,10 @@ def read_class_labels(
                 f"{file} has the columns {rows.fieldnames}, and class_columns are {list(columns)}; "
                 "name the subject's and the class's"
             )
-        found = {row[columns[0]]: row[columns[1]] for row in rows}
+        lines = {(row[columns[0]], row[columns[1]]) for row in rows}
+    found = dict(lines)
+    if several := sorted({str(subject) for subject, name in lines if found[subject] != name}):
+        raise ValueError(f"{file} gives several classes to {', '.join(several[:5])}; give each subject one")
     unknown = sorted({str(name) for name in found.values()} - set(classes))
     if unknown:
         raise ValueError(f"{file} holds the classes {unknown}, and classes are {list(classes)}; name them all")

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def prepare_datalist(
         What the file says, with absolute paths.
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
-        ValueError: If a subject has no class, a volume is not in the folder, or ``datalist_file`` is of something else.
+        ValueError: If a subject has no class, a volume is not in the folder, or ``datalist_file`` is of something else,
+            lists a case twice, or tests a patient that it trains on.
     """
     root = _absolute(dataset_dir)
     if datalist_file is None:
@@ -132,10 +134,26 @@ def _read(file: Path, root: str, modalities: list[str], labels: bool) -> dict[st
         raise ValueError(
             f"{file} is of the modalities {content['modalities']}, and {modalities} are asked for; prepare it with them"
         )
+    _require_separate(file, content)
     items = [item for part in PARTS for item in content[part]]
     if labels and not all("label" in item for item in items):
         raise ValueError(f"{file} has no labels; prepare it with --label_map")
     return _with_paths(content, lambda p: os.path.normpath(os.path.join(root, p)))
+
+
+def _require_separate(file: Path, split: dict[str, Any]) -> None:
+    """Refuse to judge a network by patients that it was trained on; the split of a single patient warns itself."""
+    for part in PARTS:
+        counted = Counter(item["subject"] for item in split[part])
+        if twice := [subject for subject, times in counted.items() if times > 1]:
+            raise ValueError(f"{file} lists {', '.join(twice[:5])} more than once in {part}; list every case once")
+    training, validation, test = ({_patient(item) for item in split[part]} for part in PARTS)
+    shared = sorted(training & (validation | test))
+    if shared and len(training | validation | test) > 1:
+        raise ValueError(
+            f"{file} has {', '.join(shared[:5])} in training and in validation or test: scores would be too good; "
+            "list each patient on one side, or let python -m idm_bundle prepare write the split"
+        )
 
 
 def _check_inside(split: dict[str, Any], root: str, allow_links: bool) -> None:

@@ -36,11 +36,11 @@ def train(folder, room=0, largest_file=0, **changes):
 
 
 def test_a_training_that_runs_out_of_memory_ends_with_advice_and_a_code_of_its_own(tmp_path):
-    size = {"demo#spatial_size": [96, 96, 64], "batch_size": 4, "activations": "stored", "num_workers": 0}
-    done = train(tmp_path, room=2_000_000_000, **{**SMALLEST, **size})
+    size = {"demo#spatial_size": [64, 64, 64], "batch_size": 4, "activations": "stored", "num_workers": 0}
+    done = train(tmp_path, room=800_000_000, **{**SMALLEST, **size})
     assert done.returncode == 4, done.stderr
     said = done.stderr[done.stderr.index("OutOfMemory: out of memory in iteration 1") :]
-    assert "A step on 4 x 2 x 96 x 96 x 64" in said
+    assert "A step on 4 x 2 x 64 x 64 x 64" in said
     assert "--activations rebuilt" in said
     assert "--batch_size 1" in said
     assert "Traceback" not in done.stderr
@@ -76,3 +76,21 @@ def test_a_worker_that_hangs_ends_a_training(tmp_path):
     done = train(tmp_path, **{**SMALLEST, "num_workers": 1, "worker_timeout": 3, "train#flip": hang})
     assert done.returncode == 1, done.stderr
     assert "timed out after 3 seconds" in done.stderr.splitlines()[-1]
+
+
+def test_a_dataset_that_vanishes_ends_a_training_and_leaves_its_checkpoints(tmp_path):
+    phantoms, checkpoint = (str(tmp_path / name) for name in ("output/phantoms", "models/checkpoint_epoch=1.pt"))
+    vanish = f"__import__('shutil').rmtree('{phantoms}') if __import__('os').path.exists('{checkpoint}') else None"
+    changes = {
+        "train#flip": {"_target_": "RandLambdad", "keys": "image", "prob": 1, "func": f"$lambda x: ({vanish}, x)[1]"},
+        "train#dataset": {
+            "_target_": "Dataset", "data": "$@datalist['training']", "transform": "@train#preprocessing",
+        },
+    }  # fmt: skip
+    done = train(tmp_path, **SMALLEST, **changes)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("FileNotFoundError: ")
+    assert "PHANTOM_" in last
+    assert "is missing; every file that the datalist names must be there" in last
+    assert [file.name for file in (tmp_path / "models").glob("checkpoint*")] == ["checkpoint_epoch=1.pt"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from functools import partial
 
 import pytest
 
@@ -113,6 +114,26 @@ def test_paths_in_the_file_are_relative_so_the_data_may_move(tmp_path):
     subject = item["subject"]
     assert item["image"] == [f"{subject}/{subject}_t1.nii", f"{subject}/{subject}_t2.nii"]
     assert item["label"] == f"{subject}/{subject}_seg.nii"
+
+
+def test_a_list_that_tests_what_it_trains_on_is_refused(tmp_path):
+    make_cases(tmp_path / "data", "BraTS 2023", numbers=range(4))
+    file = tmp_path / "datalist.json"
+    prepare_datalist(tmp_path / "data", file)
+    use = partial(prepare_datalist, tmp_path / "data", tmp_path / "used.json", datalist_file=file)
+    sound = json.loads(file.read_text())
+    use()
+    first = sound["training"][0]
+    later = first | {"subject": first["subject"][:-3] + "009"}  # of the same patient
+    for test in ([first], [later]):
+        file.write_text(json.dumps(sound | {"test": test}))
+        with pytest.raises(ValueError, match=r"in training and in validation or test: scores would be too good"):
+            use()
+    file.write_text(json.dumps(sound | {"training": [first, first]}))
+    with pytest.raises(ValueError, match=rf"lists {first['subject']} more than once in training"):
+        use()
+    file.write_text(json.dumps(sound | {"test": sound["validation"]}))
+    assert use()["test"]
 
 
 @pytest.mark.parametrize("linked", ["file", "folder"])
