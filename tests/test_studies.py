@@ -10,7 +10,7 @@ import torch
 
 from idm_bundle.studies import __main__ as command
 from idm_bundle.studies import kills, quality, real, segmentation, soak, synthesis, warning
-from idm_bundle.studies.configs import configured
+from idm_bundle.studies.configs import SMALLEST, configured
 from idm_bundle.studies.runs import demo
 from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, compare, sample
 from monai_idm.data import dataset_or_phantoms
@@ -63,25 +63,23 @@ def test_peers_are_judged_alike_and_compared_case_by_case(monkeypatch):
 
 
 def test_stored_and_rebuilt_activations_have_the_same_losses_to_the_last_bit(monkeypatch):
-    monkeypatch.setattr(quality, "demo", lambda *sizes: {**demo(*sizes), **DEMO})
-    found = quality.twin(10, 16)
+    monkeypatch.setattr(quality, "demo", lambda *sizes: {**demo(*sizes), **SMALLEST})
+    found = quality.twin(10, 8)
     assert found["different"] == found["difference"] == 0
     assert found["last_loss"] != found["first_loss"]
 
 
 def test_one_network_is_judged_on_several_missing_contrasts():
-    changes = {**DEMO, "sampler_steps": 2, "modalities": ["t1", "t2", "flair"], "known": None}
-    found = synthesis.compare(changes, [["t1"], ["t2", "flair"]], steps=10, side=16)
+    changes = {**SMALLEST, "modalities": ["t1", "t2", "flair"], "known": None}
+    found = synthesis.compare(changes, [["t1"], ["t2", "flair"]], steps=10, side=8)
     assert {"psnr_t2_brain", "psnr_flair_brain", "lookup_psnr_brain"} <= found["t1"].keys()
     assert "psnr_t1_brain" in found["t2, flair"]
     assert "psnr_t2_brain" not in found["t2, flair"]
 
 
 def test_a_network_that_has_learned_nothing_yet_is_warned_of(monkeypatch):
-    monkeypatch.setattr(
-        warning, "demo", lambda *sizes, **options: {**demo(*sizes, **options), **DEMO, "sampler_steps": 2}
-    )
-    found = warning.warned(10, 16)
+    monkeypatch.setattr(warning, "demo", lambda *sizes, **options: {**demo(*sizes, **options), **SMALLEST})
+    found = warning.warned(10, 8)
     assert len(found["training"]) >= 5
     assert found["clean"]
     assert set(found["clean"]) <= set(found["training"])  # model.pt is of one of the validations
@@ -92,10 +90,10 @@ def test_a_network_that_has_learned_nothing_yet_is_warned_of(monkeypatch):
 def test_a_folder_of_two_cases_is_trained_on_one_and_judged_on_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "_NUM_SAMPLES", 2)
     own = real._own
-    monkeypatch.setattr(real, "_own", lambda *sizes: {**own(*sizes), "sampler_steps": 2})
+    monkeypatch.setattr(real, "_own", lambda *sizes: {**own(*sizes), **SMALLEST})
     folder = dataset_or_phantoms(None, tmp_path / "phantoms", 2, DEMO["demo#phantom_size"], 0)
     generated, synthetic = (
-        real.STUDIES["real"][name](steps=10, side=16, dataset_dir=str(folder))
+        real.STUDIES["real"][name](steps=10, side=8, dataset_dir=str(folder))
         for name in ("reconstruction and generation", "T2 to T1")
     )
     assert generated["t500"]["reconstruction_psnr_brain"] > 5
