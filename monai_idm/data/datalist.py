@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-from monai.utils import ensure_tuple
 
 from monai_idm.atomic_file import write_json
 from monai_idm.data.brats import brats_datalist
@@ -92,20 +91,22 @@ def prepare_datalist(
         What the file says, with absolute paths.
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
-        ValueError: If a subject has no class, a volume is not in the folder, or ``datalist_file`` is of something else,
-            lists a case twice, or tests a patient that it trains on.
+        ValueError: If ``modalities`` is a string, a subject has no class, a volume is not in the folder, or
+            ``datalist_file`` is of something else, lists a case twice, or tests a patient that it trains on.
     """
+    if isinstance(modalities, str):
+        raise ValueError(f"modalities={modalities!r} is a word; give a list, as --modalities \"['{modalities}']\"")
     root = _absolute(dataset_dir)
     if datalist_file is None:
         split = split_by_subject(brats_datalist(dataset_dir, modalities, labels, problems or ()), fractions, seed)
     else:
-        split = _read(Path(datalist_file), root, list(ensure_tuple(modalities)), labels)
+        split = _read(Path(datalist_file), root, list(modalities), labels)
     _check_inside(split, root, allow_links)
     if class_labels is not None:
         for part in PARTS:
             split[part] = [item | {"class_label": _class(item["subject"], class_labels)} for item in split[part]]
     settings: dict[str, Any] = {
-        "modalities": list(ensure_tuple(modalities)),
+        "modalities": list(modalities),
         "fractions": list(fractions),
         "seed": seed,
         "dataset_dir": str(dataset_dir),

@@ -82,6 +82,13 @@ def test_fractions_that_break_their_rule_are_an_error(fractions):
         split_by_subject(items_named("a", "b", "c"), fractions)
 
 
+def test_one_modality_is_a_list_too(tmp_path):
+    make_cases(tmp_path / "data", "BraTS 2020", numbers=range(3))
+    with pytest.raises(ValueError, match=r"--modalities \"\['t1'\]\""):  # a str has the length 2
+        prepare_datalist(tmp_path / "data", tmp_path / "datalist.json", "t1")
+    assert prepare_datalist(tmp_path / "data", tmp_path / "datalist.json", ["t1"])["modalities"] == ["t1"]
+
+
 def test_nothing_to_split_is_an_error():
     with pytest.raises(ValueError, match="no items to split"):
         split_by_subject([])
