@@ -82,3 +82,10 @@ def gradients(chain: ReversibleSequence, inputs, embedding: Tensor, activations:
     loss.backward()
     found = {f"input{i}": x.grad for i, x in enumerate(inputs)} | {"embedding": embedding.grad}
     return found | {name: p.grad for name, p in chain.named_parameters()}
+
+
+def with_branch_batch(chain: ReversibleSequence, branch_batch: int) -> ReversibleSequence:
+    for operation in chain.operations:
+        if isinstance(operation, AdditiveCoupling):
+            operation.branch_batch = branch_batch
+    return chain
