@@ -37,8 +37,8 @@ class StepGuard:
     A step is bad if one of them is no finite number, if the norm is ``explosion`` times the median of the last 100, or
     if the error is larger than :class:`~monai_idm.handlers.ReconstructionErrorHandler` allows. It is logged, with the
     cases of its batch, and so it is in a table. The weights stay as they were, but for an
-    :class:`~monai_idm.optimizers.AdamWInBackward`: that leaves out parameters whose gradient is no number, and has
-    stepped the others before their norm is known.
+    :class:`~monai_idm.optimizers.AdamWInBackward`: that leaves out parameters whose own gradient is no number or
+    larger than all gradients together may be, and has stepped the others before the norm of all is known.
 
     What is usual is part of the trainer's state, and goes on with a training.
 
@@ -71,6 +71,7 @@ class StepGuard:
         self.explosion = explosion
         self.csv_file = None if csv_file is None else Path(csv_file)
         self._squares: list[float] = []  # of the gradients that an AdamWInBackward has met in this pass
+        self._largest = math.inf  # norm of the gradients in this step
         self._skipped = False
 
     def attach(self, engine: Engine) -> None:
@@ -84,6 +85,9 @@ class StepGuard:
             self.optimizer.accepts = self._accepts
 
     def _begin(self, engine: Engine) -> None:
+        norms = cast(Any, engine.state).gradient_norms
+        usual = median(norms) if len(norms) == _USUAL else math.inf
+        self._largest = min(self.explosion * usual, torch.finfo(torch.float32).max)
         self._squares, self._skipped = [], False
 
     def _loss(self, engine: Engine) -> None:
@@ -98,7 +102,7 @@ class StepGuard:
     def _accepts(self, gradient: Tensor) -> bool:
         """Whether an AdamWInBackward may step with a gradient."""
         self._squares.append(float(torch.linalg.vector_norm(here(gradient), dtype=torch.float32)) ** 2)
-        return math.isfinite(self._squares[-1])
+        return self._squares[-1] <= self._largest**2
 
     def _gradients(self, engine: Engine) -> None:
         if self._skipped:
@@ -106,9 +110,8 @@ class StepGuard:
         state, norm = cast(Any, engine.state), self._norm()
         error = self.network.training_error() if hasattr(self.network, "training_error") else None
         error = None if error is None else _worst(error)
-        usual = median(state.gradient_norms) if len(state.gradient_norms) == _USUAL else math.inf
-        if not norm <= min(self.explosion * usual, torch.finfo(torch.float32).max):
-            self._bad(engine, f"the gradients' norm (usual: {usual:.3g})", norm)
+        if not norm <= self._largest:
+            self._bad(engine, f"the gradients' norm (at most {self._largest:.3g})", norm)
         elif error is not None and not error <= error_limit(self.network):
             self._bad(engine, "the error of the rebuilt activations", error)
         else:
