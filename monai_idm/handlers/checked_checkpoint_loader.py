@@ -27,5 +27,5 @@ class CheckedCheckpointLoader(CheckpointLoader):
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.load_path} is not there; train first, {way_out}") from None
         except DamagedFile as error:
-            raise DamagedFile(f"{error}; {way_out}") from error
+            raise DamagedFile(f"{error}; {way_out}") from None
         super().__call__(engine)
