@@ -1,4 +1,4 @@
-"""A CSV file that grows by a row per epoch, also over several runs."""
+"""A CSV file that grows by a row per epoch, also when a training goes on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ __all__ = ["append_epoch"]
 def append_epoch(file: Path, engine: Engine, figures: Mapping[str, Any]) -> None:
     """Append the figures of an epoch, behind its number and iteration; a new file gets header and folder.
 
-    The file is replaced in one step: no row is ever half written.
+    Rows of this iteration and of later ones are replaced: a training that was killed wrote them behind the checkpoint
+    that it now goes on from. The file is replaced in one step: no row is ever half written.
 
     Args:
         file: To append to.
@@ -27,23 +28,21 @@ def append_epoch(file: Path, engine: Engine, figures: Mapping[str, Any]) -> None
         ValueError: If the file holds other columns.
     """
     row = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, **figures}
-    header = _header(file)
-    if header is not None and header != list(row):
+    header, *earlier = _rows(file) or [list(row)]
+    if header != list(row):
         raise ValueError(
             f"{file} has the columns {', '.join(header)}, this run writes {', '.join(row)}; "
             "give csv_file another name or move the old file away"
         )
-    earlier = "" if header is None else file.read_bytes().decode()
+    now = [f"{value:.6g}" if isinstance(value, float) else value for value in row.values()]
     with atomic_file(file) as unfinished, unfinished.open("w", newline="") as stream:
-        stream.write(earlier)
-        writer = csv.DictWriter(stream, row)
-        if header is None:
-            writer.writeheader()
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+        csv.writer(stream).writerows(
+            [header, *(past for past in earlier if int(past[1]) < engine.state.iteration), now]
+        )
 
 
-def _header(file: Path) -> list[str] | None:
+def _rows(file: Path) -> list[list[str]]:
     if not file.is_file():
-        return None
+        return []
     with file.open(newline="") as stream:
-        return next(csv.reader(stream), None)
+        return list(csv.reader(stream))

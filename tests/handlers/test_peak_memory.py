@@ -109,6 +109,18 @@ def test_rows_are_appended_with_one_header_also_by_a_resumed_run(tmp_path):
     assert all(float(row["live_peak_gib"]) > 0 for row in rows)
 
 
+def test_rows_behind_the_checkpoint_that_a_training_goes_on_from_are_replaced(tmp_path):
+    file = tmp_path / "memory.csv"
+    make_trainer([PeakMemoryHandler("cpu", file)], max_epochs=4).run()
+    killed = read(file)
+    resumed = make_trainer([PeakMemoryHandler("cpu", file)], max_epochs=3)
+    resumed.state.epoch, resumed.state.iteration = 2, 6
+    resumed.run()
+    assert [row["epoch"] for row in killed] == ["1", "2", "3", "4"]
+    assert [row["epoch"] for row in read(file)] == ["1", "2", "3"]
+    assert read(file)[:2] == killed[:2]
+
+
 def test_a_row_is_in_the_file_as_soon_as_its_epoch_ends(tmp_path):
     file = tmp_path / "memory.csv"
     lengths = []
