@@ -21,7 +21,7 @@ from idm_bundle.studies.runs import demo
 __all__ = ["STUDIES"]
 
 _EVERY = 500  # iterations between two looks
-_WARM_UP = 0.2  # of the steps, in which caches and pools fill
+_PARTS = 5  # in the first one caches and pools fill
 
 
 def soaked(steps: int, side: int) -> dict[str, Any]:
@@ -31,18 +31,19 @@ def soaked(steps: int, side: int) -> dict[str, Any]:
         steps: Of the training; an epoch has 500, and every tenth is validated.
         side: Voxels per axis.
     Returns:
-        ``mb_per_10000_steps``, the slope of the process's resident memory after the first fifth; ``first_mb`` and
-        ``last_mb``, at that fifth and at the end; ``first_error`` and ``last_error``, of rebuilt activations in units
-        of the stream, means over the first and the last fifth; ``largest_error``; ``loss`` of the same two fifths; and
-        ``seconds``.
+        ``mb_per_10000_steps``, the slope of the process's resident memory after the first fifth; means of each fifth:
+        resident ``mb``, ``errors`` of rebuilt activations in units of the stream, and ``losses``; the
+        ``largest_error``; and ``seconds``.
     """
     begin = time.perf_counter()
-    memory: list[tuple[int, float]] = []
+    iterations: list[int] = []
+    memory: list[float] = []
     errors: list[float] = []
     losses: list[float] = []
 
     def look(engine: Engine) -> None:
-        memory.append((engine.state.iteration, _resident_mb()))
+        iterations.append(engine.state.iteration)
+        memory.append(_resident_mb())
         errors.append(network.training_error())
         losses.append(float(engine.state.output[0]["loss"]))  # type: ignore[index]
 
@@ -54,19 +55,20 @@ def soaked(steps: int, side: int) -> dict[str, Any]:
         trainer: Engine = config.get_parsed_content("train#trainer")
         trainer.add_event_handler(Events.ITERATION_COMPLETED(every=_EVERY), look)
         trainer.run()
-    part = max(1, int(_WARM_UP * len(memory)))
-    slope, _ = linear_regression(*zip(*memory[part:], strict=True))
+    warm = len(memory) // _PARTS
     return {
-        "mb_per_10000_steps": 1e4 * slope,
-        "first_mb": memory[part][1],
-        "last_mb": memory[-1][1],
-        "first_error": mean(errors[:part]),
-        "last_error": mean(errors[-part:]),
+        "mb_per_10000_steps": 1e4 * linear_regression(iterations[warm:], memory[warm:]).slope,
+        "mb": _fifths(memory),
+        "errors": _fifths(errors),
+        "losses": _fifths(losses),
         "largest_error": max(errors),
-        "first_loss": mean(losses[:part]),
-        "last_loss": mean(losses[-part:]),
         "seconds": round(time.perf_counter() - begin),
     }
+
+
+def _fifths(values: list[float]) -> list[float]:
+    size = len(values) / _PARTS
+    return [mean(values[int(i * size) : int((i + 1) * size)]) for i in range(_PARTS)]
 
 
 def _resident_mb() -> float:
