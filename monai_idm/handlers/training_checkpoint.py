@@ -9,6 +9,7 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
+from monai_idm.atomic_file import atomic_file
 from monai_idm.checkpoints import DamagedFile, read_checkpoint, write_checkpoint
 
 __all__ = ["TrainingCheckpoint"]
@@ -30,6 +31,7 @@ class TrainingCheckpoint:
         resume: Go on from the newest checkpoint; where there is none, say so and start anew.
         keep: How many of the newest to keep, at least 1; what other trainings left in the folder stays.
     Raises:
+        OSError: At the start, if nothing can be written to the folder.
         ValueError: If ``keep`` is less; at the start, if all checkpoints are damaged, or the newest is of another
             training or of a later epoch than the last wanted.
     """
@@ -49,6 +51,7 @@ class TrainingCheckpoint:
 
     def _start(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
+            _require_writable(self.directory)
             for left in self.directory.glob(".unfinished.*.pt"):  # by a training that was killed while it wrote
                 left.unlink(missing_ok=True)
         # by time, not by epoch: the folder may hold later epochs of an earlier run
@@ -109,6 +112,14 @@ class TrainingCheckpoint:
 
     def _parts(self, engine: Engine) -> dict[str, Any]:
         return {**self.objects, _TRAINER: engine}
+
+
+def _require_writable(folder: Path) -> None:
+    """Now, and not when the first epoch is over."""
+    probe = folder / "probe.pt"
+    with atomic_file(probe) as unfinished:
+        unfinished.touch()
+    probe.unlink()
 
 
 def _written(file: Path) -> tuple[int, int, str]:

@@ -197,6 +197,15 @@ def test_what_a_killed_training_left_half_written_goes(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_epoch=1.pt"]
 
 
+def test_a_folder_that_takes_no_checkpoint_ends_a_training_before_its_first_step(tmp_path):
+    (tmp_path / "models").touch()  # also root cannot write below a file
+    engine, network = trainer(lambda network, _: [TrainingCheckpoint(tmp_path / "models" / "a", {"network": network})])
+    before = network.weight.detach().clone()
+    with pytest.raises(NotADirectoryError):
+        engine.run()
+    assert torch.equal(network.weight, before)
+
+
 def test_at_least_one_checkpoint_is_kept():
     with pytest.raises(ValueError, match="keep at least the newest"):
         TrainingCheckpoint("models", {}, keep=0)
