@@ -55,7 +55,7 @@ def killed(
         undisturbed = processes.Process(target=_train, args=(whole, overlays, False))
         started = time.perf_counter()
         undisturbed.start()
-        _wait(undisturbed, lambda: _epoch(whole) > 0)
+        _wait(undisturbed, partial(_reached, whole, 1))
         warm_up = time.perf_counter() - started
         _finish(undisturbed)
         epoch_time = (time.perf_counter() - started - warm_up) / steps

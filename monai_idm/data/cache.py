@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from monai.data import PersistentDataset
 from monai.utils import convert_to_tensor
@@ -24,7 +24,7 @@ class CheckedPersistentDataset(PersistentDataset):
     """
 
     def _cachecheck(self, item_transformed: Any) -> Any:
-        file = Path(str(self.cache_dir)) / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
+        file = cast(Path, self.cache_dir) / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
         try:
             return read_checkpoint(file)
         except FileNotFoundError:

@@ -18,7 +18,8 @@ def append_epoch(file: Path, engine: Engine, figures: Mapping[str, Any]) -> None
     """Append the figures of an epoch, behind its number and iteration; a new file gets header and folder.
 
     Rows of this iteration and of later ones are replaced: a training that was killed wrote them behind the checkpoint
-    that it now goes on from. The file is replaced in one step: no row is ever half written.
+    that it now goes on from. Lines that are no rows, as blank ones, go. The file is replaced in one step: no row is ever
+    half written.
 
     Args:
         file: To append to.
@@ -35,10 +36,9 @@ def append_epoch(file: Path, engine: Engine, figures: Mapping[str, Any]) -> None
             "give csv_file another name or move the old file away"
         )
     now = [f"{value:.6g}" if isinstance(value, float) else value for value in row.values()]
+    kept = [past for past in earlier if past[1:2] and past[1].isdecimal() and int(past[1]) < row["iteration"]]
     with atomic_file(file) as unfinished, unfinished.open("w", newline="") as stream:
-        csv.writer(stream).writerows(
-            [header, *(past for past in earlier if int(past[1]) < engine.state.iteration), now]
-        )
+        csv.writer(stream).writerows([header, *kept, now])
 
 
 def _rows(file: Path) -> list[list[str]]:

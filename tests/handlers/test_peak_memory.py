@@ -121,6 +121,16 @@ def test_rows_behind_the_checkpoint_that_a_training_goes_on_from_are_replaced(tm
     assert read(file)[:2] == killed[:2]
 
 
+def test_lines_that_are_no_rows_do_not_end_a_training(tmp_path):
+    file = tmp_path / "memory.csv"
+    make_trainer([PeakMemoryHandler("cpu", file)], max_epochs=1).run()
+    file.write_text(file.read_text() + "\n2\n2,six,1,1\n")
+    resumed = make_trainer([PeakMemoryHandler("cpu", file)], max_epochs=2)
+    resumed.state.epoch, resumed.state.iteration = 1, 3
+    resumed.run()
+    assert [row["epoch"] for row in read(file)] == ["1", "2"]
+
+
 def test_a_row_is_in_the_file_as_soon_as_its_epoch_ends(tmp_path):
     file = tmp_path / "memory.csv"
     lengths = []
