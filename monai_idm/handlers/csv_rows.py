@@ -18,8 +18,8 @@ def append_epoch(file: Path, engine: Engine, figures: Mapping[str, Any]) -> None
     """Append the figures of an epoch, behind its number and iteration; a new file gets header and folder.
 
     Rows of this iteration and of later ones are replaced: a training that was killed wrote them behind the checkpoint
-    that it now goes on from. Lines that are no rows, as blank ones, go. The file is replaced in one step: no row is ever
-    half written.
+    that it now goes on from. Lines that are no rows, as blank ones, go. The file is replaced in one step: no row is
+    ever half written.
 
     Args:
         file: To append to.
