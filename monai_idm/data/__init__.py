@@ -1,5 +1,6 @@
 """BraTS folders to a datalist, volumes to the network's grid and back to files."""
 
+from monai_idm.data.air import AirToZerod
 from monai_idm.data.batches import Draw, SeededBatches, SeededDataset
 from monai_idm.data.brats import brats_datalist, incomplete_cases
 from monai_idm.data.cache import CheckedPersistentDataset
@@ -8,6 +9,7 @@ from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
 from monai_idm.data.intensity import ScaleToNetworkRanged, WindowIntensityd
 from monai_idm.data.known import ChooseKnownd
+from monai_idm.data.label import LoadLabeld
 from monai_idm.data.loading import LoadVolumesd
 from monai_idm.data.patches import AddCoordinatesd, RandCentrePatchd
 from monai_idm.data.phantom import Phantom, generate_phantom, write_phantoms
@@ -19,12 +21,14 @@ from monai_idm.data.source import data_source, dataset_or_phantoms
 __all__ = [
     "LABEL_MAPS",
     "AddCoordinatesd",
+    "AirToZerod",
     "CheckedPersistentDataset",
     "ChooseKnownd",
     "Draw",
     "DrawNoised",
     "FitToGridd",
     "LabelToRegionsd",
+    "LoadLabeld",
     "LoadVolumesd",
     "Phantom",
     "PlaceOnTrainingGridd",

@@ -20,18 +20,10 @@ from typing import Any
 
 from monai.utils import ensure_tuple
 
+from monai_idm.data.contrasts import MODALITIES, NAMES, named_in_order
+
 __all__ = ["brats_datalist", "incomplete_cases"]
 
-MODALITIES = ("t1", "t1ce", "t2", "flair")
-
-# what files and dataset.json call a volume, in lower case -> what it is called here
-_NAMES = {
-    **{"t1": "t1", "t1n": "t1", "t1w": "t1"},
-    **{"t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce"},
-    **{"t2": "t2", "t2w": "t2"},
-    **{"flair": "flair", "t2f": "flair"},
-    "seg": "seg",
-}
 _NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?", re.IGNORECASE)
 _STEM = re.compile(r"(?P<case>.+)[_-](?P<name>[a-z0-9]+)", re.IGNORECASE)
 _Volumes = dict[str, tuple[str, int | None]]  # of a case, by the name used here: path, and channel of a 4D file
@@ -168,8 +160,8 @@ def _volumes(folder: Path) -> _Volumes:
     found: _Volumes = {}
     for stem, path in _nifti_files(folder).items():
         parts = _STEM.fullmatch(stem)
-        if parts and parts["case"].lower() == folder.name.lower() and parts["name"].lower() in _NAMES:
-            found[_NAMES[parts["name"].lower()]] = path, None
+        if parts and parts["case"].lower() == folder.name.lower() and parts["name"].lower() in NAMES:
+            found[NAMES[parts["name"].lower()]] = path, None
     return found
 
 
@@ -203,9 +195,7 @@ def _decathlon_order(file: Path) -> tuple[str, ...]:
             "restore it from the Decathlon's archive"
         )
     try:
-        modality = json.loads(file.read_text(encoding="utf-8"))["modality"]
-        given = [modality[str(i)] for i in range(len(modality))]
-        return tuple(_NAMES.get(name.lower(), name) for name in given)
+        return named_in_order(json.loads(file.read_text(encoding="utf-8"))["modality"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file} does not give the channels' order ({type(error).__name__}: {error}); it must hold "

@@ -1,25 +1,38 @@
 """Reads the volumes of one case into one multi-channel tensor, and says where the brain is.
 
-The brain is where any channel differs from 0, not where it exceeds 0: skull-stripped data are 0 outside, and
-interpolation leaves negative voxels inside.
+The brain is where any channel differs from the air around it (``air.py``), not where it exceeds it:
+interpolation leaves voxels below the air inside.
 """
+
+from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImage, MapTransform
+from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
+from torch import Tensor
+
+from monai_idm.data.air import find_brain, require_brain
+from monai_idm.data.contrasts import require_contrast, stated_order
+from monai_idm.data.nifti import read_volume, require_affine, require_finite
 
 __all__ = ["LoadVolumesd"]
 
-_COMPLEX = (32, 1792, 2048)  # NIfTI's numbers of such types
 _AFFINE_TOLERANCE = 1e-3  # mm, on every entry; headers of one case differ by rounding
+
+
+class _Channel(NamedTuple):
+    """One contrast of a case, ``(X, Y, Z)``, and what to call it in errors."""
+
+    name: str
+    voxels: Tensor
 
 
 class LoadVolumesd(MapTransform):
@@ -30,17 +43,22 @@ class LoadVolumesd(MapTransform):
     ``data[channels_key]`` lists; or a tensor that another tool has loaded, ``(C, X, Y, Z)`` or, of one channel,
     ``(X, Y, Z)``, as MONAI Deploy hands it over. It becomes a float32 MetaTensor ``(C, X, Y, Z)`` with the file's
     scaling applied and the meta data of the first file, as MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``
-    would give it. ``data[mask_key]`` becomes ``(1, X, Y, Z)``: 1 where a channel of the first key is not 0, else 0.
+    would give it. ``data[mask_key]`` becomes ``(1, X, Y, Z)``: 1 where a channel of the first key is not air, else 0.
 
     Args:
         keys: Keys of the paths.
         mask_key: Key that receives the brain mask.
         channels_key: Key of the list of channels.
+        modalities: Names of the channels wanted. With them, names of files have to agree, and one 4D file is put in
+            their order: by ``channel_order``, by a ``dataset.json`` beside it, or by the Decathlon's file names.
+        channel_order: Names of the channels of one 4D file, or of a tensor, as they come.
+        air: Value of the air in every file; None: found for each volume at its border.
         allow_missing_keys: Pass over keys that an item lacks.
     Raises:
         FileNotFoundError: When called, if a file is missing.
-        ValueError: When called, if a file is cut short or no NIfTI, is not 3D, holds NaN, Inf or nothing but
-            zeros, has a singular affine, lacks a channel, or differs from the first in shape or affine.
+        ValueError: When called, if a file is cut short or no NIfTI, is not 3D, holds NaN, Inf or one value only, has a
+            singular affine, lacks a channel, or differs from the first in shape or affine; if a name says another
+            contrast, or nothing says the order of a 4D file; if there is no telling brain from air.
     """
 
     def __init__(
@@ -48,111 +66,136 @@ class LoadVolumesd(MapTransform):
         keys: KeysCollection = "image",
         mask_key: str = "mask",
         channels_key: str = "channels",
+        modalities: Sequence[str] | None = None,
+        channel_order: Sequence[str] | None = None,
+        air: float | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
         self.channels_key = channels_key
-        self._load = LoadImage(ensure_channel_first=True)
+        self.modalities = None if modalities is None else tuple(modalities)
+        self.channel_order = None if channel_order is None else tuple(channel_order)
+        self.air = air
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
+        masks = {}
         for key in self.key_iterator(d):
-            d[key] = self._case(d[key], d.get(self.channels_key))
+            d[key], masks[key] = self._case(d[key], d.get(self.channels_key))
         first = self.first_key(d)
         if first in d:
-            d[self.mask_key] = _brain(d[first])
+            d[self.mask_key] = masks[first]
         return d
 
     def _case(
-        self, given: str | os.PathLike | Sequence[str] | torch.Tensor, channels: Sequence[int] | None
-    ) -> MetaTensor:
-        if isinstance(given, torch.Tensor):
-            return _loaded(given)
-        if isinstance(given, str | os.PathLike):
-            paths = [str(given)] * (1 if channels is None else len(channels))
+        self, given: str | os.PathLike | Sequence[str] | np.ndarray | Tensor, numbers: Sequence[int] | None
+    ) -> tuple[MetaTensor, MetaTensor]:
+        """The volume and its mask."""
+        if isinstance(given, np.ndarray | Tensor):
+            channels, meta = self._of_tensor(convert_to_tensor(given, track_meta=True))
         else:
-            paths = [str(path) for path in given]
-        if not paths or (channels is not None and len(channels) != len(paths)):
+            channels, meta = self._of_files(given, numbers)
+        brain = torch.zeros_like(channels[0].voxels, dtype=torch.bool)
+        for name, voxels in channels:
+            _require_contrast_in(name, voxels)
+            brain |= find_brain(name, voxels, self.air)
+        require_brain(channels[0].name, brain, judged=self.air is None)
+        image = MetaTensor(torch.stack([channel.voxels for channel in channels]), meta=meta)
+        return image, MetaTensor(brain[None].to(image.dtype), meta=deepcopy(meta))
+
+    def _of_files(
+        self, given: str | os.PathLike | Sequence[str], numbers: Sequence[int] | None
+    ) -> tuple[list[_Channel], dict[str, Any]]:
+        single = isinstance(given, str | os.PathLike)
+        paths = [str(given)] if single else [str(path) for path in given]
+        if single and numbers is not None:
+            paths = paths * len(numbers)
+        if not paths or (numbers is not None and len(numbers) != len(paths)):
             raise ValueError(
-                f"paths {paths} with channels {channels}; a case needs at least one path, and where it gives "
+                f"paths {paths} with channels {numbers}; a case needs at least one path, and where it gives "
                 "channels, one number per path: correct the datalist"
             )
-        files = {path: self._read(path) for path in dict.fromkeys(paths)}  # each file once, also a 4D one
+        files = {path: read_volume(path) for path in dict.fromkeys(paths)}  # each file once, also a 4D one
         first = files[paths[0]]
         for path, volume in files.items():
             _check_same_grid(paths[0], first, path, volume)
-        if channels is not None:
-            picked = [_channel(path, files[path], i) for path, i in zip(paths, channels, strict=True)]
-        elif isinstance(given, str | os.PathLike):
-            picked = list(first.as_tensor())
-            paths = paths * len(picked)
+        if numbers is not None:
+            picked = [_channel(path, files[path], i) for path, i in zip(paths, numbers, strict=True)]
+        elif single:
+            picked = self._in_order(paths[0], first.as_tensor(), stated_order(paths[0]))
         else:
             picked = [_only_channel(path, files[path]) for path in paths]
-        for path, channel in zip(paths, picked, strict=True):
-            _check_values(path, channel)
-        return MetaTensor(torch.stack(picked), meta=first.meta)
+            self._require_names(paths)
+        return picked, first.meta
 
-    def _read(self, path: str) -> MetaTensor:
-        """One file as ``(N, X, Y, Z)``."""
-        if not Path(path).expanduser().is_file():
-            raise FileNotFoundError(
-                f"{path} is missing; every file that the datalist names must be there: restore it, or "
-                "prepare the datalist anew"
-            )
-        try:
-            volume = self._load(path)
-        except Exception as error:  # damaged files raise OSError, EOFError, zlib.error, nibabel's own ...
-            raise ValueError(
-                f"cannot read {path} as NIfTI ({type(error).__name__}: {error}); it must be a whole .nii or "
-                ".nii.gz file: download or convert it again"
-            ) from error
-        if int(volume.meta.get("datatype", 0)) in _COMPLEX:
-            raise ValueError(f"{path} holds complex numbers, and intensities are real: convert it to its magnitude")
+    def _of_tensor(self, given: MetaTensor) -> tuple[list[_Channel], dict[str, Any]]:
+        volume = (given[None] if given.ndim == 3 else given).float()
         if volume.ndim != 4:
             raise ValueError(
-                f"{path} gives an array {tuple(volume.shape)}, channels first; it must be (C, X, Y, Z), from a 3D "
-                "file, or a 4D one with its channels last: convert it"
+                f"a tensor {tuple(given.shape)} instead of paths; it must be a volume, (X, Y, Z), or several, "
+                "(C, X, Y, Z)"
             )
-        _check_affine(path, volume)
-        return volume
+        require_affine("the tensor given", volume)
+        file = volume.meta.get("filename_or_obj")
+        # who hands over a tensor has read the order of its channels in the bundle's metadata, unless its file says more
+        order = (stated_order(file) if isinstance(file, str) else None) or self.modalities
+        return self._in_order("the tensor given", volume.as_tensor(), order), volume.meta
+
+    def _in_order(self, name: str, volume: Tensor, order: Sequence[str] | None) -> list[_Channel]:
+        """The channels of one file or tensor in the order of ``modalities``."""
+        channels = [_Channel(f"channel {i} of {name}" if len(volume) > 1 else name, v) for i, v in enumerate(volume)]
+        if self.modalities is None:
+            return channels
+        wanted = ", ".join(self.modalities)
+        if len(channels) == 1 == len(self.modalities):
+            require_contrast(name, self.modalities[0])
+            return channels
+        order = self.channel_order or order
+        if order is None:
+            raise ValueError(
+                f"{name} holds {len(channels)} channels, and nothing says which contrasts they are ({wanted} are "
+                f"wanted); give their order, as {_as_option('channel_order', self.modalities)}, or one file for each"
+            )
+        missing = [modality for modality in self.modalities if modality not in order]
+        if missing or len(order) != len(channels):
+            raise ValueError(
+                f"{name} holds {len(channels)} channels, and their order is said to be {', '.join(order)}; wanted are "
+                f"{wanted}: correct channel_order or dataset.json, or give one file for each contrast"
+            )
+        return [channels[list(order).index(modality)] for modality in self.modalities]
+
+    def _require_names(self, paths: Sequence[str]) -> None:
+        if self.modalities is None:
+            return
+        if len(paths) != len(self.modalities):
+            raise ValueError(
+                f"{len(paths)} files, {', '.join(paths)}, for the contrasts {', '.join(self.modalities)}; give one "
+                "for each"
+            )
+        for path, modality in zip(paths, self.modalities, strict=True):
+            require_contrast(path, modality)
 
 
-def _loaded(given: torch.Tensor) -> MetaTensor:
-    volume = MetaTensor((given[None] if given.ndim == 3 else given).float())
-    if volume.ndim != 4:
-        raise ValueError(
-            f"a tensor {tuple(given.shape)} instead of paths; it must be a volume, (X, Y, Z), or several, (C, X, Y, Z)"
-        )
-    _check_affine("the tensor given", volume)
-    for number, channel in enumerate(volume.as_tensor()):
-        _check_values(f"channel {number} of the tensor given", channel)
-    return volume
+def _as_option(name: str, values: Sequence[str]) -> str:
+    return f'--{name} "{list(values)}"'
 
 
-def _check_affine(path: str, volume: MetaTensor) -> None:
-    if not _invertible(volume.affine):
-        raise ValueError(
-            f"{path} has the affine {volume.affine.tolist()}, which has no inverse; it must map voxels "
-            "to mm: repair the header"
-        )
-
-
-def _only_channel(path: str, volume: MetaTensor) -> torch.Tensor:
+def _only_channel(path: str, volume: MetaTensor) -> _Channel:
     if len(volume) != 1:
         raise ValueError(
             f"{path} is 4D with {len(volume)} channels where a 3D file is needed: split the file, or give "
             '"channels": [...] in the datalist, one number per path'
         )
-    return volume.as_tensor()[0]
+    return _Channel(path, volume.as_tensor()[0])
 
 
-def _channel(path: str, volume: MetaTensor, index: int) -> torch.Tensor:
+def _channel(path: str, volume: MetaTensor, index: int) -> _Channel:
     if not 0 <= index < len(volume):
         raise ValueError(
             f"channel {index} asked of {path}, which has {len(volume)}, counted from 0: correct the datalist"
         )
-    return volume.as_tensor()[index]
+    return _Channel(path if len(volume) == 1 else f"channel {index} of {path}", volume.as_tensor()[index])
 
 
 def _check_same_grid(first_path: str, first: MetaTensor, path: str, volume: MetaTensor) -> None:
@@ -168,23 +211,11 @@ def _check_same_grid(first_path: str, first: MetaTensor, path: str, volume: Meta
         )
 
 
-def _check_values(path: str, volume: torch.Tensor) -> None:
-    broken = int((~torch.isfinite(volume)).sum())
-    if broken:
+def _require_contrast_in(name: str, volume: Tensor) -> None:
+    require_finite(name, volume)
+    lowest, highest = volume.aminmax()
+    if not highest > lowest:
         raise ValueError(
-            f"{path} holds {broken} NaN or Inf voxels of {volume.numel()}; all must be finite numbers: "
-            "repair the file, for instance with numpy.nan_to_num"
+            f"{name} is {float(lowest):g} in every voxel; a volume must show a brain: convert it again, or leave "
+            "the case out"
         )
-    if not volume.any():
-        raise ValueError(
-            f"{path} is 0 in every voxel; a volume must show a brain: convert it again, or leave the case out"
-        )
-
-
-def _invertible(affine: torch.Tensor) -> bool:
-    return bool(affine.isfinite().all()) and float(torch.linalg.det(affine[:3, :3])) != 0
-
-
-def _brain(image: MetaTensor) -> MetaTensor:
-    mask = (image.as_tensor() != 0).any(dim=0, keepdim=True).to(image.dtype)
-    return MetaTensor(mask, meta=deepcopy(image.meta))

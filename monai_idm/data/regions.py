@@ -10,22 +10,22 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from monai_idm.data.label_maps import LABEL_MAPS, LabelMap, label_numbers
+
 __all__ = ["LABEL_MAPS", "REGIONS", "LabelToRegionsd", "RegionsToLabeld"]
 
-# what each collection's numbers mean; 0 is everything else
-LABEL_MAPS: dict[str, dict[str, int]] = {
-    "brats2020": {"necrosis": 1, "oedema": 2, "enhancing": 4},  # 2018 to 2021
-    "brats2023": {"necrosis": 1, "oedema": 2, "enhancing": 3},
-    "decathlon": {"oedema": 1, "necrosis": 2, "enhancing": 3},
-}
-# the first part is what a region has and those inside it have not
+# the first part is what a region has and those inside it have not; a map need not have all of the parts
 REGIONS: dict[str, tuple[str, ...]] = {
-    "whole": ("oedema", "necrosis", "enhancing"),
-    "core": ("necrosis", "enhancing"),
+    "whole": ("oedema", "necrosis", "cyst", "enhancing"),
+    "core": ("necrosis", "cyst", "enhancing"),
     "enhancing": ("enhancing",),
     "oedema": ("oedema",),
     "necrosis": ("necrosis",),
+    "cyst": ("cyst",),
+    "cavity": ("cavity",),  # where a tumour was resected: no part of it
+    "lesion": ("lesion",),
 }
+_ROUNDING = 1e-3  # how far a label stored as a float may lie from its number
 
 
 class LabelToRegionsd(MapTransform):
@@ -33,27 +33,26 @@ class LabelToRegionsd(MapTransform):
 
     Args:
         keys: Keys of the labels, ``(1, *spatial)``; each becomes ``(len(regions), *spatial)``, float32.
-        regions: Of ``REGIONS``.
-        label_map: Name in ``LABEL_MAPS``.
+        regions: Names in ``REGIONS``.
+        label_map: A name in ``LABEL_MAPS``, or a map of your own, as ``{"lesion": 1}``.
         allow_missing_keys: Pass over keys that an item lacks.
     Raises:
-        ValueError: If a region or a map is unknown; when called, if a label is not in the map.
+        ValueError: If a region or a map is unknown, or the map has no part of a region; when called, if a label is not
+            in the map.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "label",
         regions: Sequence[str] = ("whole",),
-        label_map: str = "brats2020",
+        label_map: LabelMap = "brats2020",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        _check(regions, label_map)
         self.regions = tuple(regions)
         self.label_map = label_map
-        of = LABEL_MAPS[label_map]
-        self._labels = [[of[part] for part in REGIONS[region]] for region in regions]
-        self._known = torch.tensor([0, *of.values()])
+        self._labels = _labels(regions, label_map)
+        self._known = torch.tensor([0, *label_numbers(label_map).values()])
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -64,12 +63,13 @@ class LabelToRegionsd(MapTransform):
     def _regions(self, label: Tensor) -> Tensor:
         if label.shape[0] != 1:
             raise ValueError(f"a label of shape {tuple(label.shape)}; it must have one channel, (1, *spatial)")
+        label = torch.where((label - label.round()).abs() <= _ROUNDING, label.round(), label)
         found = torch.unique(label)
         strange = found[~torch.isin(found, self._known.to(found))]
         if len(strange):
             raise ValueError(
-                f"labels {strange.tolist()} are not in the map {self.label_map!r}, {LABEL_MAPS[self.label_map]}; "
-                f"choose the map of your data, one of {', '.join(LABEL_MAPS)}, or mend the file"
+                f"labels {strange.tolist()} are not in the map {self.label_map!r}, {label_numbers(self.label_map)}; "
+                "choose the map of your data as label_map, or mend the file"
             )
         return torch.cat([torch.isin(label, label.new_tensor(labels)) for labels in self._labels]).to(torch.float32)
 
@@ -83,25 +83,26 @@ class RegionsToLabeld(MapTransform):
 
     Args:
         keys: Keys of the masks, ``(len(regions), *spatial)``, 0 or 1; each becomes ``(1, *spatial)``, uint8.
-        regions: Of ``REGIONS``, the masks' channels.
-        label_map: Name in ``LABEL_MAPS``.
+        regions: Names in ``REGIONS``, in the order of the masks' channels.
+        label_map: A name in ``LABEL_MAPS``, or a map of your own.
         allow_missing_keys: Pass over keys that an item lacks.
     Raises:
-        ValueError: If a region or a map is unknown; when called, if the channels are not the regions.
+        ValueError: If a region or a map is unknown, or the map has no part of a region; when called, if the channels
+            are not the regions.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "pred",
         regions: Sequence[str] = ("whole",),
-        label_map: str = "brats2020",
+        label_map: LabelMap = "brats2020",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        _check(regions, label_map)
         self.regions = tuple(regions)
+        labels = _labels(regions, label_map)
         by_size = sorted(range(len(regions)), key=lambda i: -len(REGIONS[regions[i]]))
-        self._numbers = [(i, LABEL_MAPS[label_map][REGIONS[regions[i]][0]]) for i in by_size]
+        self._numbers = [(i, labels[i][0]) for i in by_size]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -119,10 +120,17 @@ class RegionsToLabeld(MapTransform):
         return d
 
 
-def _check(regions: Sequence[str], label_map: str) -> None:
+def _labels(regions: Sequence[str], label_map: LabelMap) -> list[list[int]]:
+    """The numbers that make up each region, that of its first part first."""
+    numbers = label_numbers(label_map)
     unknown = [region for region in regions if region not in REGIONS]
-    if unknown or not regions or label_map not in LABEL_MAPS:
+    if unknown or not regions:
+        raise ValueError(f"regions={tuple(regions)}; choose regions from {', '.join(REGIONS)}")
+    labels = [[numbers[part] for part in REGIONS[region] if part in numbers] for region in regions]
+    empty = [region for region, of in zip(regions, labels, strict=True) if not of]
+    if empty:
         raise ValueError(
-            f"regions={tuple(regions)}, label_map={label_map!r}; choose regions from {', '.join(REGIONS)}, and a "
-            f"map from {', '.join(LABEL_MAPS)}"
+            f"the map {label_map!r} knows {', '.join(numbers)}, which are no part of the region {', '.join(empty)}; "
+            "choose other regions, or another label_map"
         )
+    return labels

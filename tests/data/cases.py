@@ -24,6 +24,9 @@ preprocessing:
   transforms:
   - _target_: LoadVolumesd
     keys: image
+    modalities: "@modalities"
+  - _target_: AirToZerod
+    keys: image
   - _target_: Orientationd
     keys: [image, mask]
     axcodes: RAS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import json
 import traceback
 
 import nibabel as nib
@@ -63,11 +64,11 @@ def test_the_brain_is_where_any_channel_is_not_zero(tmp_path):
 
 @pytest.mark.parametrize("single", [True, False])
 def test_channels_choose_from_a_4d_file(tmp_path, single):
-    volumes = np.stack([np.full(SHAPE, i + 1.0) for i in range(4)], -1)
+    volumes = np.stack([(i + 1) * (smooth_brain() > 0.3) for i in range(4)], -1)
     path = write_volume(tmp_path / "a.nii.gz", volumes)
     image = LoadVolumesd()({"image": path if single else [path] * 2, "channels": [3, 1]})["image"]
     assert image.shape == (2, *SHAPE)
-    assert [float(channel.mean()) for channel in image] == [4, 2]
+    assert [float(channel.max()) for channel in image] == [4, 2]
 
 
 def test_endings_in_upper_case_load(tmp_path):
@@ -78,7 +79,7 @@ def test_endings_in_upper_case_load(tmp_path):
 
 @pytest.mark.parametrize("n", [None, 1, 3])
 def test_one_path_gives_all_its_channels(tmp_path, n):
-    values = np.ones(SHAPE if n is None else (*SHAPE, n))
+    values = smooth_brain() if n is None else np.stack([smooth_brain()] * n, -1)
     assert LoadVolumesd()({"image": write_volume(tmp_path / "a.nii", values)})["image"].shape == (
         n or 1,
         *SHAPE,
@@ -97,7 +98,7 @@ def test_a_tensor_that_another_tool_loaded_is_taken_as_it_is(tmp_path, single):
         torch.testing.assert_close(found[key].affine, expected[key].affine, rtol=0, atol=0)
     with pytest.raises(ValueError, match=r"a tensor \(4, 5\) instead of paths"):
         LoadVolumesd()({"image": torch.zeros(4, 5)})
-    with pytest.raises(ValueError, match="channel 0 of the tensor given is 0 in every voxel"):
+    with pytest.raises(ValueError, match="the tensor given is 0 in every voxel"):
         LoadVolumesd()({"image": torch.zeros(1, 4, 4, 4)})
 
 
@@ -234,3 +235,70 @@ def test_no_text_of_a_header_comes_along(tmp_path):
     torch.save(data, tmp_path / "cached.pt")
     assert b"DOE" not in gzip.decompress((tmp_path / "out" / "scan_t1.nii.gz").read_bytes())
     assert b"DOE" not in (tmp_path / "cached.pt").read_bytes()
+
+
+NAMES = ("flair", "t1", "t1ce", "t2")  # the Decathlon's order
+
+
+def in_one_file(folder, name: str, dataset: dict | None = None) -> str:
+    """Four channels, each with a maximum of its own: 1, 2, 3, 4 in the order of NAMES."""
+    volumes = np.stack([(i + 1) * (smooth_brain() > 0.3) for i in range(4)], -1)
+    if dataset is not None:
+        (folder / "dataset.json").write_text(json.dumps(dataset))
+    return write_volume(folder / "imagesTr" / name, volumes)
+
+
+@pytest.mark.parametrize("modalities", [("t1", "t1ce", "t2", "flair"), ("t2", "flair")])
+@pytest.mark.parametrize(
+    ("name", "dataset", "options"),
+    [
+        ("BRATS_001.nii.gz", None, {}),
+        ("case.nii.gz", {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}, {}),
+        ("case.nii.gz", None, {"channel_order": NAMES}),
+    ],
+    ids=["name", "dataset.json", "said"],
+)
+def test_a_4d_file_comes_in_the_order_asked_for(tmp_path, name, dataset, options, modalities):
+    file = in_one_file(tmp_path, name, dataset)
+    image = LoadVolumesd(modalities=modalities, **options)({"image": file})["image"]
+    assert [float(channel.max()) for channel in image] == [NAMES.index(modality) + 1 for modality in modalities]
+    given = LoadImaged("image", ensure_channel_first=True)({"image": file})  # by MONAI's loader, as for Deploy
+    again = LoadVolumesd(modalities=modalities, **options)(given)["image"]
+    torch.testing.assert_close(again.as_tensor(), image.as_tensor(), rtol=0, atol=0)
+
+
+def test_a_4d_file_whose_order_nobody_says_is_refused(tmp_path):
+    file = in_one_file(tmp_path, "case.nii.gz")
+    with pytest.raises(
+        ValueError, match=r"holds 4 channels, and nothing says which .*--channel_order \"\['t1', 't2'\]"
+    ):
+        LoadVolumesd(modalities=("t1", "t2"))({"image": file})
+    with pytest.raises(ValueError, match=r"their order is said to be t1, t2; wanted are t1, t2"):
+        LoadVolumesd(modalities=("t1", "t2"), channel_order=("t1", "t2"))({"image": file})
+    with pytest.raises(ValueError, match=r"their order is said to be flair, t1, adc, t2; wanted are t1, t1ce"):
+        LoadVolumesd(modalities=("t1", "t1ce"), channel_order=("flair", "t1", "adc", "t2"))({"image": file})
+
+
+def test_a_tensor_without_a_file_is_in_the_order_of_the_metadata():
+    volume = torch.stack([torch.as_tensor(smooth_brain()) * (i + 1) for i in range(2)])
+    image = LoadVolumesd(modalities=("t1", "t2"))({"image": volume})["image"]
+    torch.testing.assert_close(image.as_tensor(), volume.float())
+    with pytest.raises(ValueError, match="holds 2 channels, and their order is said to be t1, t2, flair"):
+        LoadVolumesd(modalities=("t1", "t2", "flair"))({"image": volume})
+
+
+@pytest.mark.parametrize(
+    ("names", "modalities", "said"),
+    [
+        (("a_t2.nii.gz", "a_t1.nii.gz"), ("t1", "t2"), r"a_t2\.nii\.gz is given for t1, and its name says t2"),
+        (("a-t1n.nii.gz", "a-t1c.nii.gz"), ("t1", "t2"), r"a-t1c\.nii\.gz is given for t2, and its name says t1ce"),
+        (("a_t1.nii.gz",), ("t1", "t2"), r"1 files, .*a_t1\.nii\.gz, for the contrasts t1, t2"),
+        ("a_flair.nii.gz", ("t2",), r"a_flair\.nii\.gz is given for t2, and its name says flair"),
+        (("a_t1.nii.gz", "a_seg.nii.gz"), ("t1", "t2"), r"a_seg\.nii\.gz is given for t2, and its name says seg"),
+    ],
+)
+def test_a_file_whose_name_says_another_contrast_is_refused(tmp_path, names, modalities, said):
+    single = isinstance(names, str)
+    files = [write_volume(tmp_path / name, smooth_brain()) for name in ([names] if single else names)]
+    with pytest.raises(ValueError, match=said):
+        LoadVolumesd(modalities=modalities)({"image": files[0] if single else files})

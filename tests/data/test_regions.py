@@ -12,12 +12,13 @@ from monai_idm.data.regions import LABEL_MAPS, REGIONS
 @pytest.mark.parametrize("label_map", LABEL_MAPS)
 def test_a_region_is_the_union_of_its_tissues(label_map):
     tissues = LABEL_MAPS[label_map]
-    label = torch.tensor([0, *tissues.values()]).reshape(1, 4, 1, 1)
+    label = torch.tensor([0, *tissues.values()]).reshape(1, -1, 1, 1)
     names = ["air", *tissues]
-    regions = LabelToRegionsd(regions=tuple(REGIONS), label_map=label_map)({"label": label})["label"]
-    assert regions.shape == (len(REGIONS), 4, 1, 1)
+    there = [region for region, parts in REGIONS.items() if {*parts} & {*tissues}]
+    regions = LabelToRegionsd(regions=there, label_map=label_map)({"label": label})["label"]
+    assert regions.shape == (len(there), len(names), 1, 1)
     assert regions.dtype == torch.float32
-    for region, channel in zip(REGIONS, regions, strict=True):
+    for region, channel in zip(there, regions, strict=True):
         assert [name for name, inside in zip(names, channel.flatten(), strict=True) if inside] == [
             name for name in names if name in REGIONS[region]
         ]
@@ -30,21 +31,50 @@ def test_a_label_of_another_map_is_refused():
         LabelToRegionsd()({"label": torch.zeros(2, 3, 3, 3)})
 
 
-@pytest.mark.parametrize("arguments", [{"regions": ("liver",)}, {"regions": ()}, {"label_map": "brats"}])
-def test_unknown_names_are_refused(arguments):
-    with pytest.raises(ValueError, match="choose regions from whole, core"):
-        LabelToRegionsd(**arguments)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"regions": ("liver",)}, "choose regions from whole, core"),
+        ({"regions": ()}, "choose regions from whole, core"),
+        ({"label_map": "brats"}, "choose a map from brats2020, .*, or write the numbers out"),
+        ({"regions": ("whole", "cavity")}, "knows necrosis, oedema, enhancing, which are no part of the region cavity"),
+        ({"label_map": {"liver": 1}}, "name different numbers for some of cavity, cyst"),
+        ({"label_map": {"oedema": 1, "necrosis": 1}}, "name different numbers"),
+        ({"label_map": {"oedema": 0}}, "integers above 0"),
+    ],
+)
+def test_unknown_names_are_refused(arguments, said):
+    for transform in (LabelToRegionsd, RegionsToLabeld):
+        with pytest.raises(ValueError, match=said):
+            transform(**arguments)
+
+
+def test_a_map_of_ones_own_is_taken():
+    label = torch.tensor([0, 7, 9]).reshape(1, 3, 1, 1)
+    regions = LabelToRegionsd(regions=["whole", "enhancing"], label_map={"oedema": 7, "enhancing": 9})
+    assert regions({"label": label})["label"].flatten().tolist() == [0, 1, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("offset", [-9e-4, 9e-4])
+def test_labels_that_were_stored_as_floats_are_their_numbers(offset):
+    label = torch.tensor([offset, 1 + offset, 4 - offset]).reshape(1, 3, 1, 1)
+    assert LabelToRegionsd(regions=["enhancing"])({"label": label})["label"].flatten().tolist() == [0, 0, 1]
+    with pytest.raises(ValueError, match=r"labels \[0.5\] are not in the map"):
+        LabelToRegionsd()({"label": torch.tensor([0, 0.5]).reshape(1, 2, 1, 1)})
 
 
 @pytest.mark.parametrize("label_map", LABEL_MAPS)
 @pytest.mark.parametrize("regions", [("whole",), ("core", "whole"), ("enhancing", "core", "whole"), ("oedema", "core")])
 def test_regions_become_a_label_that_gives_them_back(regions, label_map):
-    label = torch.tensor([0, *LABEL_MAPS[label_map].values()]).reshape(1, 4, 1, 1)
+    if label_map == "lesion":
+        regions = ("lesion",)
+    numbers = {part: n for part, n in LABEL_MAPS[label_map].items() if part not in ("cavity", "cyst")}
+    label = torch.tensor([0, *numbers.values()]).reshape(1, -1, 1, 1)
     arguments = {"regions": regions, "label_map": label_map}
     masks = LabelToRegionsd(**arguments)({"label": label})["label"]
     painted = RegionsToLabeld(**arguments)({"pred": masks})["pred"]
     assert painted.dtype == torch.uint8
-    assert painted.shape == (1, 4, 1, 1)
+    assert painted.shape == label.shape
     assert torch.equal(LabelToRegionsd(**arguments)({"label": painted})["label"], masks)
     if len(regions) == 3:
         assert torch.equal(painted.long(), label)

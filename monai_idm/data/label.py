@@ -1,0 +1,105 @@
+"""Reads the label of a case, and refuses one that does not lie on its images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
+from torch import Tensor
+
+from monai_idm.data.displacement import displacement
+from monai_idm.data.nifti import read_volume, require_affine, require_finite
+
+__all__ = ["LoadLabeld"]
+
+_VOXELS = 0.1  # how far a label's voxels may lie from the image's
+_OUTSIDE = 0.5  # of the labelled voxels
+
+
+class LoadLabeld(MapTransform):
+    """Load a label file, ``(1, X, Y, Z)``, and compare it with the images of the case, which are loaded already.
+
+    Its voxels may come in another order than theirs, if its header says so. Put it before what reorients or crops.
+
+    Args:
+        keys: Keys of the paths, or of tensors that another tool has loaded.
+        image_key: Key of the images, as LoadVolumesd leaves them.
+        mask_key: Key of the brain mask.
+        allow_missing_keys: Pass over keys that an item lacks.
+    Raises:
+        FileNotFoundError: When called, if a file is missing.
+        ValueError: When called, if a file cannot be read, has several channels, lies elsewhere than the images, or
+            labels more of the air than of the brain.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "label",
+        image_key: str = "image",
+        mask_key: str = "mask",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.mask_key = mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            name, label = _read(d[key])
+            require_finite(name, label)
+            image = d[self.image_key]
+            _require_same_place(name, label, image)
+            _require_in_brain(name, label, d[self.mask_key])
+            d[key] = label
+        return d
+
+
+def _read(given: str | os.PathLike | np.ndarray | Tensor) -> tuple[str, MetaTensor]:
+    if isinstance(given, np.ndarray | Tensor):
+        name, label = "the label given", convert_to_tensor(given, track_meta=True)
+        label = (label[None] if label.ndim == 3 else label).float()
+        require_affine(name, label)
+    else:
+        name, label = str(given), read_volume(str(given))
+    if label.ndim != 4 or len(label) != 1:
+        raise ValueError(f"{name} gives an array {tuple(label.shape)}; a label has one volume, (1, X, Y, Z)")
+    return name, label
+
+
+def _require_same_place(name: str, label: MetaTensor, image: MetaTensor) -> None:
+    sizes, affines = [tuple(x.shape[1:]) for x in (image, label)], [np.asarray(x.affine) for x in (image, label)]
+    apart = displacement(sizes[0], affines[0], sizes[1], affines[1])
+    if apart <= _VOXELS:
+        return
+    of = image.meta.get("filename_or_obj", "the image")
+    by = f"{apart:.1f} voxels" if np.isfinite(apart) else "another grid"
+    raise ValueError(
+        f"{name} does not lie on {of} ({by} apart): it has {sizes[1]} voxels and the affine {affines[1].tolist()}, the "
+        f"image {sizes[0]} and {affines[0].tolist()}; a label must mark the voxels of its image: resample it onto the "
+        "image, or, if only its header is wrong, copy the image's header to it"
+    )
+
+
+def _require_in_brain(name: str, label: MetaTensor, mask: MetaTensor) -> None:
+    """A right header over voxels in another order, or over those of another case, shows here."""
+    marked = label.as_tensor()[0].nonzero().double()
+    if not len(marked):
+        return
+    to_mask = torch.linalg.inv(mask.affine.double()) @ label.affine.double()
+    places = (marked @ to_mask[:3, :3].T + to_mask[:3, 3]).round().long()
+    brain = mask.as_tensor()[0]
+    places = torch.minimum(places.clamp(min=0), torch.tensor(brain.shape) - 1)
+    outside = float((brain[tuple(places.T)] == 0).double().mean())
+    if outside > _OUTSIDE:
+        raise ValueError(
+            f"{name} marks {len(marked)} voxels, {outside:.0%} of them in the air; a label must lie in the brain of "
+            "its images: is it another case's, or are its voxels in another order than its header says?"
+        )

@@ -1,0 +1,78 @@
+"""A label map is compared with what names a folder's numbers, and with the numbers of all of its cases."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from monai_idm.data.label_maps import LABEL_MAPS, contradicted_by_numbers, require_label_map
+
+DECATHLON = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}
+NNUNET = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
+NNUNET_REGIONS = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}
+
+
+@pytest.mark.parametrize(
+    ("labels", "right", "wrong", "said"),
+    [
+        (DECATHLON, "decathlon", "brats2023", "1 is oedema, 2 is necrosis"),
+        (DECATHLON, "decathlon", "brats2020", "1 is oedema, 2 is necrosis, 3 is enhancing"),
+        (NNUNET, "brats2023", "decathlon", "1 is necrosis, 2 is oedema"),
+        (NNUNET_REGIONS, "decathlon", "brats2023", "oedema"),
+        (NNUNET | {"RC": 4}, "brats2024", "brats2020", "3 is enhancing, 4 is cavity"),
+    ],
+)
+def test_dataset_json_decides(tmp_path, labels, right, wrong, said):
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    require_label_map(tmp_path, ["a"], right)
+    require_label_map(tmp_path, ["a"], {"necrosis": 3, "oedema": 1})  # written out by the user
+    with pytest.raises(
+        ValueError, match=rf"label_map='{wrong}' is .*dataset\.json says that.*{said}.*--label_map {right}"
+    ):
+        require_label_map(tmp_path, ["a"], wrong)
+
+
+@pytest.mark.parametrize(
+    ("subject", "right", "wrong"),
+    [
+        ("BraTS-PED-00002-000", "brats2024_ped", "brats2020"),
+        ("BraTS-PED-00002-000", "brats2023_ped", "brats2023"),
+        ("BraTS-GLI-02405-100", "brats2024", "brats2023"),
+        ("BraTS-GLI-02405-101", "brats2024", "brats2020"),
+        ("BraTS-GLI-00003-000", "brats2023", "brats2020"),
+        ("BraTS-GLI-00003-000", "brats2024", "decathlon"),
+        ("BraTS-MET-00003-000", "brats2023", "brats2024_ped"),
+        ("BraTS20_Training_001", "brats2020", "brats2023"),
+        ("BraTS2021_00000", "brats2020", "brats2024"),
+        ("BRATS_001", "decathlon", "brats2023"),
+        ("UPENN-GBM-00001_11", "brats2020", "decathlon"),
+    ],
+)
+def test_names_of_collections_decide(tmp_path, subject, right, wrong):
+    subjects = ["of_no_collection", subject]
+    require_label_map(tmp_path, subjects, right)
+    with pytest.raises(ValueError, match=rf"1 cases have names of another collection, as {subject}, .*--label_map"):
+        require_label_map(tmp_path, subjects, wrong)
+
+
+def test_other_names_allow_every_map(tmp_path):
+    for label_map in LABEL_MAPS:
+        require_label_map(tmp_path, ["PHANTOM_001", "sub-001_ses-01", "脑瘤"], label_map)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"labels": ["a"]}', '{"labels": {"1": "liver", "2": 3}}'])
+def test_a_dataset_json_that_names_nothing_decides_nothing(tmp_path, content):
+    (tmp_path / "dataset.json").write_text(content)
+    require_label_map(tmp_path, ["a"], "brats2020")
+
+
+def test_the_numbers_of_a_whole_folder_decide():
+    fits = {"a": [0], "b": [0, 1, 2], "c": [0, 2, 4]}
+    assert not contradicted_by_numbers(fits, "brats2020")
+    assert not contradicted_by_numbers(fits | {"d": [0, 7], "e": [0, 0.5]}, "brats2020")  # bad cases, not another map
+    said = contradicted_by_numbers(fits | {"d": [0, 3], "e": [0, 1, 3]}, "brats2020")
+    assert "the labels hold 3 in 2 of 5 cases" in said
+    assert "--label_map brats2024, --label_map brats2024_ped, or write the numbers out" in said
+    assert "4 in 1 of 3" in contradicted_by_numbers(fits, "brats2023")
+    assert "2 in 2 of 3 cases, 4 in 1 of 3" in contradicted_by_numbers(fits, "lesion")
