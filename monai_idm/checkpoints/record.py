@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any
 from torch import nn
 
 from monai_idm.checkpoints.files import read_checkpoint
+from monai_idm.checkpoints.split import Case, TrainingSplit, hashed_split
 from monai_idm.machine import VERSIONS
 
-__all__ = ["PHANTOM", "RunRecord", "fingerprint", "read_record", "read_weights"]
+__all__ = ["PHANTOM", "RunRecord", "fingerprint", "read_record", "read_weights", "trained_settings"]
 
 PHANTOM = "phantom"
 
 _KEY = "record"
+_ADDED = ("zoom", "window_percentiles", "label_map", "coordinates")  # to the convention since version 0.1.0
+_logger = logging.getLogger(__name__)
 
 
 class RunRecord:
@@ -28,19 +32,26 @@ class RunRecord:
     loading checks it: weights trained for another convention would load silently and predict nonsense.
 
     Args:
-        convention: What prediction depends on besides the weights, plain types (modalities, network range, noise
-            schedule, timesteps, prediction type). It must be the same when the weights are loaded.
-        seed: Of the run.
+        convention: What a voxel of the result depends on besides the weights, plain types (modalities, network range,
+            noise schedule, prediction type, preprocessing, regions and the numbers of labels). It must be the same
+            when the weights are loaded.
+        seed: Seed of the run.
+        spatial_size: Voxels of the grid that volumes are put on, where it has to be that of the training; it has not
+            where voxels are left as they are (``zoom: false``) and the network is not told where they lie.
     """
 
-    def __init__(self, convention: dict[str, Any], seed: int | None = None) -> None:
+    def __init__(
+        self, convention: dict[str, Any], seed: int | None = None, spatial_size: Sequence[int] | None = None
+    ) -> None:
         self.content: dict[str, Any] = {
             "convention": dict(convention),
             "seed": seed,
             "versions": dict(VERSIONS),
         }
+        self.spatial_size = None if spatial_size is None else list(spatial_size)
         self.loaded: dict[str, Any] | None = None
         """The record of the checkpoint that was loaded last."""
+        self._split: Mapping[str, Sequence[Case]] | None = None
 
     def sign(self, network: nn.Module) -> nn.Module:
         """Write this record into every ``state_dict`` of a network, and check what the network loads.
@@ -53,21 +64,49 @@ class RunRecord:
         network.register_load_state_dict_pre_hook(partial(RunRecord._check, self))
         return network
 
-    def describe_data(self, source: str, num_cases: int, spatial_size: Sequence[int], spacing_mm: float) -> None:
+    def describe_data(
+        self,
+        source: str,
+        num_cases: int,
+        spatial_size: Sequence[int],
+        spacing_mm: float,
+        split: Mapping[str, Sequence[Case]] | None = None,
+    ) -> None:
         """Say what the weights are trained on.
 
         Args:
             source: Where the cases came from; :data:`PHANTOM` for generated ones.
             num_cases: Number of training cases.
-            spatial_size: Of the training grid, in voxels.
+            spatial_size: Size of the training grid, in voxels.
             spacing_mm: Voxel size of the training grid.
+            split: Subject and patient of every case, by its part: ``training``, ``validation``, ``test``. The record
+                holds hashes of them.
         """
+        self._split = split
         self.content["data"] = {
             "source": source,
             "num_cases": num_cases,
             "spatial_size": list(spatial_size),
             "spacing_mm": spacing_mm,
         }
+        if split is not None:
+            self.content["data"]["split"] = hashed_split(split)
+
+    def require_same_cases(self) -> None:
+        """After a checkpoint is loaded to go on with: its training must have had the cases of this one.
+
+        Raises:
+            ValueError: If a part of the split holds others: those judged might have been trained on.
+        """
+        theirs = TrainingSplit.of(self.loaded)
+        if theirs is None or self._split is None:
+            return
+        if others := theirs.differs_from(self._split):
+            raise ValueError(
+                f"the checkpoint was trained with other cases than there are now (in {', '.join(others)}); go on with "
+                "the --dataset_dir and --seed of its training, and with the datalist.json in its output_dir as "
+                "--datalist_file, or start anew in another --ckpt_dir"
+            )
 
     def refuse_to_replace(self, file: str | Path) -> None:
         """Before training: a run on phantoms must not overwrite what was trained on data.
@@ -85,23 +124,66 @@ class RunRecord:
             )
 
     def _write(self, module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
-        local_metadata[_KEY] = copy.deepcopy(self.content)
+        content = copy.deepcopy(self.content)
+        theirs, data = TrainingSplit.of(self.loaded), content.get("data", {})
+        if theirs is not None and "split" in data:  # what the weights were trained on before, they have seen, too
+            data["earlier"] = [split for split in theirs.splits if split["salt"] != data["split"]["salt"]]
+        local_metadata[_KEY] = content
 
     def _check(self, module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict, *_: Any) -> None:
         theirs = local_metadata.get(_KEY)
         if theirs is None:
             return
+        ours, trained = self.content["convention"], theirs["convention"]
         different = [
-            f"{name}: {theirs['convention'].get(name)} in the checkpoint, {value} here"
-            for name, value in self.content["convention"].items()
-            if theirs["convention"].get(name) != value
+            f"{name}: {_said(trained, name)} in the checkpoint, {_said(ours, name)} here"
+            for name in {**ours, **trained}
+            if (name in trained or name not in _ADDED) and trained.get(name) != ours.get(name)
         ]
+        size = theirs.get("data", {}).get("spatial_size")
+        fixed = trained.get("zoom", True) or trained.get("coordinates", False)
+        if fixed and None not in (size, self.spatial_size) and size != self.spatial_size:
+            different.append(f"spatial_size: {size} in the checkpoint, {self.spatial_size} here")
         if different:
             raise ValueError(
                 f"the checkpoint was trained under another convention ({'; '.join(different)}); set these knobs as in "
                 f"its training, or choose another checkpoint"
             )
+        unsaid = [f"{name}={ours[name]}" for name in _ADDED if name in ours and name not in trained]
+        if unsaid and self.loaded is None:
+            _logger.warning(
+                "the weights, of version %s, do not say with what values of these knobs they were trained; they are "
+                "taken to be %s",
+                theirs.get("versions", {}).get("monai_idm", "unknown"),
+                ", ".join(unsaid),
+            )
         self.loaded = theirs
+
+
+def _said(convention: Mapping[str, Any], name: str) -> Any:
+    return convention.get(name, "nothing")
+
+
+def trained_settings(file: str | Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that inference has to take from a training.
+
+    Args:
+        file: Weights; where they are not there yet, the defaults serve.
+        defaults: What is not said: all that the config needs.
+    Returns:
+        The defaults, with what the weights say of their convention, of their grid (``spatial_size``) and of their
+        network (its arguments, in the place of ``preset``) in their place.
+    """
+    if not Path(file).is_file():
+        return dict(defaults)
+    _, said = read_weights(file)
+    record = said.get(_KEY, {})
+    found = {**defaults, **record.get("convention", {})}
+    if "data" in record:
+        found["spatial_size"] = record["data"]["spatial_size"]
+    if "arguments" in said:
+        found |= {"preset": said["arguments"], "bookend_stride": said["arguments"]["bookend_stride"]}
+    return found
 
 
 def read_record(file: str | Path) -> dict[str, Any] | None:

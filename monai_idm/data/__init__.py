@@ -6,6 +6,7 @@ from monai_idm.data.brats import brats_datalist, incomplete_cases
 from monai_idm.data.cache import CheckedPersistentDataset
 from monai_idm.data.classes import class_label, read_class_labels
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
+from monai_idm.data.evaluation import evaluation_datalist, split_of
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
 from monai_idm.data.intensity import ScaleToNetworkRanged, WindowIntensityd
 from monai_idm.data.known import ChooseKnownd
@@ -44,6 +45,7 @@ __all__ = [
     "class_label",
     "data_source",
     "dataset_or_phantoms",
+    "evaluation_datalist",
     "generate_phantom",
     "grid_spacing_mm",
     "incomplete_cases",
@@ -51,5 +53,6 @@ __all__ = [
     "read_class_labels",
     "sample_list",
     "split_by_subject",
+    "split_of",
     "write_phantoms",
 ]

@@ -18,8 +18,9 @@ import ignite.distributed as idist
 
 from monai_idm.atomic_file import write_json
 from monai_idm.data.brats import brats_datalist
+from monai_idm.data.label_maps import LabelMap, require_label_map
 
-__all__ = ["prepare_datalist", "split_by_subject"]
+__all__ = ["PARTS", "find_datalist", "prepare_datalist", "split_by_subject"]
 
 PARTS = ("training", "validation", "test")
 _PATHS = ("image", "label")
@@ -69,11 +70,12 @@ def prepare_datalist(
     problems: Mapping[str, str] | None = None,
     datalist_file: str | os.PathLike | None = None,
     allow_links: bool = False,
+    label_map: LabelMap | None = None,
 ) -> dict[str, Any]:
     """Find the cases of a BraTS folder, split them, and write the split to a JSON file.
 
     The file has the Decathlon's keys ``training, validation, test``, with paths relative to ``dataset_dir``,
-    and ``modalities, fractions, seed, dataset_dir``. It replaces an older one in one step, and its
+    and ``modalities, fractions, seed, dataset_dir, label_map``. It replaces an older one in one step, and its
     folder is made. In distributed runs the first process writes it.
 
     Args:
@@ -84,24 +86,53 @@ def prepare_datalist(
         seed: As in :func:`split_by_subject`.
         labels: As in :func:`monai_idm.data.brats_datalist`.
         class_labels: Each subject's class, which its item gets as ``"class_label"``.
-        problems: Subjects to leave out, and why; the file tells them, too.
+        problems: Subjects to leave out, and why; the file names them, too.
         datalist_file: A file that this function has written: its split is taken as it is.
         allow_links: Whether symbolic links may lead out of ``dataset_dir``.
+        label_map: What the numbers of the labels mean, a name in ``LABEL_MAPS`` or a map; every case then needs one.
     Returns:
         What the file says, with absolute paths.
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
-        ValueError: If ``modalities`` is a string, a subject has no class, a volume is not in the folder, or
-            ``datalist_file`` is of something else, lists a case twice, or tests a patient that it trains on.
+        ValueError: If ``modalities`` is a string, a subject has no class, a volume is not in the folder, the folder's
+            labels have another map, or ``datalist_file`` is of something else, lists a case twice, or tests a patient
+            that it trains on.
     """
+    content = find_datalist(
+        dataset_dir, modalities, fractions, seed, labels, class_labels, problems, datalist_file, allow_links, label_map
+    )
+    root = _absolute(dataset_dir)
+    if idist.get_rank() == 0:
+        write_json(Path(file), content | _with_paths(content, lambda p: Path(os.path.relpath(p, root)).as_posix()))
+        _logger.info("%s: %s", file, ", ".join(f"{len(content[name])} {name}" for name in PARTS))
+    idist.barrier()  # all may read it from here on
+    return content
+
+
+def find_datalist(
+    dataset_dir: str | os.PathLike,
+    modalities: Sequence[str] = ("t1", "t2"),
+    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    labels: bool = False,
+    class_labels: Mapping[str, int] | None = None,
+    problems: Mapping[str, str] | None = None,
+    datalist_file: str | os.PathLike | None = None,
+    allow_links: bool = False,
+    label_map: LabelMap | None = None,
+) -> dict[str, Any]:
+    """As :func:`prepare_datalist`, which see, but nothing is written."""
     if isinstance(modalities, str):
         raise ValueError(f"modalities={modalities!r} is a word; give a list, as --modalities \"['{modalities}']\"")
     root = _absolute(dataset_dir)
+    labels = labels or label_map is not None
     if datalist_file is None:
         split = split_by_subject(brats_datalist(dataset_dir, modalities, labels, problems or ()), fractions, seed)
     else:
-        split = _read(Path(datalist_file), root, list(modalities), labels)
+        split = _read(Path(datalist_file), root, list(modalities), labels, label_map)
     _check_inside(split, root, allow_links)
+    if label_map is not None:
+        require_label_map(dataset_dir, (item["subject"] for part in PARTS for item in split[part]), label_map)
     if class_labels is not None:
         for part in PARTS:
             split[part] = [item | {"class_label": _class(item["subject"], class_labels)} for item in split[part]]
@@ -111,16 +142,14 @@ def prepare_datalist(
         "seed": seed,
         "dataset_dir": str(dataset_dir),
     }
+    if label_map is not None:
+        settings["label_map"] = label_map if isinstance(label_map, str) else dict(label_map)
     if problems:
         settings["problems"] = dict(problems)
-    content = settings | _with_paths(split, lambda p: Path(os.path.relpath(p, root)).as_posix())
-    if idist.get_rank() == 0:
-        write_json(Path(file), content)
-        _logger.info("%s: %s", file, ", ".join(f"{len(split[name])} {name}" for name in PARTS))
-    return settings | split
+    return settings | {part: split[part] for part in PARTS}
 
 
-def _read(file: Path, root: str, modalities: list[str], labels: bool) -> dict[str, Any]:
+def _read(file: Path, root: str, modalities: list[str], labels: bool, label_map: LabelMap | None) -> dict[str, Any]:
     """The split in a file, with absolute paths."""
     if not file.is_file():
         raise FileNotFoundError(f"no datalist at {file}; python -m idm_bundle prepare writes one")
@@ -139,6 +168,11 @@ def _read(file: Path, root: str, modalities: list[str], labels: bool) -> dict[st
     items = [item for part in PARTS for item in content[part]]
     if labels and not all("label" in item for item in items):
         raise ValueError(f"{file} has no labels; prepare it with --label_map")
+    if None not in (label_map, content.get("label_map")) and content["label_map"] != label_map:
+        raise ValueError(
+            f"{file} was prepared with label_map={content['label_map']!r}, and label_map={label_map!r} is given; give "
+            "the same, or prepare the folder again"
+        )
     return _with_paths(content, lambda p: os.path.normpath(os.path.join(root, p)))
 
 

@@ -108,7 +108,7 @@ class LoadVolumesd(MapTransform):
         self, given: str | os.PathLike | Sequence[str], numbers: Sequence[int] | None
     ) -> tuple[list[_Channel], dict[str, Any]]:
         single = isinstance(given, str | os.PathLike)
-        paths = [str(given)] if single else [str(path) for path in given]
+        paths = [str(given)] if isinstance(given, str | os.PathLike) else [str(path) for path in given]
         if single and numbers is not None:
             paths = paths * len(numbers)
         if not paths or (numbers is not None and len(numbers) != len(paths)):
@@ -130,7 +130,7 @@ class LoadVolumesd(MapTransform):
         return picked, first.meta
 
     def _of_tensor(self, given: MetaTensor) -> tuple[list[_Channel], dict[str, Any]]:
-        volume = (given[None] if given.ndim == 3 else given).float()
+        volume: Any = (given[None] if given.ndim == 3 else given).float()
         if volume.ndim != 4:
             raise ValueError(
                 f"a tensor {tuple(given.shape)} instead of paths; it must be a volume, (X, Y, Z), or several, "

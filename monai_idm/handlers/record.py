@@ -1,4 +1,4 @@
-"""Complete the record of a run before it trains."""
+"""Completes the record of a run before it trains."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class RecordHandler:
     Args:
         record: Already attached to the network.
         file: The model that training will replace, if it exists by then.
-        data: ``source, num_cases, spatial_size, spacing_mm`` of ``RunRecord.describe_data``.
+        data: Arguments of ``RunRecord.describe_data``.
     Raises:
         FileExistsError: At the start, if phantoms would replace data: see ``RunRecord.refuse_to_replace``.
+        ValueError: At the start of a training that goes on, if it had other cases before.
     """
 
     def __init__(self, record: RunRecord, file: str | Path, data: dict[str, Any]) -> None:
@@ -33,3 +34,5 @@ class RecordHandler:
 
     def __call__(self, engine: Engine) -> None:
         self.record.refuse_to_replace(self.file)
+        if engine.state.iteration > 0:  # it goes on: the TrainingCheckpoint, attached before this, has loaded by now
+            self.record.require_same_cases()

@@ -182,15 +182,17 @@ class InvertibleDiffusionUNet(nn.Module):
         self.register_state_dict_post_hook(sign)
 
     @classmethod
-    def from_preset(cls, preset: str, **overrides: Any) -> InvertibleDiffusionUNet:
+    def from_preset(cls, preset: str | Mapping[str, Any], **overrides: Any) -> InvertibleDiffusionUNet:
         """A network of a named size: ``"light"``, ``"base"`` or ``"paper"``; 3D, two channels in and out.
 
         Args:
-            preset: The name.
+            preset: The name; or arguments, as weights carry them.
             overrides: Any argument of the class.
         """
-        one_of("preset", preset, tuple(PRESETS))
-        return cls(**{"spatial_dims": 3, "in_channels": 2, "out_channels": 2, **PRESETS[preset], **overrides})
+        if isinstance(preset, str):
+            one_of("preset", preset, tuple(PRESETS))
+            preset = PRESETS[preset]
+        return cls(**{"spatial_dims": 3, "in_channels": 2, "out_channels": 2, **preset, **overrides})
 
     def forward(
         self,

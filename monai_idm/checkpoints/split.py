@@ -1,0 +1,82 @@
+"""Which cases a training has seen, as its weights say it: by hashes, so that no name travels with them.
+
+A hash is PBKDF2 of the name with a salt of the training. It does not hide a name that somebody can guess; it keeps
+names out of files, and says of a name that is at hand whether it was among those of the training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+__all__ = ["Case", "TrainingSplit", "hashed_split"]
+
+Case = tuple[str, str]  # subject and patient, who may have several scans
+_ROUNDS = 1000  # half a millisecond a name
+
+
+def hashed_split(split: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
+    """A split as plain types without names.
+
+    Args:
+        split: Cases by the name of their part, as ``training``.
+    Returns:
+        ``{"salt": ..., part: {"subjects": [...], "patients": [...]}}``.
+    """
+    # of the names, not of chance: processes, and a training that goes on, must agree on it
+    names = repr(sorted((part, sorted(cases)) for part, cases in split.items()))
+    salt = hashlib.sha256(names.encode()).hexdigest()[:16]
+    return {"salt": salt} | {
+        part: {"subjects": _hashes((s for s, _ in cases), salt), "patients": _hashes((p for _, p in cases), salt)}
+        for part, cases in split.items()
+    }
+
+
+class TrainingSplit:
+    """The cases of the training that a record is of, and of trainings before, whose weights it started from.
+
+    Args:
+        splits: As of :func:`hashed_split`, the last training's first.
+    """
+
+    def __init__(self, splits: Sequence[Mapping[str, Any]]) -> None:
+        self.splits = splits
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any] | None) -> TrainingSplit | None:
+        """What a record knows of its cases; None if nothing, as the records of version 0.1.0."""
+        data = (record or {}).get("data", {})
+        return cls([data["split"], *data.get("earlier", [])]) if "split" in data else None
+
+    def has(self, part: str, subject: str) -> bool:
+        """Whether a subject was in a part of the last training's split."""
+        return _hash(subject, self.splits[0]["salt"]) in self.splits[0].get(part, {}).get("subjects", ())
+
+    def trained_on(self, case: Case) -> bool:
+        """Whether a training, the last or one before, has seen this subject, or another scan of the patient."""
+        subject, patient = case
+        return any(
+            _hash(subject, split["salt"]) in split["training"]["subjects"]
+            or _hash(patient, split["salt"]) in split["training"]["patients"]
+            for split in self.splits
+        )
+
+    def differs_from(self, split: Mapping[str, Sequence[Case]]) -> list[str]:
+        """In which parts the last training had other cases than a split by names."""
+        last = self.splits[0]
+        return [
+            part
+            for part, cases in split.items()
+            if _hashes((subject for subject, _ in cases), last["salt"]) != last.get(part, {}).get("subjects", [])
+        ]
+
+
+def _hashes(names: Iterable[str], salt: str) -> list[str]:
+    return sorted({_hash(name, salt) for name in names})
+
+
+@cache
+def _hash(name: str, salt: str) -> str:
+    return hashlib.pbkdf2_hmac("sha256", name.encode(), salt.encode(), _ROUNDS).hex()[:24]

@@ -1,0 +1,124 @@
+"""Which cases weights may be judged by: those that their own training set aside, or a folder that it never saw."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_idm.checkpoints import Case, TrainingSplit, read_record
+from monai_idm.data.datalist import PARTS, find_datalist
+from monai_idm.data.patients import patient
+
+__all__ = ["evaluation_datalist", "split_of"]
+
+_ALL = "all"
+_NAMED = 5  # cases in an error
+_logger = logging.getLogger(__name__)
+
+
+def split_of(
+    training: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]],
+    datalist_file: str | os.PathLike[str],
+) -> dict[str, list[Case]]:
+    """Subject and patient of every case of a training, for the record of its weights.
+
+    Args:
+        training: Items that are trained on. Those that another tool lists without a subject, as MONAI Label does, go by
+            the name of their first file.
+        validation: Items that choose the best weights.
+        datalist_file: The datalist that the training has written; where it is of these items, its test split is taken.
+    """
+    split = {"training": [_case(item) for item in training], "validation": [_case(item) for item in validation]}
+    try:
+        written = json.loads(Path(datalist_file).read_text(encoding="utf-8"))
+        same = [item["subject"] for item in written["training"]] == [subject for subject, _ in split["training"]]
+        test = written["test"] if same else []
+    except (OSError, ValueError, KeyError, TypeError):
+        test = []
+    return {**split, "test": [_case(item) for item in test]}
+
+
+def evaluation_datalist(
+    ckpt_file: str | Path,
+    evaluation_split: str,
+    dataset_dir: str | os.PathLike[str],
+    training_datalist: str | os.PathLike[str],
+    datalist_file: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> dict[str, list[dict[str, Any]]]:
+    """The cases of a folder, by the split of the training that made the weights. Nothing is written.
+
+    Args:
+        ckpt_file: The weights. Older ones do not say their cases, nor do weights that another tool hands over, which
+            have no file; then the training's datalist tells them.
+        evaluation_split: The part that is going to be judged, ``"validation"`` or ``"test"``, or ``"all"`` cases.
+        dataset_dir: Folder of the cases.
+        training_datalist: The datalist that the training left in its ``output_dir``.
+        datalist_file: A datalist of ``python -m idm_bundle prepare``: its cases and parts are taken.
+        options: ``modalities`` and others of :func:`~monai_idm.data.prepare_datalist`.
+    Returns:
+        Items by ``training``, ``validation``, ``test`` and ``all``; the part that is judged is not empty.
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: As :func:`~monai_idm.data.prepare_datalist` does.
+        ValueError: If nobody knows what the weights were trained on, the part to be judged is empty, or it holds cases
+            that they were trained on.
+    """
+    if evaluation_split not in (*PARTS, _ALL):
+        raise ValueError(f"evaluation_split={evaluation_split!r}; choose validation, test, or all")
+    known = TrainingSplit.of(read_record(ckpt_file)) if Path(ckpt_file).is_file() else None
+    if known is None and datalist_file is None and Path(training_datalist).is_file():
+        datalist_file = training_datalist
+        _logger.warning(
+            "the weights do not say which cases they were trained on; taking the split in %s", datalist_file
+        )
+    if known is None and datalist_file is None:
+        raise ValueError(
+            f"nothing says which cases the weights in {ckpt_file} were trained on: records of it came with version "
+            f"0.2, and {training_datalist} is not there; give the datalist.json of their training as --datalist_file"
+        )
+    found = find_datalist(dataset_dir, datalist_file=datalist_file, **options)
+    every = list({item["subject"]: item for part in PARTS for item in found[part]}.values())
+    if datalist_file is None and known is not None:
+        found = {part: [item for item in every if known.has(part, item["subject"])] for part in PARTS}
+    parts = {**{part: found[part] for part in PARTS}, _ALL: every}
+    judged = parts[evaluation_split]
+    if not judged:
+        raise ValueError(
+            f"none of the {len(every)} cases in {dataset_dir} was in the {evaluation_split} split of the weights' "
+            "training; to judge a folder of other patients as a whole, add --evaluation_split all"
+        )
+    own = datalist_file is None and evaluation_split != _ALL  # the training's split is what it is, also of one patient
+    if known is not None and not own:
+        _require_unseen(judged, known, len(every))
+    elif known is None and evaluation_split == _ALL:
+        _require_none(parts["training"], len(every))
+    return parts
+
+
+def _require_unseen(items: Sequence[Mapping[str, Any]], known: TrainingSplit, of: int) -> None:
+    _require_none([item for item in items if known.trained_on(_case(item))], of)
+
+
+def _require_none(seen: Sequence[Mapping[str, Any]], of: int) -> None:
+    if seen:
+        named = ", ".join(item["subject"] for item in seen[:_NAMED])
+        raise ValueError(
+            f"the weights were trained on {len(seen)} of the {of} cases or on other scans of their patients, as on "
+            f"{named}: scores would be too good; judge the split of the training (--evaluation_split test, without "
+            "--datalist_file), or other patients"
+        )
+
+
+def _case(item: Mapping[str, Any]) -> Case:
+    subject = item.get("subject") or _stem(item["image"])
+    return subject, patient({**item, "subject": subject})
+
+
+def _stem(image: str | os.PathLike[str] | Sequence[str]) -> str:
+    first = image if isinstance(image, str | os.PathLike) else image[0]
+    return Path(first).name.partition(".")[0]
