@@ -110,7 +110,8 @@ def _write_configs(root: Path, bundle: Path, task: Task, trained: _Weights) -> N
             knobs["output_dir"] = f"{_PLACES['output_dir']} + '/{name}'"
         if "any_to_any" in content and knobs["known"] is None:
             knobs |= {"any_to_any": True, "known": knobs["modalities"][:-1]}
-        content.update({knob: value for knob, value in knobs.items() if knob in content})
+        for part in (content, content.get("untrained", {})):
+            part.update({knob: value for knob, value in knobs.items() if knob in part})
         content["initialize"] = [f"$monai_idm.require_version('{__version__}')", *content["initialize"]]
         _write_json(bundle / "configs" / f"{name}.json", content)
     for name in _OVERLAYS:

@@ -9,7 +9,10 @@ from typing import Any
 __all__ = ["Task", "task_of"]
 
 _NAMES = {"t1": "T1", "t1ce": "T1 with contrast agent", "t2": "T2", "flair": "FLAIR"}
-_REGIONS = {"core": "tumour core", "whole": "whole tumour", "enhancing": "enhancing tumour"}
+_REGIONS = {
+    **{"core": "tumour core", "whole": "whole tumour", "enhancing": "enhancing tumour", "oedema": "oedema"},
+    **{"necrosis": "necrosis", "cyst": "cystic part", "cavity": "resection cavity", "lesion": "lesion"},
+}
 _PREDICTED = {"v_prediction": "velocity of", "epsilon": "noise of", "sample": ""}
 
 
@@ -53,12 +56,11 @@ def _known_or_noisy_contrasts(convention: Mapping[str, Any]) -> tuple[list[str],
 
 
 def _masks_and_condition(convention: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    regions = [
-        {"core": "tumour core", "whole": "whole tumour", "enhancing": "enhancing tumour"}[r]
-        for r in convention["regions"]
-    ]
+    regions = [_REGIONS[region] for region in convention["regions"]]
     contrasts = [_NAMES[modality] for modality in convention["modalities"]]
     coordinates = [f"coordinate, {axis}" for axis in ("left to right", "back to front", "down to up")]
+    if not convention.get("coordinates", True):
+        coordinates = []
     predicted = _PREDICTED[convention["prediction_type"]]
     inputs = [f"noisy mask of the {region}" for region in regions]
     return [*inputs, *contrasts, *coordinates], [f"{predicted} {region}".strip() for region in regions]

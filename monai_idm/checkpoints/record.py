@@ -182,7 +182,8 @@ def trained_settings(file: str | Path, defaults: Mapping[str, Any]) -> dict[str,
     if "data" in record:
         found["spatial_size"] = record["data"]["spatial_size"]
     if "arguments" in said:
-        found |= {"preset": said["arguments"], "bookend_stride": said["arguments"]["bookend_stride"]}
+        arguments = said["arguments"] | {"inverse_head": False}  # which no prediction uses
+        found |= {"preset": arguments, "bookend_stride": arguments["bookend_stride"]}
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +13,7 @@ from monai.data import PersistentDataset
 from monai.utils import convert_to_tensor
 
 from monai_idm.checkpoints import DamagedFile, read_checkpoint, write_checkpoint
+from monai_idm.version import __version__
 
 __all__ = ["CheckedPersistentDataset"]
 
@@ -19,12 +22,14 @@ class CheckedPersistentDataset(PersistentDataset):
     """MONAI's PersistentDataset, whose files are whole or absent, and made anew when they are not what was written.
 
     MONAI copies them from the folder for temporary files: a training that is killed meanwhile leaves one that ends all
-    that follow, and PyTorch takes flipped bits for voxels. Arguments are MONAI's, with a ``cache_dir``; items are kept
-    without metadata, so that they load without pickled objects.
+    that follow, and PyTorch takes flipped bits for voxels. A volume is made anew, too, when its source files are others
+    than they were, by size and time. Arguments are MONAI's, with a ``cache_dir``; items are kept without metadata, so
+    that they load without pickled objects.
     """
 
     def _cachecheck(self, item_transformed: Any) -> Any:
-        file = cast(Path, self.cache_dir) / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
+        key = self.hash_func({"item": item_transformed, "sources": _sources(item_transformed), "code": __version__})
+        file = cast(Path, self.cache_dir) / f"{key.decode()}{self.transform_hash}.pt"
         try:
             return read_checkpoint(file)
         except FileNotFoundError:
@@ -34,3 +39,25 @@ class CheckedPersistentDataset(PersistentDataset):
         item = convert_to_tensor(self._pre_transform(deepcopy(item_transformed)), convert_numeric=False)
         write_checkpoint(file, item)
         return item
+
+
+def _sources(item: Any) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of every file that an item names."""
+    found = []
+    for text in _texts(item):
+        path = Path(text)
+        if os.sep in text and path.is_file():
+            stat = path.stat()
+            found.append((text, stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def _texts(item: Any) -> Iterator[str]:
+    if isinstance(item, str | os.PathLike):
+        yield str(item)
+    elif isinstance(item, dict):
+        for value in item.values():
+            yield from _texts(value)
+    elif isinstance(item, list | tuple):
+        for value in item:
+            yield from _texts(value)

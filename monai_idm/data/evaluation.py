@@ -82,7 +82,7 @@ def evaluation_datalist(
             f"0.2, and {training_datalist} is not there; give the datalist.json of their training as --datalist_file"
         )
     found = find_datalist(dataset_dir, datalist_file=datalist_file, **options)
-    every = list({item["subject"]: item for part in PARTS for item in found[part]}.values())
+    every = [item for _, item in sorted({item["subject"]: item for part in PARTS for item in found[part]}.items())]
     if datalist_file is None and known is not None:
         found = {part: [item for item in every if known.has(part, item["subject"])] for part in PARTS}
     parts = {**{part: found[part] for part in PARTS}, _ALL: every}

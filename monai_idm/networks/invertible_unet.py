@@ -35,7 +35,7 @@ from monai_idm.networks.embedding import TimestepEmbedding
 from monai_idm.networks.inverse_head import InverseHead
 from monai_idm.networks.plan import plan_activations
 from monai_idm.networks.presets import PRESETS
-from monai_idm.networks.signature import check_checkpoint, sign
+from monai_idm.networks.signature import check_checkpoint, sign, without_inverse_head
 from monai_idm.reversible import ACTIVATIONS, Orthogonal, ReversibleSequence
 
 __all__ = ["InvertibleDiffusionUNet"]
@@ -290,9 +290,13 @@ class InvertibleDiffusionUNet(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As ``nn.Module``'s, but a strict load of another network's checkpoint says so.
 
+        The parameters of ``inverse``, which a prediction does not use, may be in the checkpoint alone.
+
         Raises:
             ValueError: If the checkpoint was made by a network with other arguments, or with other tensors.
         """
+        if self.inverse_head is None:
+            state_dict = without_inverse_head(state_dict)
         if strict:
             check_checkpoint(self, self.arguments, state_dict)
         return super().load_state_dict(state_dict, strict, assign)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-__all__ = ["check_checkpoint", "sign"]
+__all__ = ["check_checkpoint", "sign", "without_inverse_head"]
 
 
 def sign(network: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
@@ -39,3 +40,15 @@ def check_checkpoint(network: nn.Module, arguments: Mapping[str, Any], state_dic
             f"the checkpoint belongs to another network ({'; '.join(different)}); build the network with the "
             f"checkpoint's arguments (the same preset), or choose another checkpoint"
         )
+
+
+def without_inverse_head(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A checkpoint as of the same network without the parameters of its inverse."""
+    metadata = getattr(state_dict, "_metadata", {})
+    arguments = metadata.get("", {}).get("arguments", {})
+    if not arguments.get("inverse_head"):
+        return state_dict
+    plain = OrderedDict((name, tensor) for name, tensor in state_dict.items() if not name.startswith("inverse_head."))
+    own = {**metadata[""], "arguments": {**arguments, "inverse_head": False}}
+    plain._metadata = {**metadata, "": own}  # type: ignore[attr-defined]
+    return plain

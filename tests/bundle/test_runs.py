@@ -187,7 +187,7 @@ def test_a_network_learns_classes_and_samples_one(tmp_path):
     assert not np.array_equal(a, b)
     with pytest.raises(Exception, match="Failed to evaluate") as error:
         sample(tmp_path, tmp_path / "c", num_samples=1)
-    assert "num_class_embeds: 2 in the checkpoint, None here" in chain(error.value)
+    assert "class_name=None is none of classes=['HGG', 'LGG']" in chain(error.value)  # the weights know the classes
 
 
 def test_full_ddpm_sampling_takes_every_step(trained, tmp_path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
 from torch import nn
 
-from monai_idm.checkpoints import PHANTOM, RunRecord, read_record
+from monai_idm.checkpoints import PHANTOM, RunRecord, TrainingSplit, read_record, trained_settings
 
 CONVENTION = {"network_range": [-1.0, 1.0], "prediction_type": "v_prediction"}
 
@@ -73,3 +74,133 @@ def test_phantoms_do_not_replace_a_model_of_data(tmp_path):
     phantoms.refuse_to_replace(tmp_path / "phantom.pt")
     phantoms.refuse_to_replace(tmp_path / "absent.pt")
     data.refuse_to_replace(tmp_path / "data.pt")
+
+
+SPLIT = {
+    "training": [("Ann_1", "Ann"), ("Bob_1", "Bob"), ("Eve_1", "Eve")],
+    "validation": [("Dan_1", "Dan"), ("Dan_2", "Dan")],
+    "test": [("Fay_1", "Fay")],
+}
+
+
+def network(*splits):
+    """A network that was trained again and again, each time on other cases; the record of the last training."""
+    linear, record = nn.Linear(2, 3), None
+    for split in splits:
+        before = linear.state_dict()
+        record = RunRecord(CONVENTION)
+        linear = record.sign(nn.Linear(2, 3))
+        linear.load_state_dict(before)
+        record.describe_data("BraTS2020", 3, (8, 8, 8), 1.0, split)
+    return linear, record
+
+
+def read(linear):
+    return linear.state_dict()._metadata[""]["record"]
+
+
+def test_weights_know_their_cases_and_name_none():
+    record = read(network(SPLIT)[0])
+    known = TrainingSplit.of(record)
+    for part, cases in SPLIT.items():
+        for subject, _ in cases:
+            assert [name for name in SPLIT if known.has(name, subject)] == [part]
+    assert known.trained_on(("Ann_1", "Ann"))
+    assert known.trained_on(("Ann_2", "Ann"))  # another scan of her
+    assert not known.trained_on(("Dan_1", "Dan"))
+    assert not known.trained_on(("Gil_1", "Gil"))
+    said = str(record)
+    assert not any(name in said for cases in SPLIT.values() for case in cases for name in case)
+    assert read(network(SPLIT)[0]) == record  # of every process, and of a training that goes on
+
+
+def test_weights_that_are_trained_on_remember_what_they_saw_before():
+    other = {"training": [("Gil_1", "Gil")], "validation": [], "test": [("Ann_1", "Ann")]}
+    third = {"training": [("Hal_1", "Hal")], "validation": [], "test": []}
+    known = TrainingSplit.of(read(network(SPLIT, other, third)[0]))
+    assert all(known.trained_on(case) for case in (("Ann_1", "Ann"), ("Gil_1", "Gil"), ("Hal_1", "Hal")))
+    assert known.has("training", "Hal_1")
+    assert not known.has("training", "Gil_1")
+    assert not known.trained_on(("Fay_1", "Fay"))
+
+
+def test_a_training_goes_on_with_the_cases_it_had(tmp_path):
+    linear, _ = network(SPLIT)
+    for cases, said in (
+        (SPLIT, None),
+        ({**SPLIT, "test": []}, "in test"),
+        ({**SPLIT, "training": SPLIT["training"] + SPLIT["test"], "test": []}, "in training, test"),
+        ({**SPLIT, "validation": SPLIT["validation"][:1]}, "in validation"),
+    ):
+        record = RunRecord(CONVENTION)
+        record.describe_data("BraTS2020", 3, (8, 8, 8), 1.0, cases)
+        record.sign(nn.Linear(2, 3)).load_state_dict(linear.state_dict())
+        if said is None:
+            record.require_same_cases()
+        else:
+            with pytest.raises(ValueError, match=rf"other cases than there are now \({said}\); .*--datalist_file"):
+                record.require_same_cases()
+
+
+def test_older_records_say_nothing_of_cases(tmp_path):
+    save(tmp_path / "model.pt")
+    assert TrainingSplit.of(read_record(tmp_path / "model.pt")) is None
+    assert TrainingSplit.of(None) is None
+
+
+WHOLE = CONVENTION | {"zoom": True, "window_percentiles": [0.5, 99.5], "label_map": "brats2020", "coordinates": True}
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [("zoom", False), ("label_map", "brats2023"), ("window_percentiles", [0, 100]), ("coordinates", False)],
+)
+def test_preprocessing_and_labels_have_to_be_those_of_the_training(knob, value):
+    state = RunRecord(WHOLE | {knob: value}).sign(nn.Linear(2, 3)).state_dict()
+    with pytest.raises(ValueError, match=re.escape(f"{knob}: {value} in the checkpoint, {WHOLE[knob]} here")):
+        RunRecord(WHOLE).sign(nn.Linear(2, 3)).load_state_dict(state)
+
+
+def test_weights_of_another_task_are_refused():
+    state = RunRecord(WHOLE | {"regions": ["whole"]}).sign(nn.Linear(2, 3)).state_dict()
+    with pytest.raises(ValueError, match=r"regions: \['whole'\] in the checkpoint, nothing here"):
+        RunRecord(CONVENTION).sign(nn.Linear(2, 3)).load_state_dict(state)
+
+
+def test_what_older_weights_do_not_say_is_in_the_log(caplog):
+    state = RunRecord(CONVENTION).sign(nn.Linear(2, 3)).state_dict()
+    linear = RunRecord(WHOLE).sign(nn.Linear(2, 3))
+    for _ in range(2):
+        linear.load_state_dict(state)
+    assert caplog.text.count("do not say with what values of these knobs they were trained") == 1
+    assert "zoom=True, window_percentiles=[0.5, 99.5], label_map=brats2020, coordinates=True" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("zoom", "coordinates", "free"), [(True, False, False), (False, False, True), (False, True, False)]
+)
+def test_the_grid_has_to_be_that_of_the_training_where_it_decides_what_a_voxel_is(zoom, coordinates, free):
+    convention = CONVENTION | {"zoom": zoom, "coordinates": coordinates}
+    trained = RunRecord(convention)
+    trained.describe_data(PHANTOM, 3, (8, 8, 8), 1.0)
+    state = trained.sign(nn.Linear(2, 3)).state_dict()
+    RunRecord(convention, spatial_size=(8, 8, 8)).sign(nn.Linear(2, 3)).load_state_dict(state)
+    RunRecord(convention).sign(nn.Linear(2, 3)).load_state_dict(state)  # as for samples, which have a grid of their own
+    larger = RunRecord(convention, spatial_size=(16, 16, 16)).sign(nn.Linear(2, 3))
+    if free:
+        larger.load_state_dict(state)
+    else:
+        with pytest.raises(ValueError, match=r"spatial_size: \[8, 8, 8\] in the checkpoint, \[16, 16, 16\] here"):
+            larger.load_state_dict(state)
+
+
+def test_inference_takes_what_the_weights_say(tmp_path):
+    defaults = {"zoom": True, "prediction_type": "sample", "spatial_size": [4, 4, 4], "preset": "light", "unsaid": 1}
+    assert trained_settings(tmp_path / "absent.pt", defaults) == defaults
+    save(tmp_path / "model.pt", zoom=False)
+    assert trained_settings(tmp_path / "model.pt", defaults) == defaults | CONVENTION | {
+        "zoom": False,
+        "spatial_size": [32, 32, 32],
+    }
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "bare.pt")
+    assert trained_settings(tmp_path / "bare.pt", defaults) == defaults

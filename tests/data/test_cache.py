@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.data import PersistentDataset
-from monai.transforms import Compose, DeleteItemsd, EnsureTyped, Lambdad, RandFlipd
+from monai.transforms import Compose, DeleteItemsd, EnsureTyped, Lambdad, LoadImaged, RandFlipd
 
 from monai_idm.data import CheckedPersistentDataset, LoadVolumesd
-from tests.data.cases import write_case
+from tests.data.cases import SHAPE, write_case
 
 
 def dataset(folder, kind=CheckedPersistentDataset, made=None):
@@ -50,3 +55,37 @@ def test_a_file_that_is_damaged_is_made_anew(part, tmp_path):
     assert torch.equal(cases[0]["image"], expected)
     assert len(made) == 2
     assert [f.name for f in (tmp_path / "cache").iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("changed", ["content", "time"])
+def test_a_source_file_that_was_mended_is_preprocessed_again(changed, tmp_path):
+    made = []
+    cases = dataset(tmp_path, made=made)
+    before = cases[0]["image"]
+    file = Path(cases.data[0]["image"][0])
+    volume = nib.load(file)
+    stat = file.stat()
+    if changed == "content":  # of another size, at the same time
+        nib.save(nib.Nifti1Image(np.flip(volume.get_fdata(), 0) * 1.5, volume.affine), file)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert file.stat().st_size != stat.st_size
+    else:
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1000))
+    after = cases[0]["image"]
+    assert torch.equal(before, after) is (changed == "time")
+    cases[0]
+    assert len(made) == 2
+
+
+def test_a_mended_label_is_preprocessed_again(tmp_path):
+    item = write_case(tmp_path)
+    label = tmp_path / "case_seg.nii.gz"
+    found = []
+    for number in (1, 2):
+        nib.save(nib.Nifti1Image(np.full(SHAPE, float(number)), nib.load(item["image"][0]).affine), label)
+        os.utime(label, ns=(number, number))
+        cases = CheckedPersistentDataset(
+            [{**item, "label": str(label)}], LoadImaged("label"), cache_dir=tmp_path / "cache"
+        )
+        found.append(float(cases[0]["label"].max()))
+    assert found == [1, 2]

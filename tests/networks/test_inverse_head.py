@@ -71,3 +71,14 @@ def test_the_inverse_must_exist():
         InvertibleDiffusionLoss(small(), 0.1)
     with pytest.raises(ValueError, match="choose 0 to 1"):
         InvertibleDiffusionLoss(small(inverse_head=True), 2.0)
+
+
+def test_a_network_without_the_inverse_takes_weights_with_it():
+    trained, plain = small(inverse_head=True), small()
+    plain.load_state_dict(trained.state_dict())
+    x, t = torch.randn(1, 2, 8, 8, 8), torch.tensor([3])
+    assert torch.equal(plain(x, t), trained(x, t))
+    with pytest.raises(ValueError, match="inverse_head: False in the checkpoint, True here"):
+        trained.load_state_dict(plain.state_dict())
+    with pytest.raises(ValueError, match="num_head_channels"):
+        small(num_head_channels=4).load_state_dict(trained.state_dict())
