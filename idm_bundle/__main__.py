@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--modalities", nargs="+", default=["t1", "t2"], help="of t1 t1ce t2 flair (t1 t2)")
     check.add_argument("--label_map", choices=LABEL_MAPS, help="every case needs a label with these numbers")
     check.add_argument("--seed", type=int, default=0, help="of the split (0)")
+    check.add_argument("--patients", metavar="FILE", help="CSV with the columns subject, patient: whose scan a case is")
     check.set_defaults(run=_prepare)
 
     laws = _command(
@@ -135,7 +136,9 @@ def _command(commands: Any, name: str, purpose: str, *examples: str) -> argparse
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    problems = prepare(options.dataset_dir, options.file, options.modalities, options.label_map, options.seed)
+    problems = prepare(
+        options.dataset_dir, options.file, options.modalities, options.label_map, options.seed, options.patients
+    )
     return LEFT_OUT if problems else 0
 
 

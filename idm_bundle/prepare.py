@@ -11,7 +11,15 @@ from typing import Any
 from monai.transforms import LoadImaged
 from tqdm import tqdm
 
-from monai_idm.data import LabelToRegionsd, LoadVolumesd, brats_datalist, incomplete_cases, prepare_datalist
+from monai_idm.data import (
+    LabelToRegionsd,
+    LoadVolumesd,
+    brats_datalist,
+    prepare_datalist,
+    problem_cases,
+    with_patients,
+)
+from monai_idm.data.patients import count_patients
 
 __all__ = ["prepare"]
 
@@ -22,30 +30,42 @@ def prepare(
     modalities: Sequence[str] = ("t1", "t2"),
     label_map: str | None = None,
     seed: int = 0,
+    patients_file: str | os.PathLike | None = None,
 ) -> dict[str, str]:
     """Read every volume, and write a datalist of the cases that can be trained on; nothing in the folder is changed.
 
     Args:
         dataset_dir: In one of BraTS's layouts.
-        file: The datalist, JSON, for ``--datalist_file`` of trainings; it also tells the problems.
+        file: The datalist, JSON, for ``--datalist_file`` of trainings; it also holds the problems.
         modalities: Of t1, t1ce, t2, flair.
         label_map: Every case needs a label with the numbers of this map, as "brats2020"; None: labels are not read.
-        seed: Of the split.
+        seed: Seed of the split.
+        patients_file: A CSV file with the columns subject and patient; None: names alone say whose scan a case is.
     Returns:
         Subject to what is wrong with it, for each case that is left out; they are printed.
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: If there is no case, or none that is sound.
     """
     labels = label_map is not None
-    problems = incomplete_cases(dataset_dir, modalities, labels)
-    items = brats_datalist(dataset_dir, modalities, labels, problems)
+    problems = problem_cases(dataset_dir, modalities, labels)
+    items = with_patients(brats_datalist(dataset_dir, modalities, labels, problems), patients_file)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         found = threads.map(partial(_problem, label_map=label_map), items)
         bar = tqdm(found, "reading", len(items), unit="case", disable=None)
         problems |= {item["subject"]: problem for item, problem in zip(items, bar, strict=True) if problem}
     for subject, problem in sorted(problems.items()):
         print(f"{subject}: {problem}")
-    prepare_datalist(dataset_dir, file, modalities, seed=seed, labels=labels, problems=problems, allow_links=True)
+    print(count_patients([item for item in items if item["subject"] not in problems]))
+    prepare_datalist(
+        dataset_dir,
+        file,
+        modalities,
+        seed=seed,
+        labels=labels,
+        problems=problems,
+        allow_links=True,
+        patients_file=patients_file,
+    )
     return problems
 
 

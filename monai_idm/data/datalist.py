@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,14 @@ import ignite.distributed as idist
 
 from monai_idm.atomic_file import write_json
 from monai_idm.data.brats import brats_datalist
+from monai_idm.data.patients import count_patients, patient, with_patients
+from monai_idm.data.table import look_up
+from monai_idm.file_stem import OwnStems
 
 __all__ = ["prepare_datalist", "split_by_subject"]
 
 PARTS = ("training", "validation", "test")
 _PATHS = ("image", "label")
-_TIME_POINT = re.compile(r"(BraTS-\w+-\d+)-\d{3}", re.IGNORECASE)  # BraTS-GLI-00000-001: patient 00000, scan 001
 
 _logger = logging.getLogger(__name__)
 
@@ -33,13 +34,13 @@ def split_by_subject(
 ) -> dict[str, list[dict[str, Any]]]:
     """Split items so that no patient is in two parts.
 
-    The time points of one patient (``BraTS-GLI-00000-000``, ``BraTS-GLI-00000-001``) stay together. With two
+    The scans of one patient (:func:`~monai_idm.data.patients.patient`) stay together. With two
     patients, validation is also the test set; with one, all three parts are the same. Both are logged.
 
     Args:
-        items: Dicts with the key ``"subject"``.
+        items: Dicts with the key ``"subject"``, and ``"patient"`` where that is known.
         fractions: Of the patients, for training, validation and test; each above 0, 1 in sum.
-        seed: Of the shuffle. The split depends on it and on the subjects' names only.
+        seed: Of the shuffle. The split depends on it and on the patients' names only.
     Returns:
         ``{"training": [...], "validation": [...], "test": [...]}``, each in the order of ``items``.
     Raises:
@@ -50,12 +51,12 @@ def split_by_subject(
             f"fractions {tuple(fractions)} must be three numbers above 0 that sum to 1, "
             "for training, validation and test: for instance (0.8, 0.1, 0.1)"
         )
-    patients = sorted({_patient(item) for item in items})
+    patients = sorted({patient(item) for item in items})
     if not patients:
         raise ValueError("no items to split; a split needs at least one case: look at what brats_datalist gives")
     random.Random(seed).shuffle(patients)
     parts = map(set, _parts(patients, fractions))
-    return {name: [item for item in items if _patient(item) in part] for name, part in zip(PARTS, parts, strict=True)}
+    return {name: [item for item in items if patient(item) in part] for name, part in zip(PARTS, parts, strict=True)}
 
 
 def prepare_datalist(
@@ -69,12 +70,13 @@ def prepare_datalist(
     problems: Mapping[str, str] | None = None,
     datalist_file: str | os.PathLike | None = None,
     allow_links: bool = False,
+    patients_file: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Find the cases of a BraTS folder, split them, and write the split to a JSON file.
 
-    The file has the Decathlon's keys ``training, validation, test``, with paths relative to ``dataset_dir``,
-    and ``modalities, fractions, seed, dataset_dir``. It replaces an older one in one step, and its
-    folder is made. In distributed runs the first process writes it.
+    The file has the Decathlon's keys ``training, validation, test``, with paths relative to ``dataset_dir`` and the
+    ``"patient"`` of each item, and ``modalities, fractions, seed, dataset_dir``. It replaces an older one in one
+    step, and its folder is made. In distributed runs the first process writes it.
 
     Args:
         dataset_dir: Folder of the cases, as in :func:`monai_idm.data.brats_datalist`.
@@ -84,23 +86,27 @@ def prepare_datalist(
         seed: As in :func:`split_by_subject`.
         labels: As in :func:`monai_idm.data.brats_datalist`.
         class_labels: Each subject's class, which its item gets as ``"class_label"``.
-        problems: Subjects to leave out, and why; the file tells them, too.
+        problems: Subjects to leave out, and why; the file holds them, too.
         datalist_file: A file that this function has written: its split is taken as it is.
         allow_links: Whether symbolic links may lead out of ``dataset_dir``.
+        patients_file: A table of the subjects' patients, as in :func:`monai_idm.data.read_patients`; it overrules what
+            names and ``datalist_file`` say.
     Returns:
         What the file says, with absolute paths.
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
-        ValueError: If ``modalities`` is a string, a subject has no class, a volume is not in the folder, or
-            ``datalist_file`` is of something else, lists a case twice, or tests a patient that it trains on.
+        ValueError: If ``modalities`` is a string, a subject has no class or no line in ``patients_file``, a volume is
+            not in the folder, or ``datalist_file`` is of something else, lists a case twice, or tests a patient that it
+            trains on.
     """
     if isinstance(modalities, str):
         raise ValueError(f"modalities={modalities!r} is a word; give a list, as --modalities \"['{modalities}']\"")
     root = _absolute(dataset_dir)
     if datalist_file is None:
-        split = split_by_subject(brats_datalist(dataset_dir, modalities, labels, problems or ()), fractions, seed)
+        items = with_patients(brats_datalist(dataset_dir, modalities, labels, problems or ()), patients_file)
+        split = split_by_subject(items, fractions, seed)
     else:
-        split = _read(Path(datalist_file), root, list(modalities), labels)
+        split = _read(Path(datalist_file), root, list(modalities), labels, patients_file)
     _check_inside(split, root, allow_links)
     if class_labels is not None:
         for part in PARTS:
@@ -116,11 +122,14 @@ def prepare_datalist(
     content = settings | _with_paths(split, lambda p: Path(os.path.relpath(p, root)).as_posix())
     if idist.get_rank() == 0:
         write_json(Path(file), content)
-        _logger.info("%s: %s", file, ", ".join(f"{len(split[name])} {name}" for name in PARTS))
+        parts = ", ".join(f"{len(split[name])} {name}" for name in PARTS)
+        _logger.info("%s: %s; %s", file, parts, count_patients([item for part in PARTS for item in split[part]]))
     return settings | split
 
 
-def _read(file: Path, root: str, modalities: list[str], labels: bool) -> dict[str, Any]:
+def _read(
+    file: Path, root: str, modalities: list[str], labels: bool, patients_file: str | os.PathLike | None
+) -> dict[str, Any]:
     """The split in a file, with absolute paths."""
     if not file.is_file():
         raise FileNotFoundError(f"no datalist at {file}; python -m idm_bundle prepare writes one")
@@ -135,8 +144,10 @@ def _read(file: Path, root: str, modalities: list[str], labels: bool) -> dict[st
         raise ValueError(
             f"{file} is of the modalities {content['modalities']}, and {modalities} are asked for; prepare it with them"
         )
+    content |= {part: with_patients(content[part], patients_file) for part in PARTS}
     _require_separate(file, content)
     items = [item for part in PARTS for item in content[part]]
+    OwnStems().require(item["subject"] for item in items)
     if labels and not all("label" in item for item in items):
         raise ValueError(f"{file} has no labels; prepare it with --label_map")
     return _with_paths(content, lambda p: os.path.normpath(os.path.join(root, p)))
@@ -148,7 +159,7 @@ def _require_separate(file: Path, split: dict[str, Any]) -> None:
         counted = Counter(item["subject"] for item in split[part])
         if twice := [subject for subject, times in counted.items() if times > 1]:
             raise ValueError(f"{file} lists {', '.join(twice[:5])} more than once in {part}; list every case once")
-    training, validation, test = ({_patient(item) for item in split[part]} for part in PARTS)
+    training, validation, test = ({patient(item) for item in split[part]} for part in PARTS)
     shared = sorted(training & (validation | test))
     if shared and len(training | validation | test) > 1:
         raise ValueError(
@@ -178,6 +189,7 @@ def _is_item(item: Any, modalities: Sequence[str]) -> bool:
     return (
         isinstance(item, dict)
         and isinstance(item["subject"], str)
+        and isinstance(item.get("patient", ""), str)
         and isinstance(item["image"], list)
         and len(item["image"]) == len(modalities)
         and all(isinstance(path, str) for path in item["image"])
@@ -187,16 +199,13 @@ def _is_item(item: Any, modalities: Sequence[str]) -> bool:
 
 
 def _class(subject: str, class_labels: Mapping[str, int]) -> int:
-    if subject not in class_labels:
+    label = look_up(subject, class_labels)
+    if label is None:
         raise ValueError(
-            f"{subject} has no class, {len(class_labels)} other subjects have one; give it a line in class_file"
+            f"{subject} has no class, {len(class_labels)} other subjects have one; give it a line in class_file, or "
+            "the column with such names as class_columns"
         )
-    return class_labels[subject]
-
-
-def _patient(item: dict[str, Any]) -> str:
-    scan = _TIME_POINT.fullmatch(item["subject"])
-    return scan[1] if scan else item["subject"]
+    return label
 
 
 def _parts(patients: list[str], fractions: Sequence[float]) -> tuple[list[str], list[str], list[str]]:
