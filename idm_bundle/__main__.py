@@ -6,6 +6,7 @@ Exit codes: 0, done; 1, an error, which is printed; 2, arguments that are none; 
 from __future__ import annotations
 
 import argparse
+import ast
 import logging
 import sys
 from typing import Any
@@ -56,8 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("dataset_dir", help="folder in one of BraTS's layouts; it stays as it is")
     check.add_argument("file", help="datalist to write, JSON, for --datalist_file of trainings")
     check.add_argument("--modalities", nargs="+", default=["t1", "t2"], help="of t1 t1ce t2 flair (t1 t2)")
-    check.add_argument("--label_map", choices=LABEL_MAPS, help="every case needs a label with these numbers")
+    check.add_argument(
+        "--label_map",
+        type=_label_map,
+        help=f"every case needs a label with these numbers: {', '.join(LABEL_MAPS)}, or a map of your own, as "
+        "\"{'lesion': 1}\"",
+    )
     check.add_argument("--seed", type=int, default=0, help="of the split (0)")
+    check.add_argument("--patients", metavar="FILE", help="CSV with the columns subject, patient: whose scan a case is")
+    check.add_argument("--air", type=float, help="value outside of the brain (what most of a volume's border shares)")
     check.set_defaults(run=_prepare)
 
     laws = _command(
@@ -134,8 +142,21 @@ def _command(commands: Any, name: str, purpose: str, *examples: str) -> argparse
     )
 
 
+def _label_map(text: str) -> str | dict[str, int]:
+    """A map's name, or a map written out."""
+    return ast.literal_eval(text) if text.startswith("{") else text
+
+
 def _prepare(options: argparse.Namespace) -> int:
-    problems = prepare(options.dataset_dir, options.file, options.modalities, options.label_map, options.seed)
+    problems = prepare(
+        options.dataset_dir,
+        options.file,
+        options.modalities,
+        options.label_map,
+        options.seed,
+        options.patients,
+        options.air,
+    )
     return LEFT_OUT if problems else 0
 
 

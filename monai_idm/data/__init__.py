@@ -2,7 +2,7 @@
 
 from monai_idm.data.air import AirToZerod
 from monai_idm.data.batches import Draw, SeededBatches, SeededDataset
-from monai_idm.data.brats import brats_datalist, incomplete_cases
+from monai_idm.data.brats import brats_datalist, problem_cases
 from monai_idm.data.cache import CheckedPersistentDataset
 from monai_idm.data.classes import class_label, read_class_labels
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
@@ -13,6 +13,7 @@ from monai_idm.data.known import ChooseKnownd
 from monai_idm.data.label import LoadLabeld
 from monai_idm.data.loading import LoadVolumesd
 from monai_idm.data.patches import AddCoordinatesd, RandCentrePatchd
+from monai_idm.data.patients import patient, read_patients, with_patients
 from monai_idm.data.phantom import Phantom, generate_phantom, write_phantoms
 from monai_idm.data.regions import LABEL_MAPS, LabelToRegionsd, RegionsToLabeld
 from monai_idm.data.sampling import DrawNoised, PlaceOnTrainingGridd, SaveSettingsd, sample_list
@@ -48,11 +49,14 @@ __all__ = [
     "evaluation_datalist",
     "generate_phantom",
     "grid_spacing_mm",
-    "incomplete_cases",
+    "patient",
     "prepare_datalist",
+    "problem_cases",
     "read_class_labels",
+    "read_patients",
     "sample_list",
     "split_by_subject",
     "split_of",
+    "with_patients",
     "write_phantoms",
 ]

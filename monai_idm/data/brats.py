@@ -5,29 +5,30 @@ Layouts (endings ``.nii`` and ``.nii.gz``, upper or lower case; names that start
     BraTS 2018 to 2021   <case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz   also one folder deeper: HGG/<case>
     BraTS 2023 and on    <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz    also one folder deeper
     Decathlon Task01     imagesTr/<case>.nii.gz in 4D, labelsTr/<case>.nii.gz, dataset.json
+    nnU-Net              imagesTr/<case>_{0000,0001,...}.nii.gz, labelsTr/<case>.nii.gz, dataset.json
 
 The modalities are called ``t1, t1ce, t2, flair`` here, in every layout.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.utils import ensure_tuple
 
-from monai_idm.data.contrasts import MODALITIES, NAMES, named_in_order
+from monai_idm.data.layouts.case import MODALITIES, Case, visible_folders
+from monai_idm.data.layouts.folders import case_in, folder_cases
+from monai_idm.data.layouts.task_folder import task_folder_cases
+from monai_idm.file_stem import OwnStems
 
-__all__ = ["brats_datalist", "incomplete_cases"]
+__all__ = ["brats_datalist", "problem_cases"]
 
-_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?", re.IGNORECASE)
-_STEM = re.compile(r"(?P<case>.+)[_-](?P<name>[a-z0-9]+)", re.IGNORECASE)
-_Volumes = dict[str, tuple[str, int | None]]  # of a case, by the name used here: path, and channel of a 4D file
 _NAMED_IN_ERROR = 5  # cases: enough to see the pattern, few enough to read
+_DEEPER = 3  # levels of folders, and how many folders, that are looked into for a hint where the cases are
+_LOOKED_INTO = 2000
 
 
 def brats_datalist(
@@ -50,32 +51,41 @@ def brats_datalist(
     Raises:
         FileNotFoundError: If the folder is missing, holds no case, or a case lacks a file asked for.
         NotADirectoryError: If ``dataset_dir`` is a file.
-        ValueError: If a modality is unknown, or two folders give the same subject.
+        ValueError: If a modality is unknown, two folders give the same subject, two subjects' files would have the
+            same names (:func:`~monai_idm.file_stem.file_stem`), or two files give the same volume of a case.
     """
     names = _names(modalities, labels)
-    cases = {subject: volumes for subject, volumes in _cases(dataset_dir).items() if subject not in exclude}
+    cases = {subject: case for subject, case in _cases(dataset_dir).items() if subject not in exclude}
     _require(cases, names)
+    OwnStems().require(cases)
     items = []
-    for subject, volumes in sorted(cases.items()):
-        paths, channels = zip(*(volumes[name] for name in names if name != "seg"), strict=True)
-        item: dict[str, Any] = {"subject": subject, "image": list(paths)}
+    for subject, case in sorted(cases.items()):
+        paths, channels = zip(*(case.volumes[name][0] for name in names if name != "seg"), strict=True)
+        item: dict[str, Any] = {"subject": subject, "image": list(map(str, paths))}
         if None not in channels:
             item["channels"] = list(channels)
         if labels:
-            item["label"] = volumes["seg"][0]
+            item["label"] = str(case.volumes["seg"][0][0])
         items.append(item)
     return items
 
 
-def incomplete_cases(
+def problem_cases(
     dataset_dir: str | os.PathLike, modalities: Sequence[str] = ("t1", "t2"), labels: bool = False
 ) -> dict[str, str]:
-    """The subjects that lack a file, and what each lacks; arguments and errors as of :func:`brats_datalist`."""
+    """The subjects that lack a file or have two for one volume, and what each lacks or has twice.
+
+    Arguments and the other errors are those of :func:`brats_datalist`.
+    """
     names = _names(modalities, labels)
-    return {case: told for case, volumes in _cases(dataset_dir).items() if (told := _missing(volumes, names))}
+    told = {
+        subject: "; ".join(filter(None, (case.contradictions(names), case.missing(names))))
+        for subject, case in _cases(dataset_dir).items()
+    }
+    return {subject: problem for subject, problem in told.items() if problem}
 
 
-def _cases(dataset_dir: str | os.PathLike) -> dict[str, _Volumes]:
+def _cases(dataset_dir: str | os.PathLike) -> dict[str, Case]:
     root = Path(os.path.abspath(Path(dataset_dir).expanduser()))  # abspath keeps symbolic links as they are
     if not root.exists():
         raise FileNotFoundError(
@@ -86,18 +96,56 @@ def _cases(dataset_dir: str | os.PathLike) -> dict[str, _Volumes]:
             f"dataset_dir {root} is a file; it must be the folder that holds the cases: "
             "unpack it, or give the folder it lies in"
         )
-    found = (_decathlon_cases if (root / "imagesTr").is_dir() else _folder_cases)(root)
+    found = _find(root)
     if not found:
         raise FileNotFoundError(
             f"no case in dataset_dir {root}; looked for <case>/<case>_t1.nii.gz (BraTS 2018 to 2021) and "
             "<case>/<case>-t1n.nii.gz (BraTS 2023 and on), both also one folder deeper, and for "
-            "imagesTr/<case>.nii.gz (Decathlon Task01): give the folder that holds the cases, named like this"
+            "imagesTr/<case>.nii.gz (Decathlon Task01) and imagesTr/<case>_0000.nii.gz (nnU-Net): "
+            + (_elsewhere(root) or "give the folder that holds the cases, named like this")
         )
     return found
 
 
+def _find(root: Path) -> dict[str, Case]:
+    return (task_folder_cases if (root / "imagesTr").is_dir() else folder_cases)(root)
+
+
+def _elsewhere(root: Path) -> str:
+    """Where the cases are instead, or nothing: above a folder that is a part of a data set, or in wrapping folders."""
+    if root.name == "imagesTr" or case_in(root) is not None:
+        return f"this folder is a part of the data set, give the one above it: --dataset_dir {root.parent}"
+    folders, looked_into = [root], 0
+    for level in range(1, _DEEPER + 1):
+        folders = [inner for outer in folders for inner in _readable_folders(outer)][: _LOOKED_INTO - looked_into]
+        looked_into += len(folders)
+        found = {folder: count for folder in folders if (count := _count(folder))}
+        if found:
+            named = [f"{folder} ({count})" for folder, count in list(found.items())[:_NAMED_IN_ERROR]]
+            deeper = "one level" if level == 1 else f"{level} levels"
+            return (
+                f"cases were found {deeper} deeper, in {' and in '.join(named)}: give --dataset_dir {next(iter(found))}"
+                f"{', or another of these' if len(found) > 1 else ''}"
+            )
+    return ""
+
+
+def _readable_folders(parent: Path) -> list[Path]:
+    try:
+        return visible_folders(parent)
+    except OSError:
+        return []
+
+
+def _count(folder: Path) -> int:
+    try:
+        return len(_find(folder))
+    except (ValueError, OSError):  # a search for a hint ends in no error of its own
+        return 0
+
+
 def _names(modalities: Sequence[str], labels: bool) -> tuple[str, ...]:
-    """Of the volumes that a case needs."""
+    """Names of the volumes that a case needs."""
     modalities = ensure_tuple(modalities)
     unknown = [name for name in modalities if name not in MODALITIES]
     if unknown or not modalities:
@@ -109,95 +157,24 @@ def _names(modalities: Sequence[str], labels: bool) -> tuple[str, ...]:
     return (*modalities, "seg") if labels else modalities
 
 
-def _missing(has: Collection[str], names: Sequence[str]) -> str:
-    missing = ", ".join(name for name in names if name not in has)
-    return f"lacks {missing} (has {', '.join(sorted(has))})" if missing else ""
-
-
-def _require(cases: Mapping[str, Collection[str]], names: Sequence[str]) -> None:
-    """Check that each case, given with the names of what it has, has all of ``names``."""
-    incomplete = sorted(case for case, has in cases.items() if _missing(has, names))
-    if not incomplete:
-        return
-    told = [f"{case} {_missing(cases[case], names)}" for case in incomplete[:_NAMED_IN_ERROR]]
-    more = f"; and {len(incomplete) - len(told)} more" if len(incomplete) > len(told) else ""
-    raise FileNotFoundError(
-        f"{len(incomplete)} of {len(cases)} cases are incomplete: {'; '.join(told)}{more}. Every case needs "
-        f"{', '.join(names)}: complete these cases, move them elsewhere, ask for what all cases have, or let "
-        "python -m idm_bundle prepare write a datalist without them"
-    )
-
-
-def _folder_cases(root: Path) -> dict[str, _Volumes]:
-    folders: dict[str, Path] = {}
-    volumes: dict[str, _Volumes] = {}
-    for folder in _folders(root):
-        found = _volumes(folder)
-        if not found:
-            continue
-        if folder.name in folders:
-            raise ValueError(
-                f"two folders give the subject {folder.name}: {folders[folder.name]} and {folder}; "
-                "a subject must come once: rename or remove one of them"
-            )
-        folders[folder.name], volumes[folder.name] = folder, found
-    return volumes
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    """The visible folders in ``root`` and in these."""
-    for outer in _visible_folders(root):
-        yield outer
-        yield from _visible_folders(outer)
-
-
-def _visible_folders(parent: Path) -> list[Path]:
-    return [path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-
-
-def _volumes(folder: Path) -> _Volumes:
-    """Each volume that is named after its folder."""
-    found: _Volumes = {}
-    for stem, path in _nifti_files(folder).items():
-        parts = _STEM.fullmatch(stem)
-        if parts and parts["case"].lower() == folder.name.lower() and parts["name"].lower() in NAMES:
-            found[NAMES[parts["name"].lower()]] = path, None
-    return found
-
-
-def _nifti_files(folder: Path) -> dict[str, str]:
-    """Path of each visible NIfTI file by its name without ending; of ``.nii`` and ``.nii.gz``, the latter."""
-    if not folder.is_dir():
-        return {}
-    matches = ((path, _NIFTI.fullmatch(path.name)) for path in sorted(folder.iterdir()))
-    return {match["stem"]: str(path) for path, match in matches if match and path.is_file()}
-
-
-def _decathlon_cases(root: Path) -> dict[str, _Volumes]:
-    images = _nifti_files(root / "imagesTr")
-    if not images:
-        return {}
-    order = _decathlon_order(root / "dataset.json")
-    segmentations = _nifti_files(root / "labelsTr")
-    cases: dict[str, _Volumes] = {
-        case: {name: (path, channel) for channel, name in enumerate(order)} for case, path in images.items()
-    }
-    for case, path in segmentations.items():
-        if case in cases:
-            cases[case]["seg"] = path, None
-    return cases
-
-
-def _decathlon_order(file: Path) -> tuple[str, ...]:
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} is missing; it says which channel of the 4D files is which modality: "
-            "restore it from the Decathlon's archive"
-        )
-    try:
-        return named_in_order(json.loads(file.read_text(encoding="utf-8"))["modality"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+def _require(cases: Mapping[str, Case], names: Sequence[str]) -> None:
+    """Check that each case has one file of each of ``names``."""
+    contradictory = {subject: told for subject, case in cases.items() if (told := case.contradictions(names))}
+    if contradictory:
         raise ValueError(
-            f"{file} does not give the channels' order ({type(error).__name__}: {error}); it must hold "
-            '"modality": {"0": "FLAIR", "1": "T1w", ...}: restore it from the Decathlon\'s archive'
-        ) from error
+            f"{len(contradictory)} of {len(cases)} cases contradict themselves: {_listed(contradictory)}. Correct "
+            "these cases, move them elsewhere, or let python -m idm_bundle prepare write a datalist without them"
+        )
+    incomplete = {subject: told for subject, case in cases.items() if (told := case.missing(names))}
+    if incomplete:
+        raise FileNotFoundError(
+            f"{len(incomplete)} of {len(cases)} cases are incomplete: {_listed(incomplete)}. Every case needs "
+            f"{', '.join(names)}: complete these cases, move them elsewhere, ask for what all cases have, or let "
+            "python -m idm_bundle prepare write a datalist without them"
+        )
+
+
+def _listed(problems: Mapping[str, str]) -> str:
+    told = [f"{subject} {problem}" for subject, problem in sorted(problems.items())[:_NAMED_IN_ERROR]]
+    more = f"; and {len(problems) - len(told)} more" if len(problems) > len(told) else ""
+    return "; ".join(told) + more

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
-from pathlib import Path
+
+from monai_idm.data.table import read_column
 
 __all__ = ["class_label", "read_class_labels"]
 
@@ -21,22 +21,10 @@ def read_class_labels(
         columns: Headings of the subject and of its class, for that file ``("BraTS_2020_subject_ID", "Grade")``.
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If a column is missing, or a class is none of ``classes``, or a subject has several.
+        ValueError: If a column is missing or names no subject (NA in every row), a class is none of ``classes``, or a
+            subject has several.
     """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"class_file {file} does not exist; it must be a CSV file with a line for each case")
-    with Path(file).open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.DictReader(stream)
-        missing = [column for column in columns if column not in (rows.fieldnames or ())]
-        if missing or len(columns) != 2:
-            raise ValueError(
-                f"{file} has the columns {rows.fieldnames}, and class_columns are {list(columns)}; "
-                "name the subject's and the class's"
-            )
-        lines = {(row[columns[0]], row[columns[1]]) for row in rows}
-    found = dict(lines)
-    if several := sorted({str(subject) for subject, name in lines if found[subject] != name}):
-        raise ValueError(f"{file} gives several classes to {', '.join(several[:5])}; give each subject one")
+    found = read_column(file, columns, "classes", "class_file", "class_columns")
     unknown = sorted({str(name) for name in found.values()} - set(classes))
     if unknown:
         raise ValueError(f"{file} holds the classes {unknown}, and classes are {list(classes)}; name them all")

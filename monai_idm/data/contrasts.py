@@ -1,34 +1,25 @@
-"""The names of contrasts: what files and ``dataset.json`` call them, and what they are called here."""
+"""Which contrast a file shows: what its name says, and the order of the channels in a 4D file."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["MODALITIES", "NAMES", "contrast_of", "named_in_order", "require_contrast", "stated_order"]
+from monai_idm.data.layouts.case import NAMES, NIFTI
+from monai_idm.data.layouts.task_folder import channel_order
 
-MODALITIES = ("t1", "t1ce", "t2", "flair")
+__all__ = ["contrast_of", "require_contrast", "stated_order"]
 
-# what files and dataset.json call a volume, in lower case -> what it is called here
-NAMES = {
-    **{"t1": "t1", "t1n": "t1", "t1w": "t1"},
-    **{"t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce"},
-    **{"t2": "t2", "t2w": "t2"},
-    **{"flair": "flair", "t2f": "flair"},
-    "seg": "seg",
-}
-_LAST_WORD = re.compile(r"(?:.*[_-])?(?P<name>[a-z0-9]+)\.nii(\.gz)?", re.IGNORECASE)
-_DECATHLON_FILE = re.compile(r"BRATS_\d+\.nii(\.gz)?", re.IGNORECASE)
+_LAST_WORD = re.compile(r"(?:.*[_-])?(?P<name>[a-z0-9]+)", re.IGNORECASE)
+_DECATHLON_CASE = re.compile(r"BRATS_\d+", re.IGNORECASE)
 _DECATHLON_ORDER = ("flair", "t1", "t1ce", "t2")
 
 
 def contrast_of(path: str | os.PathLike[str]) -> str | None:
     """The contrast that a file's name ends with, as ``case_t1n.nii.gz`` does; None where it names none."""
-    match = _LAST_WORD.fullmatch(Path(path).name)
-    return NAMES.get(match["name"].lower()) if match else None
+    word = _LAST_WORD.fullmatch(_stem(path))
+    return NAMES.get(word["name"].lower()) if word else None
 
 
 def require_contrast(path: str | os.PathLike[str], modality: str) -> None:
@@ -48,22 +39,20 @@ def require_contrast(path: str | os.PathLike[str], modality: str) -> None:
 def stated_order(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
     """The contrasts of a 4D file in the order of its channels, where something says it.
 
-    That is a ``dataset.json`` beside the file or in the folder above, with the Decathlon's ``modality``; or a file name
-    of the Decathlon's, whose order is known.
+    That is a ``dataset.json`` beside the file or in the folder above; or a file name of the Decathlon's, whose order is
+    known.
 
     Returns:
         Names used here where they are known, and else as written; None if nothing says the order.
     """
     for folder in Path(path).absolute().parents[:2]:
         try:
-            modality = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["modality"]
-            return named_in_order(modality)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return tuple(channel_order(folder / "dataset.json"))
+        except (OSError, ValueError):  # not there, or of something else
             continue
-    return _DECATHLON_ORDER if _DECATHLON_FILE.fullmatch(Path(path).name) else None
+    return _DECATHLON_ORDER if _DECATHLON_CASE.fullmatch(_stem(path)) else None
 
 
-def named_in_order(modality: dict[str, str]) -> tuple[str, ...]:
-    """``{"0": "FLAIR", "1": "T1w", ...}`` as the names used here, or as they are where those are unknown."""
-    given: Sequence[str] = [modality[str(i)] for i in range(len(modality))]
-    return tuple(NAMES.get(name.lower(), name) for name in given)
+def _stem(path: str | os.PathLike[str]) -> str:
+    match = NIFTI.fullmatch(Path(path).name)
+    return match["stem"] if match else ""

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,14 @@ import ignite.distributed as idist
 from monai_idm.atomic_file import write_json
 from monai_idm.data.brats import brats_datalist
 from monai_idm.data.label_maps import LabelMap, require_label_map
+from monai_idm.data.patients import count_patients, patient, with_patients
+from monai_idm.data.table import look_up
+from monai_idm.file_stem import OwnStems
 
 __all__ = ["PARTS", "find_datalist", "prepare_datalist", "split_by_subject"]
 
 PARTS = ("training", "validation", "test")
 _PATHS = ("image", "label")
-_TIME_POINT = re.compile(r"(BraTS-\w+-\d+)-\d{3}", re.IGNORECASE)  # BraTS-GLI-00000-001: patient 00000, scan 001
 
 _logger = logging.getLogger(__name__)
 
@@ -34,13 +35,13 @@ def split_by_subject(
 ) -> dict[str, list[dict[str, Any]]]:
     """Split items so that no patient is in two parts.
 
-    The time points of one patient (``BraTS-GLI-00000-000``, ``BraTS-GLI-00000-001``) stay together. With two
+    The scans of one patient (:func:`~monai_idm.data.patients.patient`) stay together. With two
     patients, validation is also the test set; with one, all three parts are the same. Both are logged.
 
     Args:
-        items: Dicts with the key ``"subject"``.
+        items: Dicts with the key ``"subject"``, and ``"patient"`` where that is known.
         fractions: Of the patients, for training, validation and test; each above 0, 1 in sum.
-        seed: Of the shuffle. The split depends on it and on the subjects' names only.
+        seed: Of the shuffle. The split depends on it and on the patients' names only.
     Returns:
         ``{"training": [...], "validation": [...], "test": [...]}``, each in the order of ``items``.
     Raises:
@@ -51,61 +52,43 @@ def split_by_subject(
             f"fractions {tuple(fractions)} must be three numbers above 0 that sum to 1, "
             "for training, validation and test: for instance (0.8, 0.1, 0.1)"
         )
-    patients = sorted({_patient(item) for item in items})
+    patients = sorted({patient(item) for item in items})
     if not patients:
         raise ValueError("no items to split; a split needs at least one case: look at what brats_datalist gives")
     random.Random(seed).shuffle(patients)
     parts = map(set, _parts(patients, fractions))
-    return {name: [item for item in items if _patient(item) in part] for name, part in zip(PARTS, parts, strict=True)}
+    return {name: [item for item in items if patient(item) in part] for name, part in zip(PARTS, parts, strict=True)}
 
 
 def prepare_datalist(
     dataset_dir: str | os.PathLike,
     file: str | os.PathLike,
     modalities: Sequence[str] = ("t1", "t2"),
-    fractions: Sequence[float] = (0.8, 0.1, 0.1),
-    seed: int = 0,
-    labels: bool = False,
-    class_labels: Mapping[str, int] | None = None,
-    problems: Mapping[str, str] | None = None,
-    datalist_file: str | os.PathLike | None = None,
-    allow_links: bool = False,
-    label_map: LabelMap | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Find the cases of a BraTS folder, split them, and write the split to a JSON file.
 
-    The file has the Decathlon's keys ``training, validation, test``, with paths relative to ``dataset_dir``,
-    and ``modalities, fractions, seed, dataset_dir, label_map``. It replaces an older one in one step, and its
-    folder is made. In distributed runs the first process writes it.
+    The file has the Decathlon's keys ``training, validation, test``, with paths relative to ``dataset_dir`` and the
+    ``"patient"`` of each item, and ``modalities, fractions, seed, dataset_dir`` and, with labels, ``label_map``. It
+    replaces an older one in one step, and its folder is made. In distributed runs the first process writes it.
 
     Args:
-        dataset_dir: Folder of the cases, as in :func:`monai_idm.data.brats_datalist`.
+        dataset_dir: Folder of the cases.
         file: The JSON file to write.
-        modalities: As in :func:`monai_idm.data.brats_datalist`.
-        fractions: As in :func:`split_by_subject`.
-        seed: As in :func:`split_by_subject`.
-        labels: As in :func:`monai_idm.data.brats_datalist`.
-        class_labels: Each subject's class, which its item gets as ``"class_label"``.
-        problems: Subjects to leave out, and why; the file names them, too.
-        datalist_file: A file that this function has written: its split is taken as it is.
-        allow_links: Whether symbolic links may lead out of ``dataset_dir``.
-        label_map: What the numbers of the labels mean, a name in ``LABEL_MAPS`` or a map; every case then needs one.
+        modalities: Contrasts of every case.
+        options: Further arguments of :func:`find_datalist`.
     Returns:
         What the file says, with absolute paths.
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
-        ValueError: If ``modalities`` is a string, a subject has no class, a volume is not in the folder, the folder's
-            labels have another map, or ``datalist_file`` is of something else, lists a case twice, or tests a patient
-            that it trains on.
+        FileNotFoundError, NotADirectoryError, ValueError: As :func:`find_datalist` does.
     """
-    content = find_datalist(
-        dataset_dir, modalities, fractions, seed, labels, class_labels, problems, datalist_file, allow_links, label_map
-    )
+    content = find_datalist(dataset_dir, modalities, **options)
     root = _absolute(dataset_dir)
     if idist.get_rank() == 0:
         write_json(Path(file), content | _with_paths(content, lambda p: Path(os.path.relpath(p, root)).as_posix()))
-        _logger.info("%s: %s", file, ", ".join(f"{len(content[name])} {name}" for name in PARTS))
-    idist.barrier()  # all may read it from here on
+        parts = ", ".join(f"{len(content[name])} {name}" for name in PARTS)
+        _logger.info("%s: %s; %s", file, parts, count_patients([item for part in PARTS for item in content[part]]))
+    idist.barrier()  # from here on all processes may read it
     return content
 
 
@@ -119,17 +102,41 @@ def find_datalist(
     problems: Mapping[str, str] | None = None,
     datalist_file: str | os.PathLike | None = None,
     allow_links: bool = False,
+    patients_file: str | os.PathLike | None = None,
     label_map: LabelMap | None = None,
 ) -> dict[str, Any]:
-    """As :func:`prepare_datalist`, which see, but nothing is written."""
+    """Find the cases of a BraTS folder and split them; nothing is written.
+
+    Args:
+        dataset_dir: Folder of the cases, as in :func:`monai_idm.data.brats_datalist`.
+        modalities: As in :func:`monai_idm.data.brats_datalist`.
+        fractions: As in :func:`split_by_subject`.
+        seed: As in :func:`split_by_subject`.
+        labels: As in :func:`monai_idm.data.brats_datalist`.
+        class_labels: Each subject's class, which its item gets as ``"class_label"``.
+        problems: Subjects to leave out, and why.
+        datalist_file: A file that :func:`prepare_datalist` has written: its split is taken as it is.
+        allow_links: Whether symbolic links may lead out of ``dataset_dir``.
+        patients_file: A table of the subjects' patients, as in :func:`monai_idm.data.read_patients`; it overrules what
+            names and ``datalist_file`` say.
+        label_map: What the numbers of the labels mean, a name in ``LABEL_MAPS`` or a map; every case then needs one.
+    Returns:
+        The parts of the split, with absolute paths, and the settings.
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
+        ValueError: If ``modalities`` is a string, a subject has no class or no line in ``patients_file``, a volume is
+            not in the folder, the folder's labels have another map, or ``datalist_file`` is of something else, lists a
+            case twice, or tests a patient that it trains on.
+    """
     if isinstance(modalities, str):
         raise ValueError(f"modalities={modalities!r} is a word; give a list, as --modalities \"['{modalities}']\"")
     root = _absolute(dataset_dir)
     labels = labels or label_map is not None
     if datalist_file is None:
-        split = split_by_subject(brats_datalist(dataset_dir, modalities, labels, problems or ()), fractions, seed)
+        items = with_patients(brats_datalist(dataset_dir, modalities, labels, problems or ()), patients_file)
+        split = split_by_subject(items, fractions, seed)
     else:
-        split = _read(Path(datalist_file), root, list(modalities), labels, label_map)
+        split = _read(Path(datalist_file), root, list(modalities), labels, patients_file, label_map)
     _check_inside(split, root, allow_links)
     if label_map is not None:
         require_label_map(dataset_dir, (item["subject"] for part in PARTS for item in split[part]), label_map)
@@ -149,7 +156,14 @@ def find_datalist(
     return settings | {part: split[part] for part in PARTS}
 
 
-def _read(file: Path, root: str, modalities: list[str], labels: bool, label_map: LabelMap | None) -> dict[str, Any]:
+def _read(
+    file: Path,
+    root: str,
+    modalities: list[str],
+    labels: bool,
+    patients_file: str | os.PathLike | None,
+    label_map: LabelMap | None,
+) -> dict[str, Any]:
     """The split in a file, with absolute paths."""
     if not file.is_file():
         raise FileNotFoundError(f"no datalist at {file}; python -m idm_bundle prepare writes one")
@@ -164,8 +178,10 @@ def _read(file: Path, root: str, modalities: list[str], labels: bool, label_map:
         raise ValueError(
             f"{file} is of the modalities {content['modalities']}, and {modalities} are asked for; prepare it with them"
         )
+    content |= {part: with_patients(content[part], patients_file) for part in PARTS}
     _require_separate(file, content)
     items = [item for part in PARTS for item in content[part]]
+    OwnStems().require(item["subject"] for item in items)
     if labels and not all("label" in item for item in items):
         raise ValueError(f"{file} has no labels; prepare it with --label_map")
     if None not in (label_map, content.get("label_map")) and content["label_map"] != label_map:
@@ -182,7 +198,7 @@ def _require_separate(file: Path, split: dict[str, Any]) -> None:
         counted = Counter(item["subject"] for item in split[part])
         if twice := [subject for subject, times in counted.items() if times > 1]:
             raise ValueError(f"{file} lists {', '.join(twice[:5])} more than once in {part}; list every case once")
-    training, validation, test = ({_patient(item) for item in split[part]} for part in PARTS)
+    training, validation, test = ({patient(item) for item in split[part]} for part in PARTS)
     shared = sorted(training & (validation | test))
     if shared and len(training | validation | test) > 1:
         raise ValueError(
@@ -212,6 +228,7 @@ def _is_item(item: Any, modalities: Sequence[str]) -> bool:
     return (
         isinstance(item, dict)
         and isinstance(item["subject"], str)
+        and isinstance(item.get("patient", ""), str)
         and isinstance(item["image"], list)
         and len(item["image"]) == len(modalities)
         and all(isinstance(path, str) for path in item["image"])
@@ -221,16 +238,13 @@ def _is_item(item: Any, modalities: Sequence[str]) -> bool:
 
 
 def _class(subject: str, class_labels: Mapping[str, int]) -> int:
-    if subject not in class_labels:
+    label = look_up(subject, class_labels)
+    if label is None:
         raise ValueError(
-            f"{subject} has no class, {len(class_labels)} other subjects have one; give it a line in class_file"
+            f"{subject} has no class, {len(class_labels)} other subjects have one; give it a line in class_file, or "
+            "the column with such names as class_columns"
         )
-    return class_labels[subject]
-
-
-def _patient(item: dict[str, Any]) -> str:
-    scan = _TIME_POINT.fullmatch(item["subject"])
-    return scan[1] if scan else item["subject"]
+    return label
 
 
 def _parts(patients: list[str], fractions: Sequence[float]) -> tuple[list[str], list[str], list[str]]:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-__all__ = ["LABEL_MAPS", "LabelMap", "contradicted_by_numbers", "label_numbers", "require_label_map"]
+__all__ = ["LABEL_MAPS", "LabelMap", "contradicted_by_numbers", "described", "label_numbers", "require_label_map"]
 
 LabelMap = str | Mapping[str, int]
 
@@ -47,6 +47,7 @@ _PARTS = {
     r"whole|\bwt\b": "whole",
     r"core|\btc\b": "core",
 }
+_ENOUGH = 3  # cases; the numbers of fewer say little
 _OWN = "write the numbers out, as --label_map \"{'necrosis': 1, 'oedema': 2, 'enhancing': 4}\""
 
 
@@ -105,25 +106,42 @@ def require_label_map(dataset_dir: str | os.PathLike[str], subjects: Iterable[st
         )
 
 
-def contradicted_by_numbers(found: Mapping[str, Iterable[int]], label_map: LabelMap) -> str:
+def contradicted_by_numbers(found: Mapping[str, Iterable[float]], label_map: LabelMap) -> str:
     """Whether the numbers found in a whole folder can be of a map: what speaks against it, or nothing.
 
+    That is a number that only other maps know; or, where neither the user nor the names of cases say the map, that the
+    numbers are all those of another map, in which they mean something else, and some of this one never occur.
+
     Args:
-        found: The numbers in the label of each subject, whatever they are.
+        found: Numbers in the label of each subject, whatever they are.
         label_map: As for :func:`label_numbers`.
     """
-    numbers = {0, *label_numbers(label_map).values()}
+    numbers = label_numbers(label_map)
     of_maps = {n for known in LABEL_MAPS.values() for n in known.values()}
-    strange = Counter(n for labels in found.values() for n in {*labels} - numbers if n in of_maps)
-    if not strange:
-        return ""
-    every = {n for labels in found.values() for n in labels if n in of_maps}
-    fitting = [name for name, known in LABEL_MAPS.items() if every <= {0, *known.values()}]
-    counts = ", ".join(f"{n} in {times} of {len(found)} cases" for n, times in sorted(strange.items()))
-    return (
-        f"label_map={label_map!r} is {label_numbers(label_map)}, and the labels hold {counts}. Numbers mean the same "
-        f"in a whole folder: give the map of this one{_suggested(fitting)}, or move cases of another elsewhere"
+    counts = Counter(n for labels in found.values() for n in {*labels} if n in of_maps)
+    strange = counts.keys() - {*numbers.values()}
+    others = {name: known for name, known in LABEL_MAPS.items() if {*known.values()} == counts.keys()}
+    sure = not isinstance(label_map, str) or any(label_map in _maps_of(subject) for subject in found)
+    unlikely = (
+        others
+        and len(found) >= _ENOUGH
+        and not sure
+        and all(any(numbers.get(part) != n for part, n in known.items()) for known in others.values())
     )
+    if not strange and not unlikely:
+        return ""
+    fitting = others or [name for name, known in LABEL_MAPS.items() if counts.keys() <= {*known.values()}]
+    told = ", ".join(f"{n:g} in {counts[n]} of {len(found)} cases" for n in sorted(strange or counts))
+    return (
+        f"label_map={label_map!r} is {numbers}, and the labels hold {'' if strange else 'only '}{told}. Numbers mean the "
+        f"same in a whole folder: give the map of this one{_suggested(fitting)}, or move cases of another elsewhere"
+    )
+
+
+def described(found: Mapping[str, Iterable[float]], label_map: LabelMap) -> str:
+    """In how many labels each part of a map is, in words."""
+    counts = Counter(n for labels in found.values() for n in {*labels})
+    return ", ".join(f"{part} ({n}) in {counts[n]} of {len(found)}" for part, n in label_numbers(label_map).items())
 
 
 def _suggested(maps: Iterable[str]) -> str:

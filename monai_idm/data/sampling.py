@@ -17,6 +17,7 @@ from monai.utils import convert_to_tensor
 
 from monai_idm.atomic_file import write_json
 from monai_idm.checkpoints import RunRecord
+from monai_idm.file_stem import OwnStems, file_stem
 from monai_idm.machine import VERSIONS
 from monai_idm.noise import seeded_noise
 
@@ -115,19 +116,23 @@ class PlaceOnTrainingGridd(MapTransform):
 class SaveSettingsd(Transform):
     """Write beside a result what it was drawn with: ``<subject>.json``. Put it last: it says that the result is whole.
 
-    The file holds the item's ``seed`` and ``class_label``, the settings, the checkpoint's record and the versions.
-    Items that name no subject are passed over: MONAI Label and Deploy, which write themselves, give none.
+    In the name the subject is its :func:`~monai_idm.file_stem.file_stem`. The file holds the item's ``seed`` and
+    ``class_label``, the settings, the checkpoint's record and the versions. Items that name no subject are passed over:
+    MONAI Label and Deploy, which write themselves, give none.
 
     Args:
         output_dir: Folder to write to.
         settings: Plain types: all that the result depends on besides.
         record: Of the checkpoint that samples.
+    Raises:
+        ValueError: When called, if another subject's file has this name.
     """
 
     def __init__(self, output_dir: str | os.PathLike[str], settings: Mapping[str, Any], record: RunRecord) -> None:
         self.output_dir = Path(output_dir)
         self.settings = dict(settings)
         self.record = record
+        self._stem = OwnStems()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         if "subject" not in data:
@@ -138,12 +143,12 @@ class SaveSettingsd(Transform):
             "checkpoint": self.record.loaded,
             "versions": VERSIONS,
         }
-        write_json(_settings_file(self.output_dir, data["subject"]), content)
+        write_json(_settings_file(self.output_dir, self._stem(data["subject"])), content)
         return data
 
 
 def _drawn_before(folder: Path, sample: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    file = _settings_file(folder, sample["subject"])
+    file = _settings_file(folder, file_stem(sample["subject"]))
     if not file.is_file():
         return False
     written = json.loads(file.read_text())
@@ -158,8 +163,8 @@ def _drawn_before(folder: Path, sample: Mapping[str, Any], settings: Mapping[str
     return True
 
 
-def _settings_file(folder: Path, subject: str) -> Path:
-    return folder / f"{subject}.json"
+def _settings_file(folder: Path, stem: str) -> Path:
+    return folder / f"{stem}.json"
 
 
 def _trained_on(record: RunRecord) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy, ensure_tuple, ensure_tuple_rep
 
 from monai_idm.atomic_file import atomic_file
+from monai_idm.file_stem import OwnStems
 
 __all__ = ["SaveVolumesd"]
 
@@ -25,8 +25,8 @@ _logger = logging.getLogger(__name__)
 class SaveVolumesd(MapTransform):
     """Write each channel to ``<subject>_<modality>.nii.gz``: float32 (labels, uint8, as they are), mm, on its affine.
 
-    Characters of the subject other than letters, digits, ``.``, ``_`` and ``-`` become ``_``. A file replaces
-    an older one in one step. Of the input's header only the affine comes along. The data pass unchanged.
+    In the names the subject is its :func:`~monai_idm.file_stem.file_stem`. A file replaces an older one in one step.
+    Of the input's header only the affine comes along. The data pass unchanged.
 
     Args:
         keys: Keys of the volumes, ``(C, X, Y, Z)``.
@@ -38,7 +38,7 @@ class SaveVolumesd(MapTransform):
             Deploy, which write themselves, give none.
     Raises:
         ValueError: If two keys have the same postfix; when called, if a channel has no name or a name no
-            channel, an item names no subject, or a tensor has no affine.
+            channel, an item names no subject or one whose files would be another's, or a tensor has no affine.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class SaveVolumesd(MapTransform):
                 "in name: give each key a postfix of its own"
             )
         self.subject_key = subject_key
+        self._stem = OwnStems()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -85,13 +86,12 @@ class SaveVolumesd(MapTransform):
 
     def _subject(self, data: Mapping[Hashable, Any]) -> str:
         given = data.get(self.subject_key)
-        name = re.sub(r"[^\w.-]", "_", "" if given is None else str(given), flags=re.ASCII).lstrip(".")
-        if not name:
+        if given is None or not str(given).strip("."):
             raise ValueError(
                 f"'{self.subject_key}' is {given!r}; it must be the name that the files are to have: "
                 "give it in the datalist, or choose another subject_key"
             )
-        return name
+        return self._stem(given)
 
 
 def _write(file: Path, channel: np.ndarray, affine: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from monai.utils import convert_to_numpy
 from torch import Tensor
 
 from monai_idm.atomic_file import atomic_file
+from monai_idm.file_stem import OwnStems
 from monai_idm.handlers.cases import evaluated_cases
 
 __all__ = ["MontageHandler", "montage"]
@@ -112,7 +113,7 @@ class MontageHandler:
         summary_writer: A TensorBoard ``SummaryWriter`` that gets the pictures too.
         num_cases: How many cases to draw, each in a picture of its own.
         filename: Name of a picture, from ``{epoch}`` (the trainer's where a ValidationHandler evaluates),
-            ``{subject}`` and ``{case}``, counted from 1.
+            ``{subject}`` (its :func:`~monai_idm.file_stem.file_stem`) and ``{case}``, counted from 1.
         columns: Item of a case to the heading above it; an item that a case lacks is left out.
         centre: Item of a case through whose centre of mass the slices go.
     """
@@ -134,6 +135,7 @@ class MontageHandler:
         self.filename = filename
         self.columns = dict(columns)
         self.centre = centre
+        self._stem = OwnStems()
         self._drawn = 0
         self._first: dict[str, Any] | None = None
 
@@ -179,7 +181,8 @@ class MontageHandler:
         # an evaluation that is no part of a training has no epoch worth naming
         title = f"epoch {epoch}, {subject}" if "{epoch" in self.filename else subject
         figure = montage(columns, self.modalities, case.get(self.centre), title)
-        name = self.filename.format(epoch=epoch, subject=subject, case=number)
+        stem = self._stem(subject) if "{subject" in self.filename else ""
+        name = self.filename.format(epoch=epoch, subject=stem, case=number)
         with atomic_file(self.output_dir / name) as unfinished:
             figure.savefig(unfinished, format="png", facecolor="black")
         if self.summary_writer is not None:

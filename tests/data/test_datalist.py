@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from monai_idm.data import brats_datalist, prepare_datalist, split_by_subject
+from monai_idm.data import brats_datalist, prepare_datalist, split_by_subject, with_patients
 from tests.data.test_brats import make_cases, make_decathlon
 
 PARTS = ("training", "validation", "test")
@@ -103,7 +103,7 @@ def test_the_file_says_what_was_returned(tmp_path, layout):
         make_decathlon(data)
     prepared = prepare_datalist(data, file, ("t2", "t1"), seed=5, labels=True)
     found = brats_datalist(data, ("t2", "t1"), labels=True)
-    assert {name: prepared[name] for name in PARTS} == split_by_subject(found, seed=5)
+    assert {name: prepared[name] for name in PARTS} == split_by_subject(with_patients(found), seed=5)
     absolute = lambda path: os.path.normpath(data / path)  # noqa: E731
     for name in PARTS:
         for written, returned in zip(json.loads(file.read_text())[name], prepared[name], strict=True):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from monai_idm.data.label_maps import LABEL_MAPS, contradicted_by_numbers, require_label_map
+from monai_idm.data.label_maps import LABEL_MAPS, contradicted_by_numbers, described, require_label_map
 
 DECATHLON = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}
 NNUNET = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
@@ -67,7 +67,7 @@ def test_a_dataset_json_that_names_nothing_decides_nothing(tmp_path, content):
     require_label_map(tmp_path, ["a"], "brats2020")
 
 
-def test_the_numbers_of_a_whole_folder_decide():
+def test_a_number_that_only_other_maps_know_decides():
     fits = {"a": [0], "b": [0, 1, 2], "c": [0, 2, 4]}
     assert not contradicted_by_numbers(fits, "brats2020")
     assert not contradicted_by_numbers(fits | {"d": [0, 7], "e": [0, 0.5]}, "brats2020")  # bad cases, not another map
@@ -76,3 +76,29 @@ def test_the_numbers_of_a_whole_folder_decide():
     assert "--label_map brats2024, --label_map brats2024_ped, or write the numbers out" in said
     assert "4 in 1 of 3" in contradicted_by_numbers(fits, "brats2023")
     assert "2 in 2 of 3 cases, 4 in 1 of 3" in contradicted_by_numbers(fits, "lesion")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "label_map", "fitting"),
+    [
+        ([1], "brats2020", "lesion"),  # multiple sclerosis
+        ([1, 2, 4], "brats2024", "brats2020"),
+        ([1, 2, 3], "brats2024_ped", "brats2023"),
+        ([1, 2, 3], "brats2024", ""),  # the same meaning, and nobody has a cavity
+        ([1, 2], "brats2020", ""),
+        ([1, 2, 4], {"necrosis": 1, "oedema": 2, "enhancing": 3, "cavity": 4}, ""),  # the user says so
+    ],
+)
+def test_numbers_that_are_all_of_another_map_decide(numbers, label_map, fitting):
+    found = {f"case_{i}": [0, *numbers] for i in range(3)}
+    said = contradicted_by_numbers(found, label_map)
+    assert bool(said) is bool(fitting)
+    assert ("hold only 1 in 3 of 3 cases" in said and f"--label_map {fitting}" in said) or not fitting
+    assert not contradicted_by_numbers({"case_0": [0, *numbers]}, label_map)  # one case proves nothing
+    named = {f"BraTS-PED-0000{i}-000": [0, 1, 2, 3] for i in range(5)}
+    assert not contradicted_by_numbers(named, "brats2024_ped")
+
+
+def test_what_the_labels_hold_is_said_in_words():
+    found = {"a": [0], "b": [0, 1, 2], "c": [0, 2, 4]}
+    assert described(found, "brats2020") == "necrosis (1) in 1 of 3, oedema (2) in 2 of 3, enhancing (4) in 1 of 3"

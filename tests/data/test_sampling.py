@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import nn
 
 from monai_idm.checkpoints import PHANTOM, RunRecord
-from monai_idm.data import DrawNoised, PlaceOnTrainingGridd, SaveSettingsd, sample_list
+from monai_idm.data import DrawNoised, PlaceOnTrainingGridd, SaveSettingsd, SaveVolumesd, sample_list
 
 
 def loaded_record(size=(6, 4, 8), spacing_mm=2.5):
@@ -63,3 +64,13 @@ def test_what_is_drawn_is_not_drawn_again_unless_it_would_be_another(tmp_path):
     for changes, name in [({"class_label": 0}, "class_label"), ({"settings": {"spatial_size": [4, 4, 4]}}, "num_inf")]:
         with pytest.raises(ValueError, match=rf"sample_003.json is of a sample with other settings \({name}"):
             listed(2, **{"class_label": 1, **changes})
+
+
+def test_settings_lie_beside_the_volumes_of_their_case(tmp_path):
+    save, volumes = SaveSettingsd(tmp_path, {}, RunRecord({})), SaveVolumesd("pred", tmp_path, ["seg"])
+    for subject, stem in (("患者 1", "患者_1"), ("../Ü", "_Ü")):
+        save({"subject": subject})
+        volumes({"subject": subject, "pred": MetaTensor(torch.zeros(1, 2, 2, 2))})
+        assert {path.name for path in tmp_path.glob(f"{stem}*")} == {f"{stem}.json", f"{stem}_seg.nii.gz"}
+    with pytest.raises(ValueError, match=r"'患者 1' .* and '患者_1' .* would share the file name"):
+        save({"subject": "患者_1"})

@@ -51,11 +51,29 @@ def test_each_key_has_its_postfix(tmp_path):
 
 @pytest.mark.parametrize(
     ("subject", "name"),
-    [("../../etc/x y", "_.._etc_x_y"), ("é/ü", "___"), ("BraTS-GLI-1.2", "BraTS-GLI-1.2"), (7, "7")],
+    [("../../etc/x y", "_.._etc_x_y"), ("é/ü", "é_ü"), ("BraTS-GLI-1.2", "BraTS-GLI-1.2"), (7, "7")],
 )
 def test_subjects_become_plain_file_names(tmp_path, subject, name):
     SaveVolumesd("pred", tmp_path, ["t1", "t2"])({"pred": make_volume(), "subject": subject})
     assert names(tmp_path) == [f"{name}_t1.nii.gz", f"{name}_t2.nii.gz"]
+
+
+def test_names_in_any_script_have_files_of_their_own(tmp_path):
+    save, subjects = SaveVolumesd("pred", tmp_path, ["seg"]), ["患者", "病人", "张三", "Müller", "M_ller"]
+    for subject in subjects:
+        save({"pred": make_volume()[:1], "subject": subject})
+    assert names(tmp_path) == sorted(f"{subject}_seg.nii.gz" for subject in subjects)
+
+
+@pytest.mark.parametrize("twin", ["x_1", "X 1", "x/1"])
+def test_a_second_subject_does_not_replace_the_files_of_the_first(tmp_path, twin):
+    save = SaveVolumesd("pred", tmp_path, ["t1", "t2"])
+    first = make_volume()
+    save({"pred": first, "subject": "x 1"})
+    save({"pred": first, "subject": "x 1"})  # the same case again is no other
+    with pytest.raises(ValueError, match=rf"subjects 'x 1' and '{twin}' would share the file name"):
+        save({"pred": make_volume(), "subject": twin})
+    np.testing.assert_array_equal(nib.load(tmp_path / "x_1_t1.nii.gz").get_fdata(), first[0].numpy())
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

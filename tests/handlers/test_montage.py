@@ -208,3 +208,12 @@ def test_pyplot_is_not_touched(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     make_evaluator([MontageHandler(tmp_path, MODALITIES, summary_writer=Writer())]).run(1)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_pictures_have_the_stem_of_their_subjects_other_files(tmp_path):
+    items = [make_item(number) | {"subject": subject} for number, subject in enumerate(["Zoë/1", "../Ü"])]
+    make_evaluator([MontageHandler(tmp_path, MODALITIES, num_cases=2, filename="{subject}.png")], items).run(1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["Zoë_1.png", "_Ü.png"]
+    items = [make_item(number) | {"subject": subject} for number, subject in enumerate(["a b", "a_b"])]
+    with pytest.raises(ValueError, match=r"subjects .* would share the file name a_b"):
+        make_evaluator([MontageHandler(tmp_path, MODALITIES, num_cases=2, filename="{subject}.png")], items).run(1)

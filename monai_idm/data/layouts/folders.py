@@ -1,0 +1,78 @@
+"""BraTS's own layout: a folder for each case, whose files are named after it: ``<case>/<case>_t1.nii.gz``."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from monai_idm.data.layouts.case import NAMES, Case, nifti_files, visible_folders
+
+__all__ = ["case_in", "folder_cases"]
+
+_STEM = re.compile(r"(?P<case>.+)[_-](?P<name>[a-z0-9]+)", re.IGNORECASE)
+
+
+def folder_cases(root: Path) -> dict[str, Case]:
+    """The cases whose folders are in ``root``, or in one of its folders.
+
+    Args:
+        root: An existing folder.
+    Raises:
+        ValueError: If two folders give the same subject.
+    """
+    folders: dict[str, Path] = {}
+    cases: dict[str, Case] = {}
+    for folder in _folders(root):
+        case = case_in(folder)
+        if case is None:
+            continue
+        if folder.name in folders:
+            raise ValueError(
+                f"two folders give the subject {folder.name}: {folders[folder.name]} and {folder}; "
+                "a subject must come once: rename or remove one of them"
+            )
+        folders[folder.name], cases[folder.name] = folder, case
+    return cases
+
+
+def case_in(folder: Path) -> Case | None:
+    """The case that a folder holds, or None if no volume is named after the folder."""
+    case, wrapped, others = Case(), [], []
+    for stem, path in nifti_files(folder):
+        parts = _STEM.fullmatch(stem)
+        name = NAMES.get(parts["name"].lower()) if parts and _alike(parts["case"], folder.name) else None
+        if path.is_dir():
+            if name is not None and name not in wrapped:
+                wrapped.append(name)
+                case.remarks.append(f"{path.name} is a folder, and must be the file: {_unwrapping(path)}")
+        elif path.is_file() and name is not None:
+            case.add(name, path)
+        elif path.is_file():
+            others.append(
+                f"{path.name} is named otherwise: if it is what is missing, rename it to "
+                f"{folder.name}_<volume>{path.name[len(stem) :]}"
+            )
+    case.remarks += others
+    return case if case.volumes or wrapped else None
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """The visible folders in ``root`` and in these."""
+    for outer in visible_folders(root):
+        yield outer
+        yield from visible_folders(outer)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether names differ at most in case, or in how accents are encoded."""
+    first, second = (unicodedata.normalize("NFC", name).casefold() for name in (one, other))
+    return first == second
+
+
+def _unwrapping(folder: Path) -> str:
+    files = [path.name for _, path in nifti_files(folder) if path.is_file()]
+    if len(files) == 1:
+        return f"move {folder.name}/{files[0]} out of it, to its place and name"
+    return "unpack the data again"

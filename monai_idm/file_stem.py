@@ -1,0 +1,84 @@
+"""What the files of a case are called: one stem for volumes, settings and pictures alike."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+__all__ = ["OwnStems", "file_stem"]
+
+_MAX_BYTES = 180  # of the 255 that file systems allow: suffixes, and what atomic_file adds, need the others
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
+
+
+def file_stem(subject: object) -> str:
+    """The beginning of the names of all files of a case.
+
+    Letters, digits and combining marks of every script stay, and ``.``, ``_`` and ``-`` (but no dot in front); every
+    other character becomes ``_``. Accents are encoded in one way (NFC). What Windows keeps for devices, as ``NUL``,
+    gets a ``_`` in front.
+
+    Args:
+        subject: Name of the case.
+    Raises:
+        ValueError: If nothing remains, or more than 180 bytes.
+    """
+    name = unicodedata.normalize("NFC", str(subject))
+    stem = "".join(c if c in "._-" or unicodedata.category(c)[0] in "LMN" else "_" for c in name).lstrip(".")
+    if not stem:
+        raise ValueError(
+            f"the subject {subject!r} gives no file name; it must hold more than dots: rename the case, or correct its "
+            "name in the datalist"
+        )
+    if stem.partition(".")[0].upper() in _RESERVED:
+        stem = f"_{stem}"
+    if (size := len(stem.encode())) > _MAX_BYTES:
+        raise ValueError(
+            f"the subject {stem[:20]}...{stem[-20:]} has {size} bytes; names of files must have at most {_MAX_BYTES}, "
+            "before suffixes: rename the case, or shorten its name in the datalist"
+        )
+    return stem
+
+
+class OwnStems:
+    """Gives out stems, and refuses one that another subject has, also where only case differs.
+
+    File systems of macOS and Windows take such names for one file.
+    """
+
+    def __init__(self) -> None:
+        self._subjects: dict[str, str] = {}
+
+    def __call__(self, subject: object) -> str:
+        """The subject's :func:`file_stem`.
+
+        Args:
+            subject: Name of a case, which may come again.
+        Raises:
+            ValueError: As of :func:`file_stem`, and if the stem is another subject's.
+        """
+        stem, subject = file_stem(subject), str(subject)
+        folded = unicodedata.normalize("NFC", stem.casefold())
+        other = self._subjects.setdefault(folded, subject)
+        if other != subject:
+            raise ValueError(
+                f"the subjects {_spelled(other)} and {_spelled(subject)} would share the file name {stem}; one would "
+                "replace the other's files: rename one of them"
+            )
+        return stem
+
+    def require(self, subjects: Iterable[object]) -> None:
+        """Check that each subject has a stem of its own.
+
+        Args:
+            subjects: Names of cases.
+        Raises:
+            ValueError: As when called.
+        """
+        for subject in subjects:
+            self(subject)
+
+
+def _spelled(name: str) -> str:
+    """A name in quotes, with its code points where it holds more than ASCII: some differ, and look alike."""
+    return repr(name) if name.isascii() else f"{name!r} ({name!a})"
