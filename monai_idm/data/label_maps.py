@@ -133,8 +133,9 @@ def contradicted_by_numbers(found: Mapping[str, Iterable[float]], label_map: Lab
     fitting = others or [name for name, known in LABEL_MAPS.items() if counts.keys() <= {*known.values()}]
     told = ", ".join(f"{n:g} in {counts[n]} of {len(found)} cases" for n in sorted(strange or counts))
     return (
-        f"label_map={label_map!r} is {numbers}, and the labels hold {'' if strange else 'only '}{told}. Numbers mean the "
-        f"same in a whole folder: give the map of this one{_suggested(fitting)}, or move cases of another elsewhere"
+        f"label_map={label_map!r} is {numbers}, and the labels hold {'' if strange else 'only '}{told}. Numbers "
+        f"mean the same in a whole folder: give the map of this one{_suggested(fitting)}, or move cases of another "
+        "elsewhere"
     )
 
 
