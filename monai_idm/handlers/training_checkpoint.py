@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 
 from monai_idm.atomic_file import atomic_file
 from monai_idm.checkpoints import DamagedFile, read_checkpoint, write_checkpoint
+from monai_idm.config_paths import require_plain_paths
 
 __all__ = ["TrainingCheckpoint"]
 
@@ -32,13 +33,15 @@ class TrainingCheckpoint:
         keep: How many of the newest to keep, at least 1; what other trainings left in the folder stays.
     Raises:
         OSError: At the start, if nothing can be written to the folder.
-        ValueError: If ``keep`` is less; at the start, if all checkpoints are damaged, or the newest is of another
-            training or of a later epoch than the last wanted.
+        ValueError: If ``keep`` is less, or the directory's path is one that a config rewrites (tools that skip a
+            config's ``initialize`` meet it here); at the start, if all checkpoints are damaged, or the newest is of
+            another training or of a later epoch than the last wanted.
     """
 
     def __init__(self, directory: str | Path, objects: dict[str, Any], resume: bool = False, keep: int = 2) -> None:
         if keep < 1:
             raise ValueError(f"keep={keep}; keep at least the newest checkpoint")
+        require_plain_paths({"ckpt_dir": directory})
         self.directory = Path(directory)
         self.objects = objects
         self.resume = resume
