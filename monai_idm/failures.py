@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import signal
 import sys
 import threading
@@ -59,7 +60,9 @@ def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackT
     ours = [e for e in chain if e.__traceback__ and _raised_at(e.__traceback__).startswith(_PACKAGE)]
     first = ours[-1] if ours else chain[-1]
     last = ""
-    if isinstance(first, TrainingFailed | ValueError | OSError):  # which say what to do
+    if told := _told_by_a_worker(first):
+        last = told
+    elif isinstance(first, TrainingFailed | ValueError | OSError):  # which say what to do
         last = _sentence(first)
     elif len(chain) > 1:
         last = f"{_sentence(first)}; then {' '.join(_sentence(chain[-2]).split())}"
@@ -96,6 +99,19 @@ def _leave(code: int, interrupted: bool) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     os._exit(130 if interrupted else code)
+
+
+def _told_by_a_worker(error: BaseException) -> str | None:
+    """What went wrong first in a process that reads data, which hands on no more than the text of its tracebacks."""
+    text = str(error)
+    if not text.startswith("Caught ") or "in DataLoader worker process" not in text:
+        return None
+    chain = text.split("\nDuring handling of the above exception,")[-1]  # before it stands no cause
+    told = []
+    for part in chain.split("\nThe above exception was the direct cause"):
+        *_, file, rest = re.split(r'^  File "(.+?)", line .*\n', part, flags=re.MULTILINE)
+        told.append((file.startswith(_PACKAGE), re.sub(r"\A(?: .*\n)*", "", rest).strip()))
+    return next((sentence for ours, sentence in told if ours), told[0][1])
 
 
 def _raised_at(traceback: TracebackType) -> str:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from monai.transforms import Compose
+from torch.utils.data import DataLoader
 
 from monai_idm import failures, tell_plainly
 from monai_idm.data import LoadVolumesd
@@ -51,6 +53,42 @@ def test_an_error_of_ours_is_told_also_where_it_explains_another(tmp_path, ends,
     sys.excepthook(raised.type, raised.value, raised.tb)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"ValueError: cannot read {tmp_path / 'scan.nii.gz'} as NIfTI")
+
+
+class Reads:
+    """A dataset one of whose cases fails."""
+
+    def __init__(self, file, transform):
+        self.file, self.transform = str(file), transform
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.transform({"image": [self.file]}) if index == 3 else index
+
+
+def divide(data):
+    return 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("context", "transform", "last"),
+    [
+        ("fork", Compose([LoadVolumesd()]), "ValueError: cannot read {} as NIfTI ("),
+        ("spawn", Compose([LoadVolumesd()]), "ValueError: cannot read {} as NIfTI ("),
+        ("fork", Compose([divide]), "ZeroDivisionError: division by zero"),
+        ("fork", divide, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_a_data_worker_met_first_is_the_last_line(context, transform, last, tmp_path, ends, capsys):
+    file = tmp_path / "scan.nii.gz"
+    file.write_bytes(b"no archive")
+    loader = DataLoader(Reads(file, transform), batch_size=None, num_workers=1, multiprocessing_context=context)
+    with pytest.raises((ValueError, RuntimeError, ZeroDivisionError)) as raised:
+        list(loader)
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    assert capsys.readouterr().err.splitlines()[-1].startswith(last.format(file))
 
 
 def _run(error):
