@@ -29,6 +29,7 @@ except ModuleNotFoundError as error:  # where a bundle is run that brings this c
         name=error.name,
     ) from error
 from monai_idm.bundle_root import find_bundle_root
+from monai_idm.config_paths import require_plain_paths
 from monai_idm.failures import tell_plainly
 from monai_idm.version import __version__, require_version
 
@@ -46,6 +47,7 @@ __all__ = [
     "metrics",
     "networks",
     "optimizers",
+    "require_plain_paths",
     "require_version",
     "reversible",
     "schedulers",

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 
 import pytest
+from monai.transforms import Compose
+from torch.utils.data import DataLoader
 
-from monai_idm import tell_plainly
+from monai_idm import failures, tell_plainly
 from monai_idm.data import LoadVolumesd
 from monai_idm.failures import BadNumbers, OutOfMemory
+
+
+@pytest.fixture
+def ends(monkeypatch) -> list[tuple[int, bool]]:
+    """How the program would have been left: exit code, and whether by an interruption."""
+    found: list[tuple[int, bool]] = []
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(failures, "_finish", lambda: None)
+    monkeypatch.setattr(failures, "_leave", lambda code, interrupted: found.append((code, interrupted)))
+    tell_plainly()
+    return found
 
 
 @pytest.mark.parametrize(
@@ -20,26 +35,17 @@ from monai_idm.failures import BadNumbers, OutOfMemory
         (BadNumbers("case a"), 5, "BadNumbers: case a"),
     ],
 )
-def test_the_last_line_and_the_code_are_those_of_the_first_error(error, code, last, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    tell_plainly()
+def test_the_last_line_and_the_code_are_those_of_the_first_error(error, code, last, ends, capsys):
     with pytest.raises(RuntimeError) as raised:
         _run(error)
-    try:
-        sys.excepthook(raised.type, raised.value, raised.tb)
-    except SystemExit as end:
-        found = end.code
-    else:
-        found = 1  # as of any program that ends with an error
-    assert found == code
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    assert ends == [(code, False)]
     said = capsys.readouterr().err
     assert said.splitlines()[-1] == last
     assert ("Traceback" in said) == (code == 1)
 
 
-def test_an_error_of_ours_is_told_also_where_it_explains_another(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    tell_plainly()
+def test_an_error_of_ours_is_told_also_where_it_explains_another(tmp_path, ends, capsys):
     (tmp_path / "scan.nii.gz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match="cannot read") as raised:
         LoadVolumesd()({"image": [str(tmp_path / "scan.nii.gz")]})
@@ -47,6 +53,42 @@ def test_an_error_of_ours_is_told_also_where_it_explains_another(tmp_path, monke
     sys.excepthook(raised.type, raised.value, raised.tb)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"ValueError: cannot read {tmp_path / 'scan.nii.gz'} as NIfTI")
+
+
+class Reads:
+    """A dataset one of whose cases fails."""
+
+    def __init__(self, file, transform):
+        self.file, self.transform = str(file), transform
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.transform({"image": [self.file]}) if index == 3 else index
+
+
+def divide(data):
+    return 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("context", "transform", "last"),
+    [
+        ("fork", Compose([LoadVolumesd()]), "ValueError: cannot read {} as NIfTI ("),
+        ("spawn", Compose([LoadVolumesd()]), "ValueError: cannot read {} as NIfTI ("),
+        ("fork", Compose([divide]), "ZeroDivisionError: division by zero"),
+        ("fork", divide, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_a_data_worker_met_first_is_the_last_line(context, transform, last, tmp_path, ends, capsys):
+    file = tmp_path / "scan.nii.gz"
+    file.write_bytes(b"no archive")
+    loader = DataLoader(Reads(file, transform), batch_size=None, num_workers=1, multiprocessing_context=context)
+    with pytest.raises((ValueError, RuntimeError, ZeroDivisionError)) as raised:
+        list(loader)
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    assert capsys.readouterr().err.splitlines()[-1].startswith(last.format(file))
 
 
 def _run(error):
@@ -57,8 +99,72 @@ def _run(error):
         raise RuntimeError("Failed to evaluate \n'$@range[1]'\n") from first
 
 
-def test_an_interruption_stays_one(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    tell_plainly()
+def test_an_interruption_stays_one(ends, capsys):
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert capsys.readouterr().err.strip() == "KeyboardInterrupt"
+    assert ends == [(1, True)]
+
+
+def test_an_interactive_session_goes_on(ends, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    sys.excepthook(BadNumbers, BadNumbers("case a"), None)
+    assert capsys.readouterr().err.splitlines()[-1] == "BadNumbers: case a"
+    assert not ends
+
+
+# threads that compute while the main one fails, as those of MONAI's cache and buffers do
+BUSY = """
+import atexit, os, sys, threading
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from monai_idm import tell_plainly
+from monai_idm.failures import BadNumbers, OutOfMemory
+
+def compute():
+    while True:
+        torch.nn.functional.conv2d(torch.randn(4, 8, 64, 64), torch.randn(8, 8, 3, 3))
+
+def finish_a_file():
+    open("thread", "w").write("done")
+
+tell_plainly()
+for _ in range(3):
+    threading.Thread(target=compute, daemon=True).start()
+threading.Timer(0.2, finish_a_file).start()
+atexit.register(lambda: print("at exit", file=sys.stderr))
+writer = SummaryWriter("events")
+for step in range(300):
+    writer.add_scalar("loss", step, step)
+print("from standard output", end="")
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "last"),
+    [
+        ("raise ValueError('size=0; choose 1')", 1, "ValueError: size=0; choose 1"),
+        ("raise BadNumbers('case a')", 5, "BadNumbers: case a"),
+        ("raise OutOfMemory('advice')", 4, "OutOfMemory: advice"),
+        ("os.kill(os.getpid(), 2); threading.Event().wait()", -signal.SIGINT, "at exit"),
+        ("sys.stdout.close(); raise ValueError('size=0; choose 1')", 1, "ValueError: size=0; choose 1"),
+    ],
+)
+def test_threads_that_still_compute_change_neither_code_nor_last_line(failure, code, last, tmp_path):
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", BUSY + failure], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        assert done.stderr.splitlines()[-1] == last
+        assert "at exit" in done.stderr
+        assert done.stdout == "from standard output"
+        assert (tmp_path / "thread").read_text() == "done"  # an ordinary thread is waited for
+        (tmp_path / "thread").unlink()
+    scalars = _scalars(tmp_path / "events")
+    assert scalars == [*range(300)] * 3
+
+
+def _scalars(folder):
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    files = sorted(folder.iterdir())
+    events = [event for file in files for event in EventFileLoader(str(file)).Load()]
+    return [event.step for event in events if event.HasField("summary")]

@@ -166,7 +166,7 @@ def _exports(folder: Path) -> None:
         ckpt_export(**_bundle_files(folder), bundle_root=str(folder), filepath=model, ckpt_file=weights)
         _compare("TorchScript", torch.jit.load(model)(x, **given), expected)
         if util.find_spec("onnxruntime") and util.find_spec("onnxscript"):
-            program: Any = torch.onnx.export(network.freeze(), (x,), kwargs=given, dynamo=True, verbose=False)
+            program: Any = torch.onnx.export(network, (x,), kwargs=given, dynamo=True, verbose=False)
             _compare("ONNX", program(x, **given)[0], expected)
         else:
             print("ONNX: not tried; pip install onnxscript onnxruntime")

@@ -16,6 +16,7 @@ from monai_idm.handlers.sample_watch import SampleWatch
 from monai_idm.handlers.seed_steps import SeedSteps
 from monai_idm.handlers.step_guard import StepGuard
 from monai_idm.handlers.training_checkpoint import TrainingCheckpoint
+from monai_idm.handlers.validate_last import ValidateLast
 
 __all__ = [
     "BestWeights",
@@ -36,4 +37,5 @@ __all__ = [
     "TrainingProgress",
     "UpdateEMA",
     "UseEMA",
+    "ValidateLast",
 ]

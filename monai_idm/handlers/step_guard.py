@@ -112,13 +112,17 @@ class StepGuard:
         error = None if error is None else _worst(error)
         if not norm <= self._largest:
             self._bad(engine, f"the gradients' norm (at most {self._largest:.3g})", norm)
-        elif error is not None and not error <= error_limit(self.network):
+        elif error is not None and not error <= self._error_limit():
             self._bad(engine, "the error of the rebuilt activations", error)
         else:
             state.gradient_norms = [*state.gradient_norms, norm][-_USUAL:]
             state.bad_steps = 0
             return
         self.optimizer.zero_grad()
+
+    def _error_limit(self) -> float:
+        exact = str(getattr(self.network, "precision", "")).startswith("exact")
+        return 0.0 if exact else error_limit(self.network)  # exact: to the last bit
 
     def _norm(self) -> float:
         if isinstance(self.optimizer, AdamWInBackward):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 
 from monai_idm.atomic_file import atomic_file
 from monai_idm.checkpoints import DamagedFile, read_checkpoint, write_checkpoint
+from monai_idm.config_paths import require_plain_paths
 
 __all__ = ["TrainingCheckpoint"]
 
@@ -21,7 +22,8 @@ _BEST = ("best_metric", "best_metric_epoch")
 class TrainingCheckpoint:
     """Write ``checkpoint_epoch=N.pt`` at the end of every epoch; on request, go on from the newest. Attach it first.
 
-    The end is behind the validation, so that what this found is in the file too. A file is there when it is whole and
+    The end is after validation, so that what this found is in the file too; where a validation comes after the last
+    epoch's end and finds something, the file is written again. A file is there when it is whole and
     on the disk, and older ones go after that. When a training goes on, the newest that holds what was written is
     taken, and a damaged one told.
 
@@ -32,18 +34,21 @@ class TrainingCheckpoint:
         keep: How many of the newest to keep, at least 1; what other trainings left in the folder stays.
     Raises:
         OSError: At the start, if nothing can be written to the folder.
-        ValueError: If ``keep`` is less; at the start, if all checkpoints are damaged, or the newest is of another
-            training or of a later epoch than the last wanted.
+        ValueError: If ``keep`` is less, or the directory's path is one that a config rewrites (tools that skip a
+            config's ``initialize`` meet it here); at the start, if all checkpoints are damaged, or the newest is of
+            another training or of a later epoch than the last wanted.
     """
 
     def __init__(self, directory: str | Path, objects: dict[str, Any], resume: bool = False, keep: int = 2) -> None:
         if keep < 1:
             raise ValueError(f"keep={keep}; keep at least the newest checkpoint")
+        require_plain_paths({"ckpt_dir": directory})
         self.directory = Path(directory)
         self.objects = objects
         self.resume = resume
         self.keep = keep
         self._kept: list[str] = []  # names, the newest last
+        self._saved: tuple[int, dict[str, Any]] | None = None  # iteration, and the states of plain values
 
     def attach(self, engine: Engine) -> None:
         engine.state_dict_user_keys.extend(_BEST)
@@ -64,7 +69,8 @@ class TrainingCheckpoint:
                 f"starts anew and will replace them; to go on from there, stop it and add --resume true"
             )
         if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # only now: behind all other handlers
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # only now: after all other handlers
+            engine.add_event_handler(Events.COMPLETED, self._save_again)
 
     def _save(self, engine: Engine) -> None:
         name = f"checkpoint_epoch={engine.state.epoch}.pt"
@@ -76,6 +82,14 @@ class TrainingCheckpoint:
             write_checkpoint(self.directory / name, content)
             for name in old:
                 (self.directory / name).unlink(missing_ok=True)
+        self._saved = engine.state.iteration, _plain(content, self.objects)
+
+    def _save_again(self, engine: Engine) -> None:
+        """Where a validation after the last epoch's end has found a new best."""
+        if self._saved is None or self._saved[0] != engine.state.iteration:
+            return
+        if any(self.objects[key].state_dict() != state for key, state in self._saved[1].items()):
+            self._save(engine)
 
     def _resume(self, engine: Engine, files: list[Path]) -> None:
         if not files:
@@ -101,6 +115,7 @@ class TrainingCheckpoint:
             )
         engine.state.max_epochs = last
         self._kept = [name for name in content[_KEPT] if (self.directory / name).exists()]
+        self._saved = engine.state.iteration, _plain(content, self.objects)
         engine.logger.info(f"resumed from {file}, epoch {engine.state.epoch}")
 
     def _sound(self, engine: Engine, files: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -112,6 +127,15 @@ class TrainingCheckpoint:
 
     def _parts(self, engine: Engine) -> dict[str, Any]:
         return {**self.objects, _TRAINER: engine}
+
+
+def _plain(content: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those states that hold single numbers and texts alone, as the note of the best does."""
+    return {name: content[name] for name in names if all(map(_is_plain, content[name].values()))}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _require_writable(folder: Path) -> None:

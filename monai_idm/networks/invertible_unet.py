@@ -234,7 +234,14 @@ class InvertibleDiffusionUNet(nn.Module):
         return y if self.shortcut is None else self.shortcut(y, x, embedding)
 
     def freeze(self) -> InvertibleDiffusionUNet:
-        """Build the orthogonal matrices once and keep them, for export to ONNX; not for training. Returns itself."""
+        """Build the orthogonal matrices once and keep them, for inference and for a smaller export to ONNX.
+
+        They are built anew where the weights change, by whatever way, and where gradients are wanted; ``train()``, a
+        move to another type or device, and loading weights let go of them.
+
+        Returns:
+            Itself.
+        """
         for operation in self.core.operations:
             if isinstance(operation, Orthogonal):
                 operation.freeze()

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from monai_idm.reversible.exactness import differentiates_alike, exact_map, is_known, require_exact, stored_map
 from monai_idm.reversible.fixed_point import snap
 from monai_idm.reversible.inverse import Inverse
 from monai_idm.reversible.operation import ReversibleOperation, Tensors
@@ -101,7 +102,7 @@ class ReversibleSequence(nn.Module):
                 stack += zip(y, step.outputs, strict=True)
             else:
                 x = tape.keep(x, sources)
-                y = operation(x, embedding, _checkpointed if policy == "checkpointed" else _stored)
+                y = operation(x, embedding, _checkpointed if policy == "checkpointed" else stored_map)
                 stack += ((t, None) for t in y)
             if [_version(t) for t in x] != versions:
                 raise ValueError(
@@ -135,12 +136,12 @@ class ReversibleSequence(nn.Module):
 
     @torch.no_grad()
     def verify(self, inputs: Tensors, embedding: Tensor, tolerance: float = 1e-4) -> None:
-        """Run every operation forward and back, and compare.
+        """Run every operation forward and back, and compare; an exact chain to the last bit, its gradients too.
 
         Args:
             inputs: The stack at the entry.
             embedding: Conditioning, ``(B, E)``.
-            tolerance: Of max |rebuilt - input| / max |input|.
+            tolerance: Largest max |rebuilt - input| / max |input|; of an exact chain it is 0.
         Raises:
             ValueError: If an operation's inverse does not undo its map, or a shape or a number is not as it says.
         """
@@ -157,6 +158,8 @@ class ReversibleSequence(nn.Module):
                     f"{[tuple(t.shape) for t in back]}; its inverse must give the inputs, and num_outputs "
                     f"({operation.num_outputs}) the number of outputs"
                 )
+            if self.exact:
+                require_exact(operation, _name(operation, position), x, condition)
             error = max(
                 float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in zip(x, back, strict=True)
             )
@@ -202,11 +205,9 @@ class Tape:
         return [self._tensors.pop(place) for place in places]
 
 
-def _stored(operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors:
-    return operation.map(inputs, condition)
-
-
 def _checkpointed(operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors:
+    if differentiates_alike(operation):
+        return exact_map(operation, inputs, condition)
     return checkpoint(operation.map, inputs, condition, use_reentrant=False)
 
 
@@ -222,6 +223,8 @@ class _Rebuilding:
 
     def __call__(self, operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors:
         self.outputs = [(self.position, i) for i in range(operation.num_outputs)]
+        if operation.exact and not is_known(operation):
+            require_exact(operation, _name(operation, self.position), inputs, condition)
         replay = Replay.capture(operation, inputs[0].device)
         return _Step.apply(operation, self, replay, len(condition), *inputs, *condition, *operation.weights())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -10,7 +10,19 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.func import functional_call
 
-__all__ = ["Linearised", "Policy", "Rebuilt", "ReversibleOperation", "Tensors", "joined", "linearise"]
+from monai_idm.reversible.random_state import drawn_again, random_states
+
+__all__ = [
+    "Linearised",
+    "Policy",
+    "Rebuilt",
+    "ReversibleOperation",
+    "Tensors",
+    "joined",
+    "linearise",
+    "map_weights",
+    "pulled_back",
+]
 
 Tensors = list[Tensor]  # not Sequence, which TorchScript does not know
 
@@ -31,7 +43,9 @@ class ReversibleOperation(nn.Module):
     which inverts first and then runs the map once more to differentiate it.
 
     Where ``exact`` is set, inputs and outputs lie on a grid (``fixed_point.py``). A map that leaves the grid snaps its
-    outputs and adds to ``kept`` what its inverse will miss.
+    outputs and adds to ``kept`` what its inverse will miss. Gradients are then equal in every policy to the last bit:
+    with the ``rebuild`` here they are (``exactness.py``), and one of its own has to see to it; an operation that is
+    not exact is refused in its first training step.
 
     Call it as ``operation(inputs, embedding, policy)``: hooks, and whatever wraps the module, then see every pass.
     """
@@ -65,12 +79,13 @@ class ReversibleOperation(nn.Module):
             condition: As ``map`` received it.
             kept: What ``map`` added to it.
         """
+        device, weights = outputs[0].device, map_weights(self)
+        states = random_states(self, device)
         inputs = self.inverse(outputs, condition, kept)
-        n = len(inputs)
-        there = _Map(self, n)
-        found, weight_gradients = linearise(there, *inputs, *condition).pull(*gradients)
-        of = dict(zip(there.parameters(), weight_gradients, strict=True))
-        return Rebuilt(inputs, _dense(found[:n], inputs), found[n:], [of[w] for w in self.weights()])
+        with drawn_again(states, device):  # the inverse has drawn what map drew, and map shall draw it once more
+            dx, dc, dw = pulled_back(self, weights, inputs, condition, gradients)
+        of = dict(zip(weights.values(), dw, strict=True))
+        return Rebuilt(inputs, dx, dc, [of[w] for w in self.weights()])
 
     @torch.jit.unused
     def forward(self, inputs: Tensors, embedding: Tensor, policy: Policy) -> Tensors:
@@ -101,12 +116,44 @@ def linearise(module: nn.Module, *inputs: Tensor, **constants: Any) -> Linearise
         ``value``, detached, and ``pull(cotangent)``, which returns the gradients of the inputs and of the
         parameters (None where there is none) and may be called once.
     """
+    return _linearise(module, dict(module.named_parameters()), inputs, constants)
+
+
+def pulled_back(
+    operation: ReversibleOperation,
+    weights: Mapping[str, Tensor],
+    inputs: Tensors,
+    condition: Tensors,
+    gradients: Sequence[Tensor],
+) -> tuple[list[Tensor], list[Tensor | None], list[Tensor | None]]:
+    """Gradients of an operation's inputs, of its conditioning and of its weights, from ``map`` run once more.
+
+    Args:
+        operation: The operation.
+        weights: Its parameters, by the names that :func:`map_weights` gives them.
+        inputs: What ``map`` is run on.
+        condition: What it is run with.
+        gradients: dL/d(output), one per output.
+    """
+    n = len(inputs)
+    found, weight_gradients = _linearise(_Map(operation, n), weights, (*inputs, *condition), {}).pull(*gradients)
+    return _dense(found[:n], inputs), found[n:], weight_gradients
+
+
+def map_weights(operation: ReversibleOperation) -> dict[str, Tensor]:
+    """All parameters of an operation, for :func:`pulled_back`."""
+    return dict(_Map(operation, 0).named_parameters())
+
+
+def _linearise(
+    module: nn.Module, parameters: Mapping[str, Tensor], inputs: Sequence[Tensor], constants: Mapping[str, Any]
+) -> Linearised:
     # detached aliases: hooks of the user's parameters fire once, when autograd accumulates what we return
-    weights = {name: p.detach().requires_grad_(p.requires_grad) for name, p in module.named_parameters()}
+    weights = {name: p.detach().requires_grad_(p.requires_grad) for name, p in parameters.items()}
     leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
     with torch.enable_grad():
         # views: hooks of counters refuse a leaf that requires a gradient
-        value = functional_call(module, weights, tuple(x.view_as(x) for x in leaves), constants)
+        value = functional_call(module, weights, tuple(x.view_as(x) for x in leaves), dict(constants))
 
     # edges, not values: the caller is done with a value before it pulls
     values = (value,) if isinstance(value, Tensor) else tuple(value)

@@ -6,7 +6,9 @@ An orthogonal matrix is learned through its Cayley transform :math:`W = (I + S)^
 Source: learnable orthogonal resampling after Etmann et al. 2020, arXiv:2005.05220.
 """
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +28,18 @@ def cayley(generator: Tensor) -> Tensor:
     Args:
         generator: Any square matrices A, ``(..., n, n)``.
     Returns:
-        float64: solved in float32, 512 channels are 2e-5 off orthogonal; solved in float64 and rounded, 4e-8.
+        float64: solved in float32, 512 channels are 2e-5 off orthogonal; solved in float64 and rounded, 4e-8. Where it
+        is exported to ONNX, which cannot solve, it is multiplied out from the weights, as exactly.
     """
     a = generator.double()
     s = (a - a.transpose(-1, -2)) / 2
     identity = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
-    return torch.linalg.solve(identity + s, identity - s)
+    if torch.jit.is_scripting():
+        return torch.linalg.solve(identity + s, identity - s)
+    else:
+        if torch.onnx.is_in_onnx_export():
+            return 2 * _inverse(identity + s, identity) - identity
+        return torch.linalg.solve(identity + s, identity - s)
 
 
 class Orthogonal(ReversibleOperation):
@@ -49,17 +57,17 @@ class Orthogonal(ReversibleOperation):
         super().__init__()
         self.generator = nn.Parameter(torch.zeros(generator))
         self.register_buffer("frozen", None, persistent=False)
+        self._source: Any = None  # what the frozen matrix was built from
 
     def weights(self) -> list[nn.Parameter]:
         return []  # W is conditioning: built once, outside, where autograd takes its gradient to the generator
 
     def condition(self, embedding: Tensor) -> Tensors:
-        frozen = self.frozen
-        if frozen is not None:
-            return [frozen]
         if torch.jit.is_scripting():
             return [self.matrix().to(self.generator.dtype)]
         else:
+            if self.frozen is not None and self._frozen_holds():
+                return [self.frozen]
             with full_precision(self.generator.device):
                 return [self.matrix().to(self.generator.dtype)]
 
@@ -104,10 +112,41 @@ class Orthogonal(ReversibleOperation):
             return self.multiply_transposed(w, gradients), self.outer(gradients, inputs)
 
     def freeze(self) -> None:
-        """Build W once and keep it, for export: exported programs cannot solve for it."""
-        self.frozen = None
+        """Build W once and keep it while the weights stay as they are; where a gradient is wanted, it is built anew."""
+        self._thaw()
         with torch.no_grad():
             self.frozen = self.condition(self.generator)[0]
+        g = self.generator
+        self._source = _Source(g, g._version, g.data_ptr(), g.detach().clone())
+
+    def train(self, mode: bool = True) -> "Orthogonal":
+        if mode:
+            self._thaw()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "Orthogonal":
+        self._thaw()  # another type or device: built from the weights as they are then
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._thaw()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _thaw(self) -> None:
+        self.frozen = self._source = None
+
+    @torch.jit.unused
+    def _frozen_holds(self) -> bool:
+        source, g = self._source, self.generator
+        if source is None or source.is_edited():
+            return False
+        if torch.compiler.is_exporting():  # g is a placeholder then, and the source what it stands for
+            return True
+        if torch.is_grad_enabled() and g.requires_grad:
+            return False
+        # by value, too: torch does not count what is written to .data, and functional_call exchanges weights
+        same = (g.dtype, g.device) == (source.value.dtype, source.value.device)
+        return same and torch.equal(g, source.value)
 
     def matrix(self) -> Tensor:
         """W in float64, from the generator."""
@@ -165,6 +204,33 @@ class OrthogonalMixing(Orthogonal):
         transposed = [x.flatten(2).mT for x in inputs]
         rows = [torch.cat([(dy.flatten(2) @ xt).sum(0) for xt in transposed], 1) for dy in gradients]
         return torch.cat(rows, 0)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The generator that a frozen matrix was built from."""
+
+    parameter: Tensor
+    version: int
+    address: int
+    value: Tensor
+
+    def is_edited(self) -> bool:
+        return (self.parameter._version, self.parameter.data_ptr()) != (self.version, self.address)
+
+
+@torch.jit.unused
+def _inverse(a: Tensor, identity: Tensor) -> Tensor:
+    r"""The inverse of :math:`A = I + S`, by products alone: Newton's :math:`X \leftarrow X (2 I - A X)`.
+
+    The eigenvalues of :math:`A A^T` lie between 1 and :math:`b = \|A\|_1 \|A\|_\infty`; 32 steps are enough for any b
+    below :math:`10^8`.
+    """
+    b = a.abs().sum(-1).amax(-1) * a.abs().sum(-2).amax(-1)
+    x = a.transpose(-1, -2) * (2 / (1 + b))[..., None, None]
+    for _ in range(32):
+        x = x @ (2 * identity - a @ x)
+    return x
 
 
 def _blocks(w: Tensor, a: Tensor, b: Tensor) -> Tensors:

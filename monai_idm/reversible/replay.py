@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.modules.dropout import _DropoutNd
 
 from monai_idm.reversible.operation import ReversibleOperation
+from monai_idm.reversible.random_state import drawn_again, random_states
 
 __all__ = ["Replay", "full_precision"]
 
@@ -27,11 +27,7 @@ class Replay:
 
     @classmethod
     def capture(cls, operation: ReversibleOperation, device: torch.device) -> Replay:
-        states: tuple[Tensor, ...] = ()
-        if any(isinstance(m, _DropoutNd) and m.training and m.p > 0 for m in operation.modules()):
-            states = (torch.get_rng_state(),)
-            if device.type != "cpu":
-                states += (torch.get_device_module(device).get_rng_state(device),)
+        states = random_states(operation, device)
         return cls(
             cls.of_weights(operation),
             device,
@@ -56,14 +52,7 @@ class Replay:
     @contextmanager
     def random(self) -> Iterator[None]:
         """Draw what was drawn forward, and leave the generators as they were found."""
-        if not self.random_states:
-            yield
-            return
-        devices = [] if self.device.type == "cpu" else [self.device]
-        with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
-            torch.set_rng_state(self.random_states[0])
-            if devices:
-                torch.get_device_module(self.device).set_rng_state(self.random_states[1], self.device)
+        with drawn_again(self.random_states, self.device):
             yield
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
 from idm_bundle.studies.configs import SMALLEST
+from monai_idm.data import write_phantoms
 from tests.bundle.workspace import CONFIGS, TINY
 
 # at most some memory more than what imports took, and files up to some size
@@ -94,3 +96,14 @@ def test_a_dataset_that_vanishes_ends_a_training_and_leaves_its_checkpoints(tmp_
     assert "PHANTOM_" in last
     assert "is missing; every file that the datalist names must be there" in last
     assert [file.name for file in (tmp_path / "models").glob("checkpoint*")] == ["checkpoint_epoch=1.pt"]
+
+
+def test_one_damaged_file_of_many_ends_a_training_in_order(tmp_path):
+    write_phantoms(tmp_path / "data", 20, (48, 48, 32), seed=0)
+    damaged = sorted((tmp_path / "data").glob("*/*_t1.nii.gz"))[9]
+    os.truncate(damaged, damaged.stat().st_size // 2)
+    size = {"dataset_dir": str(tmp_path / "data"), "spatial_size": [16, 16, 16], "max_epochs": 1}
+    for _ in range(3):  # threads of the cache still compute then: it was an abort, 17 times of 18
+        done = train(tmp_path, **size)
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.splitlines()[-1].startswith(f"ValueError: cannot read {damaged} as NIfTI")

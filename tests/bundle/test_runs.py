@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from monai_idm.checkpoints import read_record
+from idm_bundle.studies.configs import SMALLEST
+from monai_idm.checkpoints import read_checkpoint, read_record
 from tests.bundle.workspace import CONFIGS, TINY, chain, train, workflow
 
 
@@ -43,6 +44,16 @@ def test_training_leaves_model_events_memory_table_and_montage(trained):
     assert {row["modality"] for row in table["cases"]} == {"t1", "t2"}
     assert {row["method"] for row in table["cases"]} >= {"reconstruction", "gaussian_blur"}
     assert not list(trained.rglob("*unfinished*"))
+
+
+@pytest.mark.parametrize(("epochs", "interval"), [(1, 10), (3, 2)])
+def test_a_training_ends_with_the_weights_of_its_last_epoch_validated(epochs, interval, tmp_path):
+    changes = {**SMALLEST, "demo#epoch_length": 1, "demo#max_epochs": epochs, "demo#val_interval": interval}
+    train(tmp_path, **changes)
+    last = read_checkpoint(tmp_path / "models" / f"checkpoint_epoch={epochs}.pt")
+    assert last["best"]["epoch"] in {*range(interval, epochs + 1, interval), epochs}
+    assert (tmp_path / "models" / "model.pt").exists()
+    assert (tmp_path / "output" / f"montage_epoch{epochs:04}.png").exists()
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_been(tmp_path, caplog):

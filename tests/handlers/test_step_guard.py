@@ -155,9 +155,10 @@ def test_the_norm_is_that_of_one_step():
     assert norms["in backward"] == pytest.approx(norms["AdamW"], rel=1e-4)
 
 
-def test_activations_that_are_not_what_they_were_are_found_in_the_same_step():
+@pytest.mark.parametrize(("precision", "error"), [("float32", 0.1), ("exact", 2.0**-12), ("exact-mixed", 2.0**-12)])
+def test_activations_that_are_not_what_they_were_are_found_in_the_same_step(precision, error):
     torch.manual_seed(0)
-    network = InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16)
+    network = InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16, precision=precision)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     x = torch.randn(1, 2, 8, 8, 8)
     data = [{"image": x, "label": x, "subject": ["a"]}] * 3
@@ -166,17 +167,17 @@ def test_activations_that_are_not_what_they_were_are_found_in_the_same_step():
         train_handlers=[StepGuard(network, optimizer)], decollate=False,
     )  # fmt: skip
     coupling = network.core.operations[0]
-    engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: _spoil(coupling))
+    engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: _spoil(coupling, error))
     with pytest.raises(BadNumbers, match=r"iteration 2: the error of the rebuilt activations is .*; cases a"):
         engine.run()
 
 
-def _spoil(operation):
+def _spoil(operation, error):
     rebuild = operation.rebuild
 
     def worse(*arguments):
         x, *gradients = rebuild(*arguments)
-        return [t + 0.1 for t in x], *gradients
+        return [t + error for t in x], *gradients
 
     operation.rebuild = worse
 
