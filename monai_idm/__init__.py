@@ -32,6 +32,7 @@ from monai_idm.bundle_root import find_bundle_root
 from monai_idm.config_paths import require_plain_paths
 from monai_idm.failures import tell_plainly
 from monai_idm.version import __version__, require_version
+from monai_idm.words import read_words
 
 __all__ = [
     "__version__",
@@ -47,6 +48,7 @@ __all__ = [
     "metrics",
     "networks",
     "optimizers",
+    "read_words",
     "require_plain_paths",
     "require_version",
     "reversible",
