@@ -94,3 +94,15 @@ def test_the_command_line_refuses_a_folder_with_a_comment_in_its_name(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ValueError: output_dir=study#1 holds '#' or '::'")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_was_typed_is_checked_by_a_config_that_does_not_list_it(monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", [MONAI, "run", "--config_file", "['a.yaml','b.yaml']", "--ckpt_file", "study#1/model.pt"]
+    )
+    with pytest.raises(ValueError, match=re.escape("ckpt_file=study#1/model.pt holds '#'")):
+        require_plain_paths({"dataset_dir": None})
+    monkeypatch.setattr(
+        sys, "argv", [MONAI, "run", "--config_file", "['a.yaml','b.yaml']", "--ckpt_file", "a/model.pt"]
+    )
+    require_plain_paths({"dataset_dir": None})

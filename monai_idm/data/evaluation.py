@@ -54,8 +54,8 @@ def evaluation_datalist(
     """The cases of a folder, by the split of the training that made the weights. Nothing is written.
 
     Args:
-        ckpt_file: The weights. Older ones do not say their cases, nor do weights that another tool hands over, which
-            have no file; then the training's datalist tells them.
+        ckpt_file: The weights. Where older ones do not say their cases, the training's datalist does; where there are
+            none yet, or another tool hands them over without a file, also the split that a training would make.
         evaluation_split: The part that is going to be judged, ``"validation"`` or ``"test"``, or ``"all"`` cases.
         dataset_dir: Folder of the cases.
         training_datalist: The datalist that the training left in its ``output_dir``.
@@ -70,17 +70,18 @@ def evaluation_datalist(
     """
     if evaluation_split not in (*PARTS, _ALL):
         raise ValueError(f"evaluation_split={evaluation_split!r}; choose validation, test, or all")
-    known = TrainingSplit.of(read_record(ckpt_file)) if Path(ckpt_file).is_file() else None
-    if known is None and datalist_file is None and Path(training_datalist).is_file():
-        datalist_file = training_datalist
-        _logger.warning(
-            "the weights do not say which cases they were trained on; taking the split in %s", datalist_file
-        )
+    there = Path(ckpt_file).is_file()
+    known = TrainingSplit.of(read_record(ckpt_file)) if there else None
     if known is None and datalist_file is None:
-        raise ValueError(
-            f"nothing says which cases the weights in {ckpt_file} were trained on: records of it came with version "
-            f"0.2, and {training_datalist} is not there; give the datalist.json of their training as --datalist_file"
-        )
+        if Path(training_datalist).is_file():
+            datalist_file = training_datalist
+            _logger.warning("the weights do not say what they were trained on; taking the split in %s", datalist_file)
+        elif there:
+            raise ValueError(
+                f"nothing says which cases the weights in {ckpt_file} were trained on: records of it came with version "
+                f"0.2, and {training_datalist} is not there; give the datalist.json of their training as "
+                "--datalist_file"
+            )
     found = find_datalist(dataset_dir, datalist_file=datalist_file, **options)
     every = [item for _, item in sorted({item["subject"]: item for part in PARTS for item in found[part]}.items())]
     if datalist_file is None and known is not None:

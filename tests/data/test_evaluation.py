@@ -131,3 +131,10 @@ def test_items_of_another_tool_go_by_their_first_file(tmp_path):
         [{"image": "/data/sub-1.nii.gz"}], [{"image": ["/data/b_t1.nii", "/data/b_t2.nii"]}], tmp_path / "no"
     )
     assert split == {"training": [("sub-1", "sub-1")], "validation": [("b_t1", "b_t1")], "test": []}
+
+
+def test_before_there_are_weights_the_split_is_that_of_a_training(tmp_path):
+    data = folder(tmp_path / "data", NAMES)
+    expected = prepare_datalist(data, tmp_path / "datalist.json", seed=3)
+    assert names(judge(tmp_path, data, seed=3)["test"]) == names(expected["test"])
+    assert not (tmp_path / "output").exists()
