@@ -16,7 +16,6 @@ from typing import Any
 
 __all__ = ["require_plain_paths"]
 
-_OF_MONAI = ("config_file", "meta_file", "logging_file", "args_file")  # arguments of its own: it reads them as they are
 _LANGUAGE = ("$", "@", "%")  # an expression, a reference or a macro, which MONAI replaces on purpose
 
 
@@ -29,7 +28,7 @@ def require_plain_paths(paths: Mapping[str, Any]) -> None:
         ValueError: If a path holds ``#``, or ``::``, which ``#`` becomes; or if the command line read something else
             than what was typed.
     """
-    for knob, path in {**{knob: _typed(knob) for knob in _typed_paths()}, **paths}.items():
+    for knob, path in paths.items():
         typed = _typed(knob)
         if "#" in (typed or "") or (isinstance(path, str) and ("#" in path or "::" in path)):
             raise ValueError(
@@ -46,17 +45,9 @@ def require_plain_paths(paths: Mapping[str, Any]) -> None:
             )
 
 
-def _typed_paths() -> list[str]:
-    """Knobs on MONAI's command line that are paths by their names, whether a config checks them or not."""
-    if not _is_monais():
-        return []
-    words = [word.lstrip("-").partition("=")[0].replace("-", "_") for word in sys.argv if word.startswith("--")]
-    return [word for word in words if word.endswith(("_dir", "_file", "_root")) and word not in _OF_MONAI]
-
-
 def _typed(knob: str) -> str | None:
     """What stands for a knob on MONAI's command line; None where it is not there."""
-    if not _is_monais():
+    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
         return None
     found = None
     for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
@@ -64,10 +55,6 @@ def _typed(knob: str) -> str | None:
         if name.startswith("-") and name.lstrip("-").replace("-", "_") == knob:
             found = value if given else following
     return found
-
-
-def _is_monais() -> bool:
-    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
 
 
 def _quoted(typed: str, path: Any) -> bool:

@@ -9,6 +9,7 @@ from monai.bundle import ConfigWorkflow
 from monai_idm import read_words
 from tests.bundle.workspace import CONFIGS
 
+READ = "$monai_idm.read_words(@words, __local_refs)"
 # what a knob was and what is typed, as MONAI's command line hands it over
 TYPED = [
     ("train", "zoom", "false", False),
@@ -36,16 +37,17 @@ def config(names, **typed) -> ConfigWorkflow:
 @pytest.mark.parametrize(("names", "knob", "typed", "value"), TYPED)
 def test_a_word_is_its_value_wherever_the_knob_is_read(names, knob, typed, value):
     workflow = config(names, **{knob: typed})
-    place = workflow.parser["initialize"].index("$monai_idm.read_words(@words, __local_refs)")
+    part = "initialize" if "multi_gpu_train" in names else "run"  # there processes compare their knobs before
+    place = workflow.parser[part].index(READ)
     assert workflow.parser.get_parsed_content(knob) == typed
     workflow = config(names, **{knob: typed})
-    workflow.parser.get_parsed_content(f"initialize#{place}")
+    workflow.parser.get_parsed_content(f"{part}#{place}")
     assert workflow.parser.get_parsed_content(knob) is value
 
 
 def test_the_parts_that_read_a_knob_get_its_value():
     workflow = config("train", zoom="false", resume="false")
-    workflow.parser.get_parsed_content("initialize#1")
+    workflow.parser.get_parsed_content("run#0")
     transforms = workflow.parser.get_parsed_content("transforms")
     (fit,) = (t for t in transforms if type(t).__name__ == "FitToGridd")
     assert fit.zoom is False
@@ -61,8 +63,8 @@ def test_other_words_stay_words():
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_knob_that_can_be_such_a_word_is_read(file):
     content = yaml.safe_load(file.read_text())
-    if "initialize" in content:
-        assert content["initialize"][1] == "$monai_idm.read_words(@words, __local_refs)"  # before anything reads a knob
+    if "run" in content:
+        assert content["run"][0] == READ  # before anything reads a knob
     known = set(yaml.safe_load((CONFIGS / "train.yaml").read_text())["words"])
     known = set(content["words"]) if "words" in content else known
     known |= {name.removeprefix("words#") for name in content if name.startswith("words#")} | {"is_not_rank0"}

@@ -112,8 +112,6 @@ def _write_configs(root: Path, bundle: Path, task: Task, trained: _Weights) -> N
             knobs |= {"any_to_any": True, "known": knobs["modalities"][:-1]}
         for part in (content, content.get("untrained", {})):
             part.update({knob: value for knob, value in knobs.items() if knob in part})
-        # MONAI's tools ask for a network without a bundle_root: only what was typed is checked, and the data's folder
-        content["paths"] = {"dataset_dir": "@dataset_dir"}
         content["initialize"] = [f"$monai_idm.require_version('{__version__}')", *content["initialize"]]
         _write_json(bundle / "configs" / f"{name}.json", content)
     for name in _OVERLAYS:

@@ -35,7 +35,7 @@ class TrainingCheckpoint:
     Raises:
         OSError: At the start, if nothing can be written to the folder.
         ValueError: If ``keep`` is less, or the directory's path is one that a config rewrites (tools that skip a
-            config's ``initialize`` meet it here); at the start, if all checkpoints are damaged, or the newest is of
+            config's ``run`` meet it here); at the start, if all checkpoints are damaged, or the newest is of
             another training or of a later epoch than the last wanted.
     """
 

@@ -90,7 +90,7 @@ def test_the_inference_config_segments_without_labels(segmented, tmp_path):
     np.testing.assert_allclose(written.affine, source.affine, atol=1e-6)
     # as MONAI Label calls it: no subject, no evaluator
     data = run.preprocessing(
-        {"image": [f"{cases}/PHANTOM_000/PHANTOM_000_{m}.nii.gz" for m in run.parser["modalities"]]}
+        {"image": [f"{cases}/PHANTOM_000/PHANTOM_000_{m}.nii.gz" for m in run.parser.get_parsed_content("modalities")]}
     )
     labels = run.inferer(data["image"][None], run.parser.get_parsed_content("network"))
     pred = run.postprocessing({**data, "pred": labels[0]})["pred"]
