@@ -10,6 +10,7 @@ from monai_idm.schedulers.prediction import (
     predicted_sample,
     prediction_target,
 )
+from monai_idm.schedulers.sound import check_noise_levels, check_sampler, fresh_sampler, way_back
 from monai_idm.schedulers.strided import StridedScheduler
 
 __all__ = [
@@ -18,8 +19,12 @@ __all__ = [
     "StridedDDPMScheduler",
     "StridedHeunScheduler",
     "StridedScheduler",
+    "check_noise_levels",
     "check_prediction_type",
+    "check_sampler",
+    "fresh_sampler",
     "predicted_noise",
     "predicted_sample",
     "prediction_target",
+    "way_back",
 ]
