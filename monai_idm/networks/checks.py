@@ -56,8 +56,8 @@ def check_residuals(down: list[Tensor] | None, mid: Tensor | None) -> None:
     """Refuse what a ControlNet would add to the layers."""
     if down is not None or mid is not None:
         raise ValueError(
-            "the network takes no residuals of a ControlNet, whose inferers need DiffusionModelUNet; pass the image as a "
-            'condition with mode="concat", raise in_channels by its channels, and use InvertibleDiffusionInferer'
+            "the network takes no residuals of a ControlNet, whose inferers need DiffusionModelUNet; pass the image "
+            'as a condition with mode="concat", raise in_channels by its channels, and use InvertibleDiffusionInferer'
         )
 
 

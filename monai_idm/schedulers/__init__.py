@@ -4,6 +4,7 @@ from monai_idm.schedulers.ddim import StridedDDIMScheduler
 from monai_idm.schedulers.ddpm import StridedDDPMScheduler
 from monai_idm.schedulers.dpm_solver import DPMSolverPlusPlusScheduler
 from monai_idm.schedulers.heun import StridedHeunScheduler
+from monai_idm.schedulers.named import SAMPLERS, named_sampler
 from monai_idm.schedulers.prediction import (
     check_prediction_type,
     predicted_noise,
@@ -14,6 +15,7 @@ from monai_idm.schedulers.sound import check_noise_levels, check_sampler, fresh_
 from monai_idm.schedulers.strided import StridedScheduler
 
 __all__ = [
+    "SAMPLERS",
     "DPMSolverPlusPlusScheduler",
     "StridedDDIMScheduler",
     "StridedDDPMScheduler",
@@ -23,6 +25,7 @@ __all__ = [
     "check_prediction_type",
     "check_sampler",
     "fresh_sampler",
+    "named_sampler",
     "predicted_noise",
     "predicted_sample",
     "prediction_target",

@@ -77,7 +77,7 @@ def fresh_sampler(scheduler: Scheduler, training: Scheduler | None = None, stric
         _warn_of_disagreement(scheduler, training)
     if isinstance(scheduler, StridedScheduler):
         return scheduler.fresh()
-    way = copy.copy(scheduler)
+    way: Any = copy.copy(scheduler)
     if _step_of(scheduler) is None and isinstance(getattr(way, "num_inference_steps", None), int):
         timesteps = way.timesteps
         way.set_timesteps(way.num_inference_steps)  # by MONAI's convention a sampling starts with it, memory included
@@ -155,7 +155,7 @@ def _step_of(scheduler: Any) -> str | None:
     """Whose ``step`` a scheduler takes, of those that are known; a subclass may bring its own."""
     if isinstance(scheduler, StridedScheduler):
         return "strided"
-    known = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "flow": RFlowScheduler}
+    known: dict[str, Any] = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "flow": RFlowScheduler}
     return next((name for name, kind in known.items() if type(scheduler).step is kind.step), None)
 
 
@@ -166,19 +166,20 @@ def _warn_of_disagreement(scheduler: Any, training: Any) -> None:
         if getattr(scheduler, name, None) != getattr(training, name, None)
     ]
     levels, trained = (getattr(one, "alphas_cumprod", None) for one in (scheduler, training))
-    if (levels is None) != (trained is None) or (
-        levels is not None
-        and not (
-            levels.shape == trained.shape and torch.allclose(levels.cpu().float(), trained.cpu().float(), atol=1e-5)
-        )
-    ):
+    if not _alike(levels, trained):
         different.append("other noise levels")
     if different:
         warnings.warn(
-            f"{_name(scheduler)} samples with {'; '.join(different)} of the training's {_name(training)}: give both the "
-            f"same num_train_timesteps, schedule, zero_terminal_snr and prediction_type",
+            f"{_name(scheduler)} samples with {'; '.join(different)} of the training's {_name(training)}: give both "
+            f"the same num_train_timesteps, schedule, zero_terminal_snr and prediction_type",
             stacklevel=4,
         )
+
+
+def _alike(levels: torch.Tensor | None, others: torch.Tensor | None) -> bool:
+    if levels is None or others is None:
+        return levels is others
+    return levels.shape == others.shape and torch.allclose(levels.cpu().double(), others.cpu().double(), atol=1e-5)
 
 
 def _name(scheduler: Any) -> str:

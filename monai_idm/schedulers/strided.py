@@ -104,7 +104,7 @@ class StridedScheduler(Scheduler):
         return scheduler
 
     def seeded(self, seeds: Sequence[int]) -> Self:
-        """A fresh copy whose steps, where they add noise and are given no generator, take it from a seed for each image.
+        """A fresh copy whose steps, where they add noise and are given no generator, take it from each image's seed.
 
         The noise is drawn on the host: an image is the same in every batch and on every device.
 

@@ -281,7 +281,7 @@ def test_our_inferer_refuses_a_controlnet_by_name():
         lambda: inferer.sample(x, core_network(), control(), x),
         lambda: inferer.sample(x, core_network(), controlnet=control(), cn_cond=x),
     ):
-        with pytest.raises(ValueError, match="serves no ControlNet.*use ControlNetDiffusionInferer"):
+        with pytest.raises(ValueError, match=r"serves no ControlNet.*use ControlNetDiffusionInferer"):
             call()
     with pytest.raises(TypeError, match="no argument 'guidance'"):
         inferer.sample(x, core_network(), guidance=3)

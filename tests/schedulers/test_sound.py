@@ -98,7 +98,7 @@ def test_ddim_of_monai_warns_below_every_step():
 
 def test_ddpm_of_monai_with_steps_left_out_is_refused_and_as_a_drop_in_warns():
     scheduler = few(DDPMScheduler(T, "cosine"), 10)
-    with pytest.raises(ValueError, match="DDPMScheduler steps from timestep 35 to 34, .* take StridedDDPMScheduler"):
+    with pytest.raises(ValueError, match=r"DDPMScheduler steps from timestep 35 to 34, .* take StridedDDPMScheduler"):
         reconstructed(DDPMScheduler(T, "cosine"), scheduler, 35)
     cut = DDPMScheduler(T, "cosine")
     cut.timesteps = cut.timesteps[:-3]  # ends too early
@@ -139,9 +139,9 @@ def test_ddpm_with_steps_left_out_is_refused_everywhere_else(use):
 
 @pytest.mark.parametrize("use", ["reconstruct", "ReconstructionIteration"])
 def test_flow_matching_is_refused_where_noise_levels_are_needed(use):
-    with pytest.raises(ValueError, match="RFlowScheduler has no noise levels .* which reconstruction needs"):
+    with pytest.raises(ValueError, match=r"RFlowScheduler has no noise levels .* which reconstruction needs"):
         uses(few(RFlowScheduler(T), 10))[use]()
-    with pytest.raises(ValueError, match="RFlowScheduler has no noise levels .* which the training target needs"):
+    with pytest.raises(ValueError, match=r"RFlowScheduler has no noise levels .* which the training target needs"):
         DenoisingPrepareBatch(RFlowScheduler(T))
     with pytest.raises(ValueError, match="RFlowScheduler has no noise levels"):
         InvertibleDiffusionInferer(RFlowScheduler(T)).reconstruct(torch.zeros(1, 1, 4, 4), None, 50)
