@@ -139,15 +139,19 @@ class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            y = self.minimum + d[key] * (self.maximum - self.minimum)
+            y = self.minimum + convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor)) * (
+                self.maximum - self.minimum
+            )
             d[key] = self.push_transform(y)
         return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            self.pop_transform(d[key])
-            x = (d[key] - self.minimum) / (self.maximum - self.minimum)
+            y = convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor))
+            if isinstance(y, MetaTensor):  # a plain tensor keeps no record, and needs none
+                self.pop_transform(y)
+            x = (y - self.minimum) / (self.maximum - self.minimum)
             d[key] = x.clamp(0, 1)
         return d
 

@@ -15,6 +15,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
+from monai.utils import convert_to_tensor
 
 __all__ = ["LoadVolumesd"]
 
@@ -27,7 +28,7 @@ class LoadVolumesd(MapTransform):
 
     ``data[key]`` is a list of paths, one per channel: of 3D files, or of 4D files with ``data[channels_key]``
     saying which channel to take from each. Or it is one path, all of whose channels are taken, or those that
-    ``data[channels_key]`` lists; or a tensor that another tool has loaded, ``(C, X, Y, Z)`` or, of one channel,
+    ``data[channels_key]`` lists; or voxels that another tool has loaded, ``(C, X, Y, Z)`` or, of one channel,
     ``(X, Y, Z)``, as MONAI Deploy hands it over. It becomes a float32 MetaTensor ``(C, X, Y, Z)`` with the file's
     scaling applied and the meta data of the first file, as MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``
     would give it. ``data[mask_key]`` becomes ``(1, X, Y, Z)``: 1 where a channel of the first key is not 0, else 0.
@@ -65,10 +66,10 @@ class LoadVolumesd(MapTransform):
         return d
 
     def _case(
-        self, given: str | os.PathLike | Sequence[str] | torch.Tensor, channels: Sequence[int] | None
+        self, given: str | os.PathLike | Sequence[str] | torch.Tensor | np.ndarray, channels: Sequence[int] | None
     ) -> MetaTensor:
-        if isinstance(given, torch.Tensor):
-            return _loaded(given)
+        if isinstance(given, torch.Tensor | np.ndarray):
+            return _loaded(convert_to_tensor(given, track_meta=isinstance(given, MetaTensor)))
         if isinstance(given, str | os.PathLike):
             paths = [str(given)] * (1 if channels is None else len(channels))
         else:
@@ -107,6 +108,11 @@ class LoadVolumesd(MapTransform):
                 f"cannot read {path} as NIfTI ({type(error).__name__}: {error}); it must be a whole .nii or "
                 ".nii.gz file: download or convert it again"
             ) from error
+        if not isinstance(volume, MetaTensor):
+            raise ValueError(
+                f"{path} was loaded without its affine, which the voxels' size needs; LoadVolumesd works under "
+                f"monai.data.set_track_meta(True): switch it on, and drop the metadata later (EnsureTyped)"
+            )
         if int(volume.meta.get("datatype", 0)) in _COMPLEX:
             raise ValueError(f"{path} holds complex numbers, and intensities are real: convert it to its magnitude")
         if volume.ndim != 4:
