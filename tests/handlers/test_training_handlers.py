@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ValidationHandler
 from torch import nn
@@ -32,7 +32,7 @@ class Batches(torch.utils.data.Dataset):
         return {"image": x, "label": x.sum()[None]}
 
 
-def trainer(handlers, epochs=3, lr=0.1, network=None, loss=None):
+def trainer(handlers, epochs=3, lr=0.1, network=None, loss=None, **kwargs):
     network = nn.Linear(3, 1) if network is None else network
     optimizer = torch.optim.Adam(network.parameters(), lr)
     engine = SupervisedTrainer(
@@ -43,6 +43,7 @@ def trainer(handlers, epochs=3, lr=0.1, network=None, loss=None):
         optimizer,
         loss or nn.MSELoss(),
         train_handlers=handlers(network, optimizer) if callable(handlers) else handlers,
+        **kwargs,
     )
     return engine, network
 
@@ -261,9 +262,22 @@ def test_a_metric_that_is_no_number_is_never_the_best(tmp_path):
     assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["weight"], network.weight)
 
 
-def test_the_progress_bar_shows_the_loss(capfd):
-    trainer([TrainingProgress(disable=False)], epochs=1)[0].run()
+@pytest.mark.parametrize("decollate", [True, False])
+def test_the_progress_bar_shows_the_loss(decollate, capfd):
+    trainer([TrainingProgress(disable=False)], epochs=1, decollate=decollate)[0].run()
     assert "loss=" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "shown"),
+    [(0.25, "loss=0.25"), (torch.tensor([0.25]), "loss=0.25"), ([{"loss": 0.25}, {"loss": 0.25}], "loss=0.25"),
+     ({"loss": torch.tensor([0.0, 0.5])}, "loss=0.25"), ({"pred": 1}, "1/1"), ([], "1/1"), (None, "1/1")],
+)  # fmt: skip
+def test_the_progress_bar_takes_any_output(output, shown, capfd):
+    engine = Engine(lambda *_: output)
+    TrainingProgress(disable=False).attach(engine)
+    engine.run([0], 1)
+    assert shown in capfd.readouterr().err
 
 
 def test_a_run_on_phantoms_stops_before_it_replaces_a_model_of_data(tmp_path):
