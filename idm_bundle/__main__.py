@@ -102,7 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     pack.add_argument("--weights", required=True, help="model.pt of a training")
     pack.add_argument("--output", required=True, help="folder to write the bundle and its zip to")
     pack.add_argument("--url", help="where weights of more than 25 MB will be found, for large_files.yml")
-    pack.set_defaults(run=lambda a: package(a.weights, a.output, a.url))
+    pack.add_argument("--bundle_root", help="folder of the bundle, where the command runs elsewhere (. or ./bundle)")
+    pack.set_defaults(run=lambda a: package(a.weights, a.output, a.url, a.bundle_root))
 
     measure = _command(
         commands,
@@ -120,7 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     diagnose = _command(commands, "doctor", "what this machine can do, and why not", "--json machine.json")
     diagnose.add_argument("--json", help="file to write the findings to")
-    diagnose.set_defaults(run=lambda a: doctor(a.json))
+    diagnose.add_argument("--bundle_root", help="folder of the bundle, where the command runs elsewhere")
+    diagnose.set_defaults(run=lambda a: doctor(a.json, a.bundle_root))
 
     options = parser.parse_args(arguments)
     try:

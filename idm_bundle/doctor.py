@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import torch
+from monai.utils import version_leq
 
+from idm_bundle.optional import OPTIONAL
 from monai_idm.atomic_file import write_json
 from monai_idm.bundle_root import find_bundle_root
 from monai_idm.machine import VERSIONS, device_name
@@ -18,16 +22,15 @@ from monai_idm.meters import EnergyMeter
 
 __all__ = ["doctor"]
 
-OPTIONAL = {"bitsandbytes": '8-bit optimizer states: pip install "monai-idm[low-memory]"', "einops": "MONAI's own UNet"}
 
-
-def doctor(file: str | Path | None = None) -> list[str]:
+def doctor(file: str | Path | None = None, bundle_root: str | Path | None = None) -> list[str]:
     """Look, and print what was found, a line each; ``!`` begins those that say what is missing and what to do.
 
     Args:
         file: JSON to write it to: the ``versions``, what was ``found``, and what is ``missing``.
+        bundle_root: Folder of the bundle; None: the one here, or one below.
     """
-    lines = [*_packages(), *_bundle(), *_devices()]
+    lines = [*_packages(), *_bundle(bundle_root), *_devices()]
     print("\n".join(lines))
     if file is not None:
         missing = [line.removeprefix("! ") for line in lines if line.startswith("!")]
@@ -42,17 +45,35 @@ def doctor(file: str | Path | None = None) -> list[str]:
 
 def _packages() -> Iterator[str]:
     yield ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
-    for package, purpose in OPTIONAL.items():
+    yield from _minima()
+    for package, (purpose, install) in OPTIONAL.items():
         try:
             importlib.import_module(package)
             yield f"{package}: there"
         except Exception as error:  # a broken package may raise anything
-            yield f"! {package}: {type(error).__name__}: {error}; needed for {purpose}"
+            yield f"! {package}: {type(error).__name__}: {error}; needed for {purpose}: {install}"
 
 
-def _bundle() -> Iterator[str]:
+def _minima() -> Iterator[str]:
+    """What this project declares, and is not there or too old: of a folder on PYTHONPATH, nothing was checked."""
     try:
-        yield f"bundle: {find_bundle_root()}"
+        declared = [r for r in metadata.requires("monai-idm") or () if "extra ==" not in r]
+    except metadata.PackageNotFoundError:
+        return
+    for requirement in declared:
+        name, minimum = re.findall(r"[\w.+-]+", f"{requirement} 0")[:2]  # "monai>=1.6", "monai (>=1.6)" or "monai"
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield f'! {name} is not installed: pip install "{name}>={minimum}"'
+            continue
+        if not version_leq(minimum, installed):
+            yield f'! {name} {installed} is older than {minimum}, the oldest tried: pip install "{name}>={minimum}"'
+
+
+def _bundle(bundle_root: str | Path | None) -> Iterator[str]:
+    try:
+        yield f"bundle: {find_bundle_root(bundle_root)}"
     except FileNotFoundError as error:
         yield f"! {error}"
 

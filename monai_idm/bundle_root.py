@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 __all__ = ["find_bundle_root"]
 
 
-def find_bundle_root() -> str:
+def find_bundle_root(given: str | os.PathLike[str] | None = None, option: str | None = "--bundle_root") -> str:
     """The folder that holds ``configs/``: this one, or ``bundle`` in this one.
 
+    Args:
+        given: Folder to take instead; None: look here.
+        option: How a user names the folder where this is called, for the message; None: there is no such option.
     Raises:
-        FileNotFoundError: If it is neither.
+        FileNotFoundError: If there is no such folder.
     """
+    if given is not None:
+        if (Path(given) / "configs").is_dir():
+            return str(given)
+        raise FileNotFoundError(
+            f"no bundle in {given}: it has no folder configs; give the folder that holds it, bundle/ of the source"
+        )
     for folder in (Path("."), Path("bundle")):
         if (folder / "configs").is_dir():
             return str(folder)
     raise FileNotFoundError(
         f"no bundle in {Path.cwd()}: neither ./configs nor ./bundle/configs is there; run from the bundle or from the "
-        f"folder above it, or name it with --bundle_root"
+        f"folder above it" + ("" if option is None else f", or name it with {option}")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from idm_bundle.__main__ import main
+from idm_bundle.benchmark import _needed
 from monai_idm.data import prepare_datalist, write_phantoms
 
 
@@ -110,3 +112,43 @@ def test_help_names_every_command(capsys):
     shown = capsys.readouterr().out
     assert "phantom" in shown
     assert "prepare" in shown
+
+
+@pytest.mark.parametrize("command", [["package", "--weights", "w.pt", "--output", "out"], ["doctor"]])
+def test_what_advises_an_option_has_it(command, tmp_path, monkeypatch, capsys):
+    bundle = Path("bundle").resolve()
+    monkeypatch.chdir(tmp_path)  # away from the source
+    main(command)
+    captured = capsys.readouterr()
+    assert "or name it with --bundle_root" in captured.out + captured.err
+    main([*command, "--bundle_root", str(bundle)])
+    captured = capsys.readouterr()
+    assert "--bundle_root" not in captured.out + captured.err
+    assert "no weights at w.pt" in captured.err or f"bundle: {bundle}" in captured.out
+    main([*command, "--bundle_root", str(tmp_path / "elsewhere")])
+    captured = capsys.readouterr()
+    assert "elsewhere: it has no folder configs" in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "install"),
+    [
+        (["benchmark", "paper"], "einops", "pip install einops"),
+        (["benchmark", "paper", "--device", "cpu"], "bitsandbytes", 'pip install "monai-idm[low-memory]"'),
+        (["benchmark", "optimizer", "--device", "cpu"], "bitsandbytes", 'pip install "monai-idm[low-memory]"'),
+        (["verify", "--bundle", "bundle"], "jsonschema", 'pip install "monai-idm[zoo]"'),
+    ],
+)
+def test_a_missing_package_is_said_before_work_starts(command, package, install, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    assert package in captured.err
+    assert captured.err.rstrip().endswith(install)
+    assert not captured.out
+
+
+def test_an_estimate_needs_no_optimizer(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    assert _needed("optimizer", "estimate") == set()
+    assert _needed("paper", "estimate") == {"einops"}

@@ -18,6 +18,7 @@ from idm_bundle.benchmark.figures import draw
 from idm_bundle.benchmark.operations import OPERATION_SUITES
 from idm_bundle.benchmark.row import HEADER, Row, read_rows, write_rows
 from idm_bundle.benchmark.steps import run_cases
+from idm_bundle.optional import require
 from monai_idm.meters import EnergySample
 
 __all__ = ["SUITES", "Row", "benchmark", "read_rows"]
@@ -41,12 +42,13 @@ def benchmark(
         figure: PNG to draw; None: none.
         card_gb: What a CUDA device may allocate, as if it were a smaller card; None: all.
     Raises:
-        ValueError: If the device is not there, or is too small, or cannot run the suite.
+        ValueError: If the device is not there, or is too small, or cannot run the suite; if a package is missing.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {device}, but this PyTorch sees no CUDA device; take cpu or estimate")
     if card_gb is not None:
         _shrink(device, card_gb)
+    require(*_needed(suite, device))
     series: dict[str, list[EnergySample]] = {}
     rows: list[Row] = []
     for row in _rows(suite, device, series):
@@ -61,6 +63,13 @@ def benchmark(
     if figure is not None:
         draw(rows, series, figure)
     return rows
+
+
+def _needed(suite: str, device: str) -> set[str]:
+    """Packages that a suite needs, some of them only in its last rows, after an hour."""
+    cases = STEP_SUITES[suite](device) if suite in STEP_SUITES else []
+    needed = {"einops" for case in cases if case.network.startswith("MONAI")}
+    return needed | {"bitsandbytes" for case in cases if "8-bit" in case.optimizer and device != "estimate"}
 
 
 def _rows(suite: str, device: str, series: dict[str, list[EnergySample]]) -> Iterator[Row]:

@@ -46,22 +46,25 @@ class _Weights(NamedTuple):
     record: Mapping[str, Any]
 
 
-def package(weights: str | Path, output: str | Path, url: str | None = None) -> Path:
+def package(
+    weights: str | Path, output: str | Path, url: str | None = None, bundle_root: str | Path | None = None
+) -> Path:
     """Write ``output/<name>/`` and ``output/<name>_v<version>.zip``.
 
     Args:
         weights: ``model.pt`` of a training by this bundle, or a checkpoint of it.
         output: Folder; what else it holds stays.
         url: Where weights of more than 25 MB will be found, for ``large_files.yml``.
+        bundle_root: Folder of the bundle whose configs are merged; None: the one here, or one below.
     Returns:
         The bundle's folder.
     Raises:
-        FileNotFoundError: If there are no weights.
+        FileNotFoundError: If there are no weights, or no bundle.
         FileExistsError: If the bundle is there already.
         ValueError: If the weights are not of such a training, or do not fit its configs, or are large and ``url`` is
             missing.
     """
-    root, output = Path(find_bundle_root()), Path(output)
+    root, output = Path(find_bundle_root(bundle_root)), Path(output)
     trained = _read(Path(weights))
     task = task_of(trained.record["convention"])
     folder, zipped = output / task.name, output / f"{task.name}_v{__version__}.zip"

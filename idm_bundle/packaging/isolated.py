@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from idm_bundle.optional import require
 from idm_bundle.packaging import zoo
 
 __all__ = ["verify_bundle"]
@@ -20,10 +21,11 @@ def verify_bundle(folder: str | Path, mode: str = "full", schema: str | Path | N
         schema: MONAI's own schema file; None: what it asks for, as this project reads it.
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If a check is not passed; it is printed.
+        ValueError: If a check is not passed, which is printed, or a package for the checks is missing.
     """
     if not Path(folder, "configs").is_dir():
         raise FileNotFoundError(f"no bundle at {folder}: it has no configs; give the folder that package wrote")
+    require("jsonschema")
     arguments = [str(Path(folder).resolve()), mode, *([] if schema is None else [str(Path(schema).resolve())])]
     # isolated: neither the folder we are in nor PYTHONPATH may lend code to the bundle
     if subprocess.run([sys.executable, "-I", "-B", zoo.__file__, *arguments], check=False).returncode:

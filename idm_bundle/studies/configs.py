@@ -41,7 +41,7 @@ def configured(changes: Mapping[str, Any], *overlays: str) -> ConfigParser:
         overlays: Names of further configs, without suffix.
     """
     config = ConfigParser()
-    configs = Path(find_bundle_root()) / "configs"
+    configs = Path(find_bundle_root(option=None)) / "configs"
     config.read_config([configs / f"{name}.yaml" for name in ("train", *overlays)])
     config.update(copy.deepcopy(dict(changes)))
     return config

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import get_track_meta
+from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys, convert_to_tensor
 from torch import Tensor
@@ -103,7 +103,7 @@ class AirToZerod(MapTransform, InvertibleTransform):
         d = dict(data)
         outside = convert_to_tensor(d[self.mask_key], track_meta=False)[0] == 0
         for key in self.key_iterator(d):
-            image = convert_to_tensor(d[key], track_meta=get_track_meta())
+            image = convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor)).float()
             air = [float(channel[outside].median()) if outside.any() else 0.0 for channel in image]
             d[key] = self.push_transform(self._plus(image, [-a for a in air]) * ~outside, extra_info={"air": air})
         return d
@@ -111,6 +111,11 @@ class AirToZerod(MapTransform, InvertibleTransform):
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
+            if not isinstance(d[key], MetaTensor):
+                raise ValueError(
+                    f"'{key}' is a {type(d[key]).__name__}, which keeps no record of its air; to go back, load it as a "
+                    "MetaTensor, with monai.data.set_track_meta(True)"
+                )
             d[key] = self._plus(d[key], self.pop_transform(d[key])[TraceKeys.EXTRA_INFO]["air"])
         return d
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import ignite.distributed as idist
 import torch
+from monai.transforms import Randomizable
 from torch.utils.data import Dataset, Sampler
 
 from monai_idm.noise import mixed_seed
@@ -72,7 +73,8 @@ class SeededDataset(Dataset):
     """One of MONAI's datasets, asked for a :class:`Draw`: its random transforms start from the draw's seed.
 
     Args:
-        dataset: With a ``transform`` that is a ``Compose``, as CacheDataset and PersistentDataset have it.
+        dataset: Dataset with a ``transform`` that is a ``Compose``, as CacheDataset and PersistentDataset have it. Of
+            another one, nothing is seeded but torch, by SeedSteps.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -82,7 +84,9 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Any:
-        self.dataset.transform.set_random_state(seed=draw.seed)
+        transform = getattr(self.dataset, "transform", None)
+        if isinstance(transform, Randomizable):
+            transform.set_random_state(seed=draw.seed)
         return self.dataset[draw.case]
 
 

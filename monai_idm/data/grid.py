@@ -18,7 +18,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import InvertibleTransform, MapTransform, Resize, SpatialPad
-from monai.utils import ensure_tuple, ensure_tuple_rep
+from monai.utils import convert_to_tensor, ensure_tuple, ensure_tuple_rep
 
 from monai_idm.data.intensity import air_level
 
@@ -34,7 +34,7 @@ class FitToGridd(MapTransform, InvertibleTransform):
     :class:`monai_idm.data.ScaleToNetworkRanged`. Reorient and crop to the brain first.
 
     Args:
-        keys: Keys of the volumes, MetaTensors ``(C, X, Y, Z)``.
+        keys: Keys of the volumes, ``(C, X, Y, Z)``; MetaTensors, unless nothing is zoomed.
         spatial_size: Voxels of the grid, one number or three.
         mask_key: Which of the keys take the nearest voxel instead of interpolating: masks, labels.
         zoom: ``False``: only pad, and leave every voxel as it is.
@@ -63,6 +63,7 @@ class FitToGridd(MapTransform, InvertibleTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
+            d[key] = convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor))
             nearest = key in self.mask_key
             mode = "nearest-exact" if nearest else "trilinear"
             # made anew: it keeps its size, and threads share this object
@@ -74,6 +75,11 @@ class FitToGridd(MapTransform, InvertibleTransform):
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
+            if not isinstance(d[key], MetaTensor):
+                raise ValueError(
+                    f"'{key}' is a {type(d[key]).__name__}, which keeps no record of the way to the grid; to go back, "
+                    f"fit it as a MetaTensor, with monai.data.set_track_meta(True)"
+                )
             resized = self.pad.inverse(d[key])
             resize = Resize(self.spatial_size)
             record = resize.pop_transform(resized, check=False)  # made by the Resize of __call__, gone since
@@ -81,19 +87,22 @@ class FitToGridd(MapTransform, InvertibleTransform):
         return d
 
     def _resized(self, volume: torch.Tensor) -> tuple[int, ...]:
-        if not isinstance(volume, MetaTensor) or volume.ndim != 4:
+        if volume.ndim != 4 or (self.zoom and not isinstance(volume, MetaTensor)):
             raise ValueError(
                 f"a {type(volume).__name__} of shape {tuple(volume.shape)} cannot be fitted; it must be a "
-                "MetaTensor (C, X, Y, Z), whose affine gives the voxels' size: load it with LoadVolumesd"
+                "MetaTensor (C, X, Y, Z), whose affine gives the voxels' size: load it with LoadVolumesd, under "
+                "monai.data.set_track_meta(True), or take zoom=False"
             )
         n, grid = np.array(volume.shape[1:]), np.array(self.spatial_size)
         if self.zoom:
+            assert isinstance(volume, MetaTensor)
             size_mm = n * affine_to_spacing(volume.affine).cpu().numpy()
             s = (size_mm / grid).max()
             return tuple(np.clip(np.round(size_mm / s), 1, grid).astype(int).tolist())
         if (n > grid).any():
+            name = volume.meta.get("filename_or_obj", "a volume") if isinstance(volume, MetaTensor) else "a volume"
             raise ValueError(
-                f"{volume.meta.get('filename_or_obj', 'a volume')} has {tuple(n.tolist())} voxels, the grid "
+                f"{name} has {tuple(n.tolist())} voxels, the grid "
                 f"{self.spatial_size}; without zoom it must fit: use a larger spatial_size, or zoom=True"
             )
         return tuple(n.tolist())

@@ -23,6 +23,8 @@ from monai.utils import TraceKeys, convert_to_tensor
 
 __all__ = ["ScaleToNetworkRanged", "WindowIntensityd", "air_level"]
 
+_CONTRAST = 0.02  # of the window, the least that the brain must take
+
 
 class WindowIntensityd(MapTransform, InvertibleTransform):
     """Map each channel onto [0, 1] by a window taken from the brain's percentiles.
@@ -64,8 +66,13 @@ class WindowIntensityd(MapTransform, InvertibleTransform):
         d = dict(data)
         brain = convert_to_tensor(d[self.mask_key], track_meta=False)[0] != 0
         for key in self.key_iterator(d):
-            v = d[key]
+            v = convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor)).float()
             lo, hi, clipped = self._window(v, brain)
+            if min(lo) < 0 and not isinstance(v, MetaTensor):
+                raise ValueError(
+                    f"'{key}' has intensities below its air, and as a {type(d[key]).__name__} nothing to note in where "
+                    "the air comes to lie; load it as a MetaTensor, with monai.data.set_track_meta(True)"
+                )
             low, high = _per_channel(lo, v), _per_channel(hi, v)
             x = ((v - low) / (high - low)).clamp(0, 1)
             if isinstance(x, MetaTensor):
@@ -77,6 +84,11 @@ class WindowIntensityd(MapTransform, InvertibleTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             x = d[key]
+            if not isinstance(x, MetaTensor):
+                raise ValueError(
+                    f"'{key}' is a {type(x).__name__}, which keeps no record of its window; to go back, load it as a "
+                    "MetaTensor, with monai.data.set_track_meta(True)"
+                )
             window = self.pop_transform(x)[TraceKeys.EXTRA_INFO]
             if len(x) != len(window["lo"]):
                 raise ValueError(
@@ -102,6 +114,11 @@ class WindowIntensityd(MapTransform, InvertibleTransform):
                 )
             lo.append(min(0.0, lowest))
             hi.append(max(0.0, highest))
+            if highest - lowest < _CONTRAST * (hi[-1] - lo[-1]):
+                raise ValueError(
+                    f"channel {channel} of {name} is {lowest:g} to {highest:g} in the brain, which is little "
+                    "beside the distance to its air at 0: hardly any contrast would be left; set the air closer to it"
+                )
             clipped.append(float(((v < lo[-1]) | (v > hi[-1])).double().mean()))
         return lo, hi, clipped
 
@@ -139,15 +156,19 @@ class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            y = self.minimum + d[key] * (self.maximum - self.minimum)
+            y = self.minimum + convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor)) * (
+                self.maximum - self.minimum
+            )
             d[key] = self.push_transform(y)
         return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            self.pop_transform(d[key])
-            x = (d[key] - self.minimum) / (self.maximum - self.minimum)
+            y = convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor))
+            if isinstance(y, MetaTensor):  # a plain tensor keeps no record, and needs none
+                self.pop_transform(y)
+            x = (y - self.minimum) / (self.maximum - self.minimum)
             d[key] = x.clamp(0, 1)
         return d
 

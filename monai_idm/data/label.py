@@ -64,8 +64,8 @@ class LoadLabeld(MapTransform):
 
 def _read(given: str | os.PathLike | np.ndarray | Tensor) -> tuple[str, MetaTensor]:
     if isinstance(given, np.ndarray | Tensor):
-        name, label = "the label given", convert_to_tensor(given, track_meta=True)
-        label = (label[None] if label.ndim == 3 else label).float()
+        name, voxels = "the label given", convert_to_tensor(given, track_meta=isinstance(given, MetaTensor))
+        label = MetaTensor((voxels[None] if voxels.ndim == 3 else voxels).float())
         require_affine(name, label)
     else:
         name, label = str(given), read_volume(str(given))

@@ -93,7 +93,7 @@ class LoadVolumesd(MapTransform):
     ) -> tuple[MetaTensor, MetaTensor]:
         """The volume and its mask."""
         if isinstance(given, np.ndarray | Tensor):
-            channels, meta = self._of_tensor(convert_to_tensor(given, track_meta=True))
+            channels, meta = self._of_tensor(convert_to_tensor(given, track_meta=isinstance(given, MetaTensor)))
         else:
             channels, meta = self._of_files(given, numbers)
         brain = torch.zeros_like(channels[0].voxels, dtype=torch.bool)
@@ -129,8 +129,8 @@ class LoadVolumesd(MapTransform):
             self._require_names(paths)
         return picked, first.meta
 
-    def _of_tensor(self, given: MetaTensor) -> tuple[list[_Channel], dict[str, Any]]:
-        volume: Any = (given[None] if given.ndim == 3 else given).float()
+    def _of_tensor(self, given: Tensor) -> tuple[list[_Channel], dict[str, Any]]:
+        volume = MetaTensor((given[None] if given.ndim == 3 else given).float())
         if volume.ndim != 4:
             raise ValueError(
                 f"a tensor {tuple(given.shape)} instead of paths; it must be a volume, (X, Y, Z), or several, "

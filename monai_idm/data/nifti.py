@@ -32,6 +32,11 @@ def read_volume(path: str) -> MetaTensor:
             f"cannot read {path} as NIfTI ({type(error).__name__}: {error}); it must be a whole .nii or "
             ".nii.gz file: download or convert it again"
         ) from error
+    if not isinstance(volume, MetaTensor):
+        raise ValueError(
+            f"{path} was loaded without its affine, which the voxels' size needs; it is kept under "
+            "monai.data.set_track_meta(True): switch it on, and drop the metadata later (EnsureTyped)"
+        )
     if int(volume.meta.get("datatype", 0)) in _COMPLEX:
         raise ValueError(f"{path} holds complex numbers, and intensities are real: convert it to its magnitude")
     if volume.ndim != 4:

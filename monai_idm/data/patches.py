@@ -83,6 +83,8 @@ class RandCentrePatchd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         sizes = {key: tuple(d[key].shape[1:]) for key in self.key_iterator(d)}
+        if not sizes:
+            return d
         size = next(iter(sizes.values()))
         patch = ensure_tuple_rep(self.patch_size, len(size))
         if len(set(sizes.values())) > 1 or any(p > n for p, n in zip(patch, size, strict=True)):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
+from monai.data import MetaTensor, get_track_meta
 from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_tensor
 
@@ -85,7 +85,8 @@ class DrawNoised(MapTransform):
                 "the checkpoint does not say on which grid it was trained; give the size of the samples in voxels with "
                 "--spatial_size"
             )
-        drawn = {key: MetaTensor(seeded_noise((self.channels, *size), data["seed"])) for key in self.keys}
+        noise = seeded_noise((self.channels, *size), int(data["seed"]))
+        drawn = {key: convert_to_tensor(noise, track_meta=get_track_meta()) for key in self.keys}
         return {**data, **drawn}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,32 @@ def dataset_or_phantoms(
         return str(write_phantoms(phantom_dir, num_subjects, spatial_size, seed))
 
 
-def data_source(
-    cases: Sequence[Mapping[str, Any]], dataset_dir: str | os.PathLike[str] | None, phantom_dir: str | os.PathLike[str]
-) -> str:
+def data_source(dataset: Any, dataset_dir: str | os.PathLike[str] | None, phantom_dir: str | os.PathLike[str]) -> str:
     """What a record calls the source of a training's cases.
 
     Args:
-        cases: Of the training, with the paths of their ``image``; MONAI Label hands in its own.
+        dataset: Dataset of the training, whose ``data``, where it has them, are cases with the paths of their
+            ``image``; or these cases. MONAI Label hands in its own cases, and users of a workflow their own dataset.
         dataset_dir: As of :func:`dataset_or_phantoms`.
         phantom_dir: The same.
     Returns:
-        The dataset's folder; without one, :data:`PHANTOM` for cases from ``phantom_dir``, or the folder of others.
+        The dataset's folder; without one, :data:`PHANTOM` for cases from ``phantom_dir``, the folder of others, or,
+        where no case has a path, the kind of the dataset.
     """
     if dataset_dir is not None:
         return str(dataset_dir)
-    paths = cases[0]["image"]
-    first = Path(paths if isinstance(paths, str | os.PathLike) else paths[0]).resolve()
+    cases = getattr(dataset, "data", dataset)
+    first = _first_path(cases)
+    if first is None:
+        return f"a {type(dataset).__name__} that names no files"
     return PHANTOM if Path(phantom_dir).resolve() in first.parents else str(first.parent)
+
+
+def _first_path(cases: Any) -> Path | None:
+    try:
+        given = cases[0]["image"]
+    except (KeyError, IndexError, TypeError):  # of someone's own dataset nothing is known
+        return None
+    if isinstance(given, Sequence) and not isinstance(given, str) and given:
+        given = given[0]
+    return Path(given).resolve() if isinstance(given, str | os.PathLike) else None

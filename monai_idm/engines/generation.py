@@ -12,6 +12,7 @@ from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
 from monai_idm.noise import seeded_noise
+from monai_idm.schedulers import check_sampler
 
 __all__ = ["GenerateVolumes"]
 
@@ -25,10 +26,12 @@ class GenerateVolumes:
         spatial_size: In voxels.
         channels: Of the image.
         network_range: What the network sees of intensities in [0, 1].
-        scheduler: Of sampling; None: the training scheduler, every step.
+        scheduler: Scheduler to sample with; None: the training scheduler, every step.
         num_volumes: How many; from 64^3 voxels on one after the other, which takes no more memory than one.
         seed: Volume i starts from the noise of ``seed + i``.
         class_label: Of the volumes, for networks that know classes.
+    Raises:
+        ValueError: If the scheduler cannot be sampled with.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class GenerateVolumes:
         seed: int = 0,
         class_label: int | None = None,
     ) -> None:
+        check_sampler(scheduler)
         self.shape = (channels, *spatial_size)
         self.network_range = network_range
         self.scheduler = scheduler

@@ -10,7 +10,7 @@ from monai.engines.utils import DiffusionPrepareBatch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
-from monai_idm.schedulers import check_prediction_type, prediction_target
+from monai_idm.schedulers import check_noise_levels, check_prediction_type, prediction_target
 
 __all__ = ["DenoisingPrepareBatch"]
 
@@ -34,7 +34,7 @@ class DenoisingPrepareBatch(DiffusionPrepareBatch):
         timestep_power: p, at least 1.
         condition_name: Key of a condition in the batch, as in MONAI's.
     Raises:
-        ValueError: If p is below 1, or the scheduler's prediction type is unknown.
+        ValueError: If p is below 1, or the scheduler's prediction type is unknown, or it has no noise levels.
     Source: u_i as in appendix I of Kingma et al. 2021, arXiv:2107.00630.
     """
 
@@ -42,6 +42,7 @@ class DenoisingPrepareBatch(DiffusionPrepareBatch):
         super().__init__(scheduler.num_train_timesteps, condition_name)
         if timestep_power < 1:
             raise ValueError(f"timestep_power={timestep_power}; choose 1 (uniform) or more (towards little noise)")
+        check_noise_levels(scheduler, "the training target")
         check_prediction_type(str(scheduler.prediction_type))
         self.scheduler = scheduler
         self.timestep_power = timestep_power

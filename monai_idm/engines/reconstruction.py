@@ -11,7 +11,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from monai_idm.noise import mixed_seed, seeded_noise
-from monai_idm.schedulers import predicted_noise, predicted_sample
+from monai_idm.schedulers import check_sampler, predicted_noise, predicted_sample
 
 __all__ = ["ReconstructionIteration"]
 
@@ -27,11 +27,14 @@ class ReconstructionIteration:
 
     Args:
         timestep: t of the noise.
-        scheduler: Of the way back; None: the training scheduler, every step.
+        scheduler: Scheduler of the way back; None: the training scheduler, every step.
         seed: Of the noise.
+    Raises:
+        ValueError: If the scheduler cannot be sampled with.
     """
 
     def __init__(self, timestep: int, scheduler: Scheduler | None = None, seed: int = 0) -> None:
+        check_sampler(scheduler, reconstructs=True)
         self.timestep = timestep
         self.scheduler = scheduler
         self.seed = seed

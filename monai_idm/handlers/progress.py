@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine
 from ignite.handlers import ProgressBar
-from monai.handlers import from_engine
 from monai.utils.enums import CommonKeys
+from torch import Tensor
 
 __all__ = ["TrainingProgress"]
-
-_loss = from_engine(CommonKeys.LOSS, first=True)
 
 
 class TrainingProgress:
     """A progress bar per epoch with the loss; nothing where the output is not a terminal, nor in further processes.
 
     Args:
-        kwargs: Of ``tqdm``.
+        kwargs: Arguments of ``tqdm``.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -27,4 +26,15 @@ class TrainingProgress:
 
     def attach(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
-            self.bar.attach(engine, output_transform=lambda output: {"loss": float(_loss(output))})
+            self.bar.attach(engine, output_transform=_loss)
+
+
+def _loss(output: Any) -> dict[str, float]:
+    """What the bar shows of an output: a list of cases, one dictionary with ``decollate=False``, or the loss itself."""
+    if isinstance(output, list | tuple) and output:
+        output = output[0]  # decollating gives the loss to each case
+    if isinstance(output, Mapping):
+        output = output.get(CommonKeys.LOSS)
+    if isinstance(output, Tensor):
+        output = output.detach().mean().item()
+    return {"loss": float(output)} if isinstance(output, float | int) else {}

@@ -16,7 +16,7 @@ from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
 from monai_idm.noise import seeded_noise
-from monai_idm.schedulers import StridedScheduler
+from monai_idm.schedulers import StridedScheduler, check_sampler, fresh_sampler
 
 __all__ = ["DrawingInferer"]
 
@@ -27,14 +27,14 @@ class DrawingInferer(Inferer):
     What the inputs are, and what the draws stand for, a subclass says in ``draws``.
 
     Args:
-        scheduler: Of sampling; its steps are taken as they are set.
+        scheduler: Scheduler to sample with; its steps are taken as they are set.
         num_channels: C, of what is drawn.
         num_draws: N.
         window: MONAI's SlidingWindowInferer, which cuts the volume into patches and blends what the network makes of
             them, at every step; None: the network sees the whole volume.
         seed: Draw i of every case starts from the noise of ``seed + i``, whatever else draws numbers.
     Raises:
-        ValueError: If a number is below 1.
+        ValueError: If a number is below 1, or the scheduler cannot be sampled with.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class DrawingInferer(Inferer):
     ) -> None:
         if num_channels < 1 or num_draws < 1:
             raise ValueError(f"{num_draws} draws of {num_channels} channels; choose 1 or more of each")
+        check_sampler(scheduler)
         self.scheduler = scheduler
         self.num_channels = num_channels
         self.num_draws = num_draws
@@ -80,7 +81,7 @@ class DrawingInferer(Inferer):
         for seed in range(self.seed, self.seed + self.num_draws):
             noise = seeded_noise((self.num_channels, *condition.shape[2:]), seed).to(condition)
             noise = noise.expand(len(condition), *noise.shape)  # one for all cases: the same in every batch
-            way = self.scheduler
+            way = fresh_sampler(self.scheduler)
             if isinstance(way, StridedScheduler):
                 way = way.seeded([seed] * len(condition))
             image = inferer.sample(noise, predict, way, conditioning=condition, mode="concat", verbose=False)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Protocol
 from monai.data import MetaTensor
 from torch import Tensor
 
-__all__ = ["check_context", "check_image", "check_timesteps", "one_of", "voxels"]
+__all__ = ["check_context", "check_image", "check_no_classes", "check_residuals", "check_timesteps", "one_of", "voxels"]
 
 
 class Network(Protocol):
@@ -50,6 +50,21 @@ def check_image(network: Network, x: Tensor, **channels: int) -> None:
             f"volume size {size} is not divisible by {network.divisor} on every axis; pad to {fits} "
             f"(DivisiblePadd with k={network.divisor}) or use fewer levels"
         )
+
+
+def check_residuals(down: list[Tensor] | None, mid: Tensor | None) -> None:
+    """Refuse what a ControlNet would add to the layers."""
+    if down is not None or mid is not None:
+        raise ValueError(
+            "the network takes no residuals of a ControlNet, whose inferers need DiffusionModelUNet; pass the image "
+            'as a condition with mode="concat", raise in_channels by its channels, and use InvertibleDiffusionInferer'
+        )
+
+
+def check_no_classes(class_labels: Tensor | None) -> None:
+    """Refuse class labels, of a network that knows no classes."""
+    if class_labels is not None:
+        raise ValueError("PatchDiffusionUNet knows no classes; leave class_labels out, or use InvertibleDiffusionUNet")
 
 
 def check_timesteps(timesteps: Tensor, batch: int) -> None:

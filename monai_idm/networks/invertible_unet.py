@@ -29,7 +29,7 @@ from monai_idm.networks.bookends import (
     halves,
     leave,
 )
-from monai_idm.networks.checks import check_context, check_image, check_timesteps, one_of, voxels
+from monai_idm.networks.checks import check_context, check_image, check_residuals, check_timesteps, one_of, voxels
 from monai_idm.networks.core import invertible_core
 from monai_idm.networks.embedding import TimestepEmbedding
 from monai_idm.networks.inverse_head import InverseHead
@@ -200,6 +200,8 @@ class InvertibleDiffusionUNet(nn.Module):
         timesteps: Tensor | None = None,
         context: Tensor | None = None,
         class_labels: Tensor | None = None,
+        down_block_additional_residuals: list[Tensor] | None = None,
+        mid_block_additional_residual: Tensor | None = None,
     ) -> Tensor:
         """Predict noise, velocity or sample, whatever the network is trained for.
 
@@ -209,12 +211,14 @@ class InvertibleDiffusionUNet(nn.Module):
                 class 0 where a class is needed and not given.
             context: None; a condition is concatenated to ``x`` (``mode="concat"`` of the inferers).
             class_labels: ``(B,)``, if the network was built with ``num_class_embeds``.
+            down_block_additional_residuals, mid_block_additional_residual: None; no ControlNet is served.
         Returns:
             ``(B, out_channels, *spatial)``.
         Raises:
-            ValueError: If a shape does not fit, or for a context.
+            ValueError: If a shape does not fit, or for a context or a ControlNet's residuals.
         """
         check_context(context)
+        check_residuals(down_block_additional_residuals, mid_block_additional_residual)
         if timesteps is None:
             timesteps = torch.zeros(1, device=x.device)
             if self.num_class_embeds is not None and class_labels is None:

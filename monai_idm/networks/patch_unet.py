@@ -22,7 +22,15 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from monai_idm.networks.checks import check_context, check_image, check_timesteps, one_of, voxels
+from monai_idm.networks.checks import (
+    check_context,
+    check_image,
+    check_no_classes,
+    check_residuals,
+    check_timesteps,
+    one_of,
+    voxels,
+)
 from monai_idm.networks.embedding import TimestepEmbedding
 from monai_idm.networks.presets import PATCH_PRESETS
 
@@ -120,19 +128,31 @@ class PatchDiffusionUNet(nn.Module):
         one_of("preset", preset, tuple(PATCH_PRESETS))
         return cls(**{**PATCH_PRESETS[preset], **overrides})
 
-    def forward(self, x: Tensor, timesteps: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor | None = None,
+        context: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        down_block_additional_residuals: list[Tensor] | None = None,
+        mid_block_additional_residual: Tensor | None = None,
+    ) -> Tensor:
         """Predict noise, velocity or sample, whatever the network is trained for.
 
         Args:
             x: Noisy images, ``(B, in_channels, *spatial)``; every side divisible by ``divisor``.
             timesteps: ``(B,)``, or ``(1,)`` for all; integer or float; None means zeros.
             context: None; a condition is concatenated to ``x`` (``mode="concat"`` of the inferers).
+            class_labels: None; the network knows no classes.
+            down_block_additional_residuals, mid_block_additional_residual: None; no ControlNet is served.
         Returns:
             ``(B, out_channels, *spatial)``, of the dtype of ``x``.
         Raises:
-            ValueError: If a shape does not fit, or for a context.
+            ValueError: If a shape does not fit, or for a context or a ControlNet's residuals.
         """
         check_context(context)
+        check_residuals(down_block_additional_residuals, mid_block_additional_residual)
+        check_no_classes(class_labels)
         x = voxels(x)
         timesteps = torch.zeros(1) if timesteps is None else timesteps
         check_image(self, x, in_channels=self.in_channels)

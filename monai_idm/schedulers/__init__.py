@@ -4,22 +4,30 @@ from monai_idm.schedulers.ddim import StridedDDIMScheduler
 from monai_idm.schedulers.ddpm import StridedDDPMScheduler
 from monai_idm.schedulers.dpm_solver import DPMSolverPlusPlusScheduler
 from monai_idm.schedulers.heun import StridedHeunScheduler
+from monai_idm.schedulers.named import SAMPLERS, named_sampler
 from monai_idm.schedulers.prediction import (
     check_prediction_type,
     predicted_noise,
     predicted_sample,
     prediction_target,
 )
+from monai_idm.schedulers.sound import check_noise_levels, check_sampler, fresh_sampler, way_back
 from monai_idm.schedulers.strided import StridedScheduler
 
 __all__ = [
+    "SAMPLERS",
     "DPMSolverPlusPlusScheduler",
     "StridedDDIMScheduler",
     "StridedDDPMScheduler",
     "StridedHeunScheduler",
     "StridedScheduler",
+    "check_noise_levels",
     "check_prediction_type",
+    "check_sampler",
+    "fresh_sampler",
+    "named_sampler",
     "predicted_noise",
     "predicted_sample",
     "prediction_target",
+    "way_back",
 ]

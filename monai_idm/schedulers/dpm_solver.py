@@ -32,11 +32,6 @@ class DPMSolverPlusPlusScheduler(StridedScheduler):
 
     _last: tuple[int | None, Tensor, Tensor] | None = None  # where the last step ended, its x0 and its length
 
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Choose the number of steps, from 1 to T. Errors as in the base."""
-        super().set_timesteps(num_inference_steps, device)
-        self._last = None
-
     def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
         """From the noise level of ``timestep`` to that of the next of ``timesteps`` below it.
 
@@ -61,3 +56,6 @@ class DPMSolverPlusPlusScheduler(StridedScheduler):
             direction = x0 + (h / (2 * last[2])).to(x0) * (x0 - last[1])
         shrink = ((1 - alpha_bar_next) / (1 - alpha_bar)).sqrt()
         return shrink * sample - alpha_bar_next.sqrt() * torch.expm1(-h).to(x0) * direction, x0
+
+    def _forget(self) -> None:
+        self._last = None

@@ -37,7 +37,6 @@ class StridedHeunScheduler(StridedScheduler):
         """Choose the number of steps n, from 1 to T; the network is asked 2n - 1 times. Errors as in the base."""
         super().set_timesteps(num_inference_steps, device)
         self.timesteps = torch.cat([self.timesteps[:1], self.timesteps[1:].repeat_interleave(2)])
-        self._start = None
 
     def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
         """To the next of ``timesteps`` below t; or, where a step has just ended at t, that step again, corrected.
@@ -61,6 +60,9 @@ class StridedHeunScheduler(StridedScheduler):
             return x_start - (self._angle(start) - self._angle(t)) * (v_start + velocity) / 2, x0
         self._start = None if s is None else (t, sample, velocity)
         return alpha_bar_next.sqrt() * x0 + (1 - alpha_bar_next).sqrt() * noise, x0
+
+    def _forget(self) -> None:
+        self._start = None
 
     def _angle(self, t: int) -> float:
         return math.acos(math.sqrt(float(self.alphas_cumprod[t])))

@@ -95,19 +95,29 @@ class StridedScheduler(Scheduler):
         stride = self.num_train_timesteps / num_inference_steps
         ends = self.num_train_timesteps - stride * torch.arange(num_inference_steps, dtype=torch.float64)
         self.timesteps = (ends.round().long() - 1).to(device)
+        self._forget()
+
+    def fresh(self) -> Self:
+        """A copy that remembers nothing of the steps taken, as of a sampling that was interrupted."""
+        scheduler = copy.copy(self)
+        scheduler._forget()
+        return scheduler
 
     def seeded(self, seeds: Sequence[int]) -> Self:
-        """A copy whose steps, where they add noise and are given no generator, take it from a seed for each image.
+        """A fresh copy whose steps, where they add noise and are given no generator, take it from each image's seed.
 
         The noise is drawn on the host: an image is the same in every batch and on every device.
 
         Args:
             seeds: One for each of the batch.
         """
-        scheduler = copy.copy(self)
+        scheduler = self.fresh()
         # not the seed itself, by which the start is drawn: no step shall repeat it
         scheduler._generators = [torch.Generator().manual_seed(mixed_seed("steps", seed)) for seed in seeds]
         return scheduler
+
+    def _forget(self) -> None:
+        """Drop what steps remember; a sampler whose steps remember something says what."""
 
     def _rescale(self) -> None:
         root = torch.cumprod(1 - self.betas.double(), 0).sqrt()

@@ -109,6 +109,7 @@ def test_a_record_tells_cases_that_another_tool_handed_in(tmp_path):
     config = ConfigParser()
     config.read_config(CONFIGS / "train.yaml")
     config.update({"output_dir": str(tmp_path), "train#dataset#data": [{"image": "/studies/case.nii.gz"}]})
+    config["train#dataset#cache_num"] = 0  # there is no such file
     (record,) = (h for h in config["train#handlers"] if isinstance(h, dict) and h["_target_"] == "RecordHandler")
     place = config["train#handlers"].index(record)
     assert config.get_parsed_content(f"train#handlers#{place}#data#source") == "/studies"

@@ -151,3 +151,15 @@ def test_monai_has_the_way_back_for_plain_tensors():
 def test_an_empty_network_range_is_an_error():
     with pytest.raises(ValueError, match=r"minimum=1.* must be below maximum=1"):
         ScaleToNetworkRanged("image", 1, 1)
+
+
+def test_a_brain_far_from_its_air_is_an_error():
+    brain = np.where(smooth_brain() != 0, smooth_brain() + 1024, 0.0)
+    with pytest.raises(ValueError, match=r"channel 0 .* is 1024.* in the brain, which is little beside the distance"):
+        WindowIntensityd("image")(make_data(brain))
+
+
+def test_without_metadata_a_window_that_moves_the_air_is_an_error():
+    data = make_data(smooth_brain() - 0.3 * (smooth_brain() != 0))
+    with pytest.raises(ValueError, match=r"'image' has intensities below its air, and as a Tensor nothing to note in"):
+        WindowIntensityd("image")(data | {"image": data["image"].as_tensor()})

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+
+import pytest
+import torch
+from monai.data import Dataset
+from torch.utils.data import TensorDataset
 
 from monai_idm.checkpoints import PHANTOM
 from monai_idm.data import brats_datalist, data_source, dataset_or_phantoms
@@ -28,3 +34,18 @@ def test_the_source_is_where_the_cases_lie(tmp_path):
     assert data_source(brats_datalist(phantoms), "/data/BraTS2020", tmp_path / "phantoms") == "/data/BraTS2020"
     study = {"image": str(tmp_path / "studies" / "case.nii.gz")}  # from a tool that knows no dataset_dir
     assert data_source([study], None, tmp_path / "phantoms") == str(tmp_path / "studies")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "source"),
+    [
+        (Dataset([{"image": ["/studies/one_t1.nii.gz", "/studies/one_t2.nii.gz"]}]), "/studies"),
+        (Dataset([{"image": Path("/studies/one.nii.gz")}]), "/studies"),
+        (Dataset([{"image": torch.zeros(1, 2, 2, 2)}]), "a Dataset that names no files"),
+        (TensorDataset(torch.zeros(3, 2)), "a TensorDataset that names no files"),
+        ([{"label": "/studies/one_seg.nii.gz"}], "a list that names no files"),
+        ([], "a list that names no files"),
+    ],
+)
+def test_the_source_of_someone_elses_dataset(dataset, source, tmp_path):
+    assert data_source(dataset, None, tmp_path / "phantoms") == source

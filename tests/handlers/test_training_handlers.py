@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ValidationHandler
 from torch import nn
@@ -33,7 +33,7 @@ class Batches(torch.utils.data.Dataset):
         return {"image": x, "label": x.sum()[None]}
 
 
-def trainer(handlers, epochs=3, lr=0.1, network=None, loss=None):
+def trainer(handlers, epochs=3, lr=0.1, network=None, loss=None, **kwargs):
     network = nn.Linear(3, 1) if network is None else network
     optimizer = torch.optim.Adam(network.parameters(), lr)
     engine = SupervisedTrainer(
@@ -44,6 +44,7 @@ def trainer(handlers, epochs=3, lr=0.1, network=None, loss=None):
         optimizer,
         loss or nn.MSELoss(),
         train_handlers=handlers(network, optimizer) if callable(handlers) else handlers,
+        **kwargs,
     )
     return engine, network
 
@@ -355,9 +356,22 @@ def test_without_cases_to_validate_with_a_training_ends_all_the_same(tmp_path, c
     assert "there is no case to validate with: model.pt is not written" in caplog.text
 
 
-def test_the_progress_bar_shows_the_loss(capfd):
-    trainer([TrainingProgress(disable=False)], epochs=1)[0].run()
+@pytest.mark.parametrize("decollate", [True, False])
+def test_the_progress_bar_shows_the_loss(decollate, capfd):
+    trainer([TrainingProgress(disable=False)], epochs=1, decollate=decollate)[0].run()
     assert "loss=" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "shown"),
+    [(0.25, "loss=0.25"), (torch.tensor([0.25]), "loss=0.25"), ([{"loss": 0.25}, {"loss": 0.25}], "loss=0.25"),
+     ({"loss": torch.tensor([0.0, 0.5])}, "loss=0.25"), ({"pred": 1}, "1/1"), ([], "1/1"), (None, "1/1")],
+)  # fmt: skip
+def test_the_progress_bar_takes_any_output(output, shown, capfd):
+    engine = Engine(lambda *_: output)
+    TrainingProgress(disable=False).attach(engine)
+    engine.run([0], 1)
+    assert shown in capfd.readouterr().err
 
 
 def test_a_run_on_phantoms_stops_before_it_replaces_a_model_of_data(tmp_path):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.inferers import DiffusionInferer
-from monai.networks.nets import DiffusionModelUNet
-from monai.networks.schedulers import DDPMScheduler
+from monai.inferers import ControlNetDiffusionInferer, ControlNetLatentDiffusionInferer, DiffusionInferer
+from monai.networks.nets import ControlNet, DiffusionModelUNet, SPADEDiffusionModelUNet
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, RFlowScheduler
 
 from monai_idm.inferers import InvertibleDiffusionInferer, SamplingInferer
-from monai_idm.networks import InvertibleDiffusionUNet
-from monai_idm.schedulers import StridedDDIMScheduler, StridedDDPMScheduler
+from monai_idm.networks import InvertibleDiffusionUNet, PatchDiffusionUNet
+from monai_idm.schedulers import StridedDDIMScheduler, StridedDDPMScheduler, StridedHeunScheduler
 from tests.reversible.chains import disturb
 
 
@@ -111,3 +113,175 @@ def test_sampling_behind_two_arguments():
     noise = torch.randn(1, 1, 8, 8)
     found = SamplingInferer(inferer, scheduler, verbose=False)(noise, net)
     assert torch.equal(found, inferer.sample(noise, net, scheduler=scheduler, verbose=False))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "every", "expected"),
+    [
+        (DDPMScheduler, 100, 25, 4),  # as MONAI's own, which keep those of 75, 50, 25, 0
+        (DDIMScheduler, 100, 25, 4),
+        (StridedDDIMScheduler, 100, 25, 4),
+        (StridedDDIMScheduler, 10, 100, 1),  # the last alone: MONAI's default, of a short training schedule
+        (StridedDDIMScheduler, 10, 1, 10),
+        (StridedDDIMScheduler, 10, 25, 4),
+        (StridedDDPMScheduler, 3, 25, 3),
+        (StridedHeunScheduler, 10, 1, 10),
+    ],
+)
+def test_intermediates_are_kept_however_few_the_steps(scheduler, steps, every, expected):
+    scheduler, net, noise = scheduler(100, "cosine"), our_network(), torch.randn(1, 1, 8, 8)
+    scheduler.set_timesteps(steps)
+    ours = InvertibleDiffusionInferer(scheduler)
+    torch.manual_seed(1)
+    image, kept = ours.sample(noise, net, save_intermediates=True, intermediate_steps=every, verbose=False)
+    assert len(kept) == expected
+    assert torch.equal(kept[-1], image)
+    if steps == 100:
+        torch.manual_seed(1)
+        _, core = DiffusionInferer(scheduler).sample(
+            noise, net, save_intermediates=True, intermediate_steps=every, verbose=False
+        )
+        assert all(torch.equal(a, b) for a, b in zip(kept, core, strict=True))
+    assert "step" not in vars(scheduler)  # the one given is left alone
+
+
+def test_intermediates_of_ten_steps_at_the_defaults_and_of_flow_matching():
+    net, noise = our_network(), torch.randn(1, 1, 8, 8)
+    flow = RFlowScheduler(1000)
+    flow.set_timesteps(10)
+    for scheduler in (StridedDDIMScheduler(1000, "cosine", num_inference_steps=10), flow):
+        _, kept = InvertibleDiffusionInferer(scheduler).sample(noise, net, save_intermediates=True, verbose=False)
+        assert len(kept) == 10
+    with pytest.raises(ValueError, match="intermediate_steps=0; choose"):
+        InvertibleDiffusionInferer(flow).sample(noise, net, save_intermediates=True, intermediate_steps=0)
+
+
+def test_heun_keeps_what_was_corrected():
+    scheduler, seen = StridedHeunScheduler(100, "cosine", num_inference_steps=4), []
+    net = lambda x, timesteps, context=None: seen.append(x) or 0.1 * x  # noqa: E731
+    noise = torch.randn(1, 1, 8, 8)
+    _, kept = InvertibleDiffusionInferer(scheduler).sample(
+        noise, net, save_intermediates=True, intermediate_steps=1, verbose=False
+    )
+    assert len(kept) == 4
+    assert all(torch.equal(k, x) for k, x in zip(kept[:3], seen[2::2], strict=True))  # where the next step starts
+
+
+def spade_network(**kwargs):
+    return disturb(
+        SPADEDiffusionModelUNet(2, 1, 1, label_nc=2, channels=(8, 16), attention_levels=(False, False),
+                                num_res_blocks=1, norm_num_groups=4, spade_intermediate_channels=8, **kwargs)
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, partial, torch.nn.DataParallel], ids=["bare", "partial", "parallel"])
+@pytest.mark.parametrize("classes", [None, 3])
+def test_a_spade_network_gets_its_segmentation_and_its_class(wrap, classes):
+    net = wrap(spade_network(num_class_embeds=classes))
+    scheduler = DDIMScheduler(20, "cosine")
+    inferer = InvertibleDiffusionInferer(scheduler)
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 17])
+    segs = [torch.randint(2, (2, 1, 8, 8), generator=torch.Generator().manual_seed(i)).float() for i in (0, 1)]
+    segs = [torch.cat([1 - s, s], 1) for s in segs]
+    given = {} if classes is None else {"class_labels": torch.tensor([1, 2])}
+    with torch.no_grad():
+        for seg in segs:
+            expected = net(x=scheduler.add_noise(x, x, t), timesteps=t, seg=seg, **given)
+            torch.testing.assert_close(inferer(x, net, x, t, seg=MetaTensor(seg), **given), expected)
+    one, other = (inferer.sample(x, net, seg=seg, verbose=False, **given) for seg in segs)
+    assert (one - other).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="give it as seg"):
+        inferer.sample(x, net, verbose=False)
+
+
+@pytest.mark.parametrize("network", [core_network, our_network, lambda: lambda x, timesteps, context=None: x])
+def test_a_segmentation_that_no_one_would_see_is_refused(network):
+    inferer, x = InvertibleDiffusionInferer(DDIMScheduler(20, "cosine")), torch.randn(1, 1, 8, 8)
+    with pytest.raises(ValueError, match="takes no seg, and would draw without it"):
+        inferer.sample(x, network(), seg=x)
+    with pytest.raises(ValueError, match="takes no seg, and would draw without it"):
+        inferer(x, network(), x, torch.tensor([3]), seg=x)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_guidance_by_class_is_the_formula(batch):
+    net, scheduler = our_network(num_class_embeds=4), StridedDDIMScheduler(20, "cosine", num_inference_steps=1)
+    inferer, noise = InvertibleDiffusionInferer(scheduler), torch.randn(batch, 1, 8, 8)
+    labels = torch.arange(batch) + 1
+    found = inferer.sample(noise, net, cfg=3.0, class_labels=labels, cfg_class_label=0, verbose=False)
+    with torch.no_grad():
+        none, towards = (net(noise, torch.tensor([19.0]), class_labels=c) for c in (torch.zeros_like(labels), labels))
+    expected, _ = scheduler.fresh().step(none + 3 * (towards - none), 19, noise)
+    torch.testing.assert_close(found, expected)
+
+
+def test_guidance_by_a_condition_keeps_the_classes():
+    net = disturb(
+        InvertibleDiffusionUNet(2, 2, 1, channels=(16, 32), num_res_blocks=1, attention_levels=(False, False),
+                                norm_num_groups=4, embedding_channels=16, num_class_embeds=4)
+    ).eval()  # fmt: skip
+    scheduler = StridedDDIMScheduler(20, "cosine", num_inference_steps=1)
+    noise, condition, labels = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8), torch.tensor([1, 2, 3])
+    given = {"conditioning": condition, "mode": "concat", "class_labels": labels, "verbose": False}
+    found = InvertibleDiffusionInferer(scheduler).sample(noise, net, cfg=3.0, **given)
+    with torch.no_grad():
+        none, towards = (
+            net(torch.cat([noise, c], 1), torch.tensor([19.0]), class_labels=labels)
+            for c in (torch.full_like(condition, -1), condition)
+        )
+    torch.testing.assert_close(found, scheduler.fresh().step(none + 3 * (towards - none), 19, noise)[0])
+
+
+def test_guidance_with_a_segmentation_doubles_it():
+    net, noise = spade_network(), torch.randn(3, 1, 8, 8)
+    seg = torch.rand(3, 2, 8, 8)
+    inferer = InvertibleDiffusionInferer(StridedDDIMScheduler(20, "cosine", num_inference_steps=2))
+    with pytest.warns(UserWarning, match=r"cfg=2\.0 without conditioning changes nothing"):
+        found = inferer.sample(noise, net, seg=seg, cfg=2.0, verbose=False)
+    torch.testing.assert_close(found, inferer.sample(noise, net, seg=seg, verbose=False))
+
+
+def test_guidance_towards_nothing_is_refused():
+    net, noise = our_network(num_class_embeds=4), torch.randn(1, 1, 8, 8)
+    inferer = InvertibleDiffusionInferer(StridedDDIMScheduler(20, "cosine", num_inference_steps=1))
+    with pytest.raises(ValueError, match="has no class to guide away from; give cfg_class_label"):
+        inferer.sample(noise, net, cfg=2.0, class_labels=torch.tensor([1]))
+    with pytest.raises(ValueError, match="cfg_class_label=0 without class_labels"):
+        inferer.sample(noise, net, cfg=2.0, cfg_class_label=0)
+
+
+def control():
+    return ControlNet(2, 1, channels=(8, 16), attention_levels=(False, False), num_res_blocks=1, norm_num_groups=4,
+                      conditioning_embedding_num_channels=(8,)).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("inferer", [ControlNetDiffusionInferer, ControlNetLatentDiffusionInferer])
+@pytest.mark.parametrize("network", ["invertible", "patch"])
+def test_our_networks_refuse_a_controlnet_by_name(network, inferer):
+    net = (
+        our_network()
+        if network == "invertible"
+        else PatchDiffusionUNet(2, 1, 1, channels=(8, 16), num_res_blocks=1, norm_num_groups=4)
+    )
+    x, t = torch.randn(1, 1, 8, 8), torch.tensor([3])
+    call = {"inputs": x, "diffusion_model": net, "controlnet": control(), "noise": x, "timesteps": t, "cn_cond": x}
+    if inferer is ControlNetLatentDiffusionInferer:
+        call["autoencoder_model"] = type("Same", (), {"encode_stage_2_inputs": staticmethod(lambda x: x)})()
+    with pytest.raises(ValueError, match="takes no residuals of a ControlNet, whose inferers need DiffusionModelUNet"):
+        inferer(DDPMScheduler(20, "cosine"))(**call)
+
+
+def test_our_inferer_refuses_a_controlnet_by_name():
+    inferer, x, t = InvertibleDiffusionInferer(DDPMScheduler(20, "cosine")), torch.randn(1, 1, 8, 8), torch.tensor([3])
+    for call in (
+        lambda: inferer(x, core_network(), control(), x, t, x),
+        lambda: inferer(
+            inputs=x, diffusion_model=core_network(), controlnet=control(), noise=x, timesteps=t, cn_cond=x
+        ),
+        lambda: inferer.sample(x, core_network(), control(), x),
+        lambda: inferer.sample(x, core_network(), controlnet=control(), cn_cond=x),
+    ):
+        with pytest.raises(ValueError, match=r"serves no ControlNet.*use ControlNetDiffusionInferer"):
+            call()
+    with pytest.raises(TypeError, match="no argument 'guidance'"):
+        inferer.sample(x, core_network(), guidance=3)
