@@ -1,0 +1,164 @@
+"""What was trained decides what inference does: the weights say it, and nobody has to type it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from idm_bundle.packaging import package
+from idm_bundle.studies.configs import configured
+from monai_idm.checkpoints import PHANTOM, read_record
+from monai_idm.data import write_phantoms
+from tests.bundle.workspace import TINY, chain, train, workflow
+
+SIZE = [16, 16, 16]
+
+
+def weights(folder: Path, *overlays: str, everywhere: bool = False, **changes) -> Path:
+    """A model.pt as a training writes it, without the training; its network finds a region everywhere, if wished."""
+    config = configured({"device": "$torch.device('cpu')", "spatial_size": SIZE, **changes}, *overlays)
+    network, record = (config.get_parsed_content(name) for name in ("network", "record"))
+    record.describe_data(PHANTOM, num_cases=3, spatial_size=config.get_parsed_content("spatial_size"), spacing_mm=2.0)
+    if everywhere:
+        last = [p for p in network.exit.parameters() if p.ndim == 1][-1]
+        torch.nn.init.constant_(last, 5.0)
+    file = folder / "model.pt"
+    torch.save(network.state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> Path:
+    return write_phantoms(tmp_path_factory.mktemp("cases"), 1, (32, 32, 24))
+
+
+def infer(name: str, folder: Path, ckpt_file: Path, **values):
+    values = {"num_inference_steps": 2, "device": TINY["device"], "ckpt_file": str(ckpt_file), **values}
+    run = workflow(name, "infer", folder, **values)
+    run.initialize()
+    run.run()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("knobs", "number"),
+    [
+        ({"regions": ["enhancing"], "label_map": "brats2020"}, 4),
+        ({"regions": ["enhancing"], "label_map": "brats2023"}, 3),
+        ({"regions": ["enhancing"], "label_map": "brats2024_ped"}, 1),
+        ({"regions": ["oedema"], "label_map": {"oedema": 9}}, 9),
+        ({"regions": ["oedema"], "label_map": "decathlon", "coordinates": False}, 1),
+        ({"regions": ["oedema"], "zoom": False, "spatial_size": [32, 32, 32]}, 2),
+        ({"regions": ["oedema"], "lambda_r": 0.1, "window_percentiles": [1, 99]}, 2),
+    ],
+    ids=str,
+)
+def test_labels_are_written_as_they_were_trained(knobs, number, cases, tmp_path):
+    file = weights(tmp_path, "segmentation", everywhere=True, **knobs)
+    run = infer("inference_segmentation", tmp_path, file, dataset_dir=str(cases))
+    label = np.asarray(nib.load(tmp_path / "output" / "PHANTOM_000_seg.nii.gz").dataobj)
+    assert set(np.unique(label)) <= {0, number}
+    assert (label == number).mean() > 0.1
+    (fit,) = (t for t in run.preprocessing.transforms if type(t).__name__ == "FitToGridd")
+    (window,) = (t for t in run.preprocessing.transforms if type(t).__name__ == "WindowIntensityd")
+    assert fit.zoom is knobs.get("zoom", True)
+    assert [window.lower, window.upper] == knobs.get("window_percentiles", [0.5, 99.5])
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ({"label_map": "brats2020"}, "label_map: brats2023 in the checkpoint, brats2020 here"),
+        ({"zoom": True}, "zoom: False in the checkpoint, True here"),
+        ({"spatial_size": [16, 16, 16]}, "spatial_size: [32, 32, 32] in the checkpoint, [16, 16, 16] here"),
+        ({"preset": "base"}, "belongs to another network"),
+    ],
+    ids=str,
+)
+def test_a_knob_that_contradicts_the_weights_is_refused(typed, said, cases, tmp_path):
+    file = weights(
+        tmp_path, "segmentation", label_map="brats2023", zoom=False, coordinates=True, spatial_size=[32, 32, 32]
+    )
+    with pytest.raises(Exception, match="Failed to evaluate") as error:
+        infer("inference_segmentation", tmp_path, file, dataset_dir=str(cases), **typed)
+    assert said in chain(error.value)
+    assert not list((tmp_path / "output").glob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("known", [["t2"], None])
+def test_contrasts_are_made_as_they_were_trained(known, cases, tmp_path):
+    file = weights(tmp_path, "synthesis", modalities=["t1", "t2"], known=known)
+    infer("inference_synthesis", tmp_path, file, dataset_dir=str(cases))
+    made = "t1" if known == ["t2"] else "t2"
+    assert [f.name for f in (tmp_path / "output").glob("*.nii.gz")] == [f"PHANTOM_000_{made}_synthetic.nii.gz"]
+
+
+def test_made_contrasts_have_one_air_whatever_the_scale_of_the_input(cases, tmp_path):
+    """z-scores put air in the middle of what the network sees; around it the crop's inverse puts 0."""
+    scored = tmp_path / "scored" / "PHANTOM_000"
+    scored.mkdir(parents=True)
+    source = nib.load(cases / "PHANTOM_000" / "PHANTOM_000_t1.nii.gz")
+    x = source.get_fdata()
+    z = np.where(x != 0, (x - x[x != 0].mean()) / x[x != 0].std(), 0)
+    nib.save(nib.Nifti1Image(z.astype(np.float32), source.affine), scored / "PHANTOM_000_t1.nii.gz")
+    infer("inference_synthesis", tmp_path, weights(tmp_path, "synthesis"), dataset_dir=str(scored.parent))
+    written = nib.load(tmp_path / "output" / "PHANTOM_000_t2_synthetic.nii.gz").get_fdata()
+    assert not written[x == 0].any()
+    assert written[x != 0].std() > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "knobs"),
+    [
+        ((), {"lambda_r": 0.1, "zoom": False}),
+        (("segmentation",), {"regions": ["oedema"], "label_map": "brats2023", "zoom": False}),
+        (("segmentation",), {"coordinates": False, "regions": ["necrosis", "oedema"]}),
+        (("synthesis",), {"window_percentiles": [1, 99]}),
+    ],
+    ids=str,
+)
+def test_a_packaged_bundle_says_what_was_trained(task, knobs, tmp_path):
+    folder = package(weights(tmp_path, *task, **knobs), tmp_path / "out")
+    said = {knob: value for knob, value in knobs.items() if knob != "lambda_r"}
+    for name in ("train", "inference", "evaluate"):
+        config = json.loads((folder / "configs" / f"{name}.json").read_text())
+        assert {**config, **said} == config
+    untrained = json.loads((folder / "configs" / "inference.json").read_text())["untrained"]
+    assert {**untrained, **said} == untrained  # also before the weights are there
+
+
+def test_what_a_training_saw_is_in_its_weights_and_judges_them(tmp_path):
+    data = write_phantoms(tmp_path / "data", 6, (32, 32, 24))
+    short = {"seed": 3, "spatial_size": SIZE, "epoch_length": 1, "val_interval": 1}
+    train(tmp_path, dataset_dir=str(data), max_epochs=1, **short)
+    file, written = tmp_path / "models" / "model.pt", tmp_path / "output" / "datalist.json"
+    trained, before = json.loads(written.read_text()), written.read_bytes()
+    split = read_record(file)["data"]["split"]
+    assert {part: len(split[part]["subjects"]) for part in trained if part in split} == {
+        part: len(trained[part]) for part in ("training", "validation", "test")
+    }
+    assert "PHANTOM_" not in json.dumps(split)
+    for name in ("evaluate", "evaluate_generation"):  # README's commands, without the training's seed
+        judge = workflow(
+            ["train", name], "train", tmp_path, dataset_dir=str(data), ckpt_dir=str(file.parent), spatial_size=SIZE,
+            evaluation_split="test", device=TINY["device"], sampler_steps=2,
+        )  # fmt: skip
+        datalist = judge.parser.get_parsed_content("datalist")
+        assert [i["subject"] for i in datalist["test"]] == [i["subject"] for i in trained["test"]]
+    judge = workflow(
+        ["train", "evaluate"], "train", tmp_path, dataset_dir=str(data), ckpt_dir=str(file.parent),
+        spatial_size=SIZE, evaluation_split="all", device=TINY["device"],
+    )  # fmt: skip
+    with pytest.raises(Exception, match="Failed to evaluate") as error:
+        judge.parser.get_parsed_content("datalist")
+    assert "the weights were trained on 4 of the 6 cases" in chain(error.value)
+    assert written.read_bytes() == before
+    write_phantoms(tmp_path / "grown", 7, (32, 32, 24))  # the folder grew
+    with pytest.raises(Exception, match=r"Failed|trained") as error:
+        train(tmp_path, dataset_dir=str(tmp_path / "grown"), max_epochs=2, resume=True, **short)
+    assert "the checkpoint was trained with other cases than there are now" in chain(error.value)
