@@ -20,20 +20,23 @@ _NAMED = 5  # cases in an error
 _logger = logging.getLogger(__name__)
 
 
-def split_of(
-    training: Sequence[Mapping[str, Any]],
-    validation: Sequence[Mapping[str, Any]],
-    datalist_file: str | os.PathLike[str],
-) -> dict[str, list[Case]]:
+def split_of(training: Any, validation: Any, datalist_file: str | os.PathLike[str]) -> dict[str, list[Case]] | None:
     """Subject and patient of every case of a training, for the record of its weights.
 
     Args:
-        training: Items that are trained on. Those that another tool lists without a subject, as MONAI Label does, go by
-            the name of their first file.
-        validation: Items that choose the best weights.
+        training: Dataset that is trained on, whose ``data`` are items; or these items. Those that another tool lists
+            without a subject, as MONAI Label does, go by the name of their first file.
+        validation: Dataset that chooses the best weights, likewise.
         datalist_file: The datalist that the training has written; where it is of these items, its test split is taken.
+    Returns:
+        Cases by ``training``, ``validation`` and ``test``; None where a dataset of somebody's own names no cases.
     """
-    split = {"training": [_case(item) for item in training], "validation": [_case(item) for item in validation]}
+    parts = {"training": training, "validation": validation}
+    try:
+        split = {part: [_case(item) for item in getattr(of, "data", of)] for part, of in parts.items()}
+    except (AttributeError, KeyError, IndexError, TypeError):
+        _logger.warning("the training's dataset names no cases: its weights will not know what they were trained on")
+        return None
     try:
         written = json.loads(Path(datalist_file).read_text(encoding="utf-8"))
         same = [item["subject"] for item in written["training"]] == [subject for subject, _ in split["training"]]

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from monai.data import Dataset
 from torch import nn
 
 from monai_idm.checkpoints import RunRecord
@@ -138,3 +139,13 @@ def test_before_there_are_weights_the_split_is_that_of_a_training(tmp_path):
     expected = prepare_datalist(data, tmp_path / "datalist.json", seed=3)
     assert names(judge(tmp_path, data, seed=3)["test"]) == names(expected["test"])
     assert not (tmp_path / "output").exists()
+
+
+def test_a_dataset_of_somebodys_own_names_no_cases(tmp_path, caplog):
+    items = [{"subject": name} for name in NAMES[:2]]
+    assert split_of(Dataset(items), Dataset([]), tmp_path / "absent.json")["training"] == [
+        (name, name[:-4]) for name in NAMES[:2]
+    ]
+    for own in (object(), [torch.zeros(3)], [{"image": torch.zeros(3)}]):
+        assert split_of(own, Dataset([]), tmp_path / "absent.json") is None
+    assert "its weights will not know what they were trained on" in caplog.text
