@@ -64,6 +64,8 @@ def prepare(
         print(f"labels: {described(read.labels, label_map)}")
         if contradiction := contradicted_by_numbers(read.labels, label_map):
             raise ValueError(contradiction)
+    if all(item["subject"] in problems for item in items):
+        raise ValueError(f"none of the {len(problems)} cases in {dataset_dir} is sound; see above what each one lacks")
     prepare_datalist(
         dataset_dir,
         file,

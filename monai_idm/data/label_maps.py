@@ -96,6 +96,8 @@ def require_label_map(dataset_dir: str | os.PathLike[str], subjects: Iterable[st
             f"label_map={label_map!r} is {numbers}, and {file} says that {', '.join(wrong)}; give the map of this "
             f"folder{_suggested(name for name, known in LABEL_MAPS.items() if named.items() <= known.items())}"
         )
+    if named:
+        return  # what is written down goes before what names suggest
     others = [(subject, maps) for subject in subjects if label_map not in (maps := _maps_of(subject) or (label_map,))]
     if others:
         subject, maps = others[0]

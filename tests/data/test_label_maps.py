@@ -56,6 +56,11 @@ def test_names_of_collections_decide(tmp_path, subject, right, wrong):
         require_label_map(tmp_path, subjects, wrong)
 
 
+def test_dataset_json_goes_before_names(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "NCR": 1, "ED": 2, "ET": 4}}))
+    require_label_map(tmp_path, ["BRATS_001"], "brats2020")  # converted to nnU-Net, with names of the Decathlon's kind
+
+
 def test_other_names_allow_every_map(tmp_path):
     for label_map in LABEL_MAPS:
         require_label_map(tmp_path, ["PHANTOM_001", "sub-001_ses-01", "脑瘤"], label_map)
