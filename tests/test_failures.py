@@ -114,7 +114,7 @@ def test_an_interactive_session_goes_on(ends, capsys, monkeypatch):
 
 # threads that compute while the main one fails, as those of MONAI's cache and buffers do
 BUSY = """
-import atexit, os, sys, threading
+import atexit, os, signal, sys, threading
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from monai_idm import tell_plainly
@@ -127,6 +127,7 @@ def compute():
 def finish_a_file():
     open("thread", "w").write("done")
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a script starts in the background
 tell_plainly()
 for _ in range(3):
     threading.Thread(target=compute, daemon=True).start()
@@ -151,7 +152,8 @@ print("from standard output", end="")
 )
 def test_threads_that_still_compute_change_neither_code_nor_last_line(failure, code, last, tmp_path):
     for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", BUSY + failure], capture_output=True, text=True, cwd=tmp_path)
+        command = [sys.executable, "-c", BUSY + failure]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
         assert done.returncode == code, done.stderr
         assert done.stderr.splitlines()[-1] == last
         assert "at exit" in done.stderr
