@@ -151,7 +151,8 @@ print("from standard output", end="")
     ],
 )
 def test_threads_that_still_compute_change_neither_code_nor_last_line(failure, code, last, tmp_path):
-    for _ in range(3):
+    times = 3 if code == 1 else 1  # without the mend, 17 of 18 were aborted
+    for _ in range(times):
         command = [sys.executable, "-c", BUSY + failure]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
         assert done.returncode == code, done.stderr
@@ -161,7 +162,7 @@ def test_threads_that_still_compute_change_neither_code_nor_last_line(failure, c
         assert (tmp_path / "thread").read_text() == "done"  # an ordinary thread is waited for
         (tmp_path / "thread").unlink()
     scalars = _scalars(tmp_path / "events")
-    assert scalars == [*range(300)] * 3
+    assert scalars == [*range(300)] * times
 
 
 def _scalars(folder):
