@@ -90,7 +90,7 @@ class RunRecord:
             "spacing_mm": spacing_mm,
         }
         if split is not None:
-            self.content["data"]["split"] = hashed_split(split)
+            self.content["split"] = hashed_split(split)
 
     def require_same_cases(self) -> None:
         """After a checkpoint is loaded to go on with: its training must have had the cases of this one.
@@ -125,9 +125,9 @@ class RunRecord:
 
     def _write(self, module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
         content = copy.deepcopy(self.content)
-        theirs, data = TrainingSplit.of(self.loaded), content.get("data", {})
-        if theirs is not None and "split" in data:  # what the weights were trained on before, they have seen, too
-            data["earlier"] = [split for split in theirs.splits if split["salt"] != data["split"]["salt"]]
+        theirs = TrainingSplit.of(self.loaded)
+        if theirs is not None and "split" in content:  # what the weights were trained on before, they have seen, too
+            content["earlier"] = [split for split in theirs.splits if split["salt"] != content["split"]["salt"]]
         local_metadata[_KEY] = content
 
     def _check(self, module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict, *_: Any) -> None:

@@ -47,8 +47,8 @@ class TrainingSplit:
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> TrainingSplit | None:
         """What a record knows of its cases; None if nothing, as the records of version 0.1.0."""
-        data = (record or {}).get("data", {})
-        return cls([data["split"], *data.get("earlier", [])]) if "split" in data else None
+        record = record or {}
+        return cls([record["split"], *record.get("earlier", [])]) if "split" in record else None
 
     def has(self, part: str, subject: str) -> bool:
         """Whether a subject was in a part of the last training's split."""

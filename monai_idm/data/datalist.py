@@ -85,7 +85,10 @@ def prepare_datalist(
     content = find_datalist(dataset_dir, modalities, **options)
     root = _absolute(dataset_dir)
     if idist.get_rank() == 0:
-        write_json(Path(file), content | _with_paths(content, lambda p: Path(os.path.relpath(p, root)).as_posix()))
+        relative = _with_paths(
+            {name: content[name] for name in PARTS}, lambda p: Path(os.path.relpath(p, root)).as_posix()
+        )
+        write_json(Path(file), content | relative)
         parts = ", ".join(f"{len(content[name])} {name}" for name in PARTS)
         _logger.info("%s: %s; %s", file, parts, count_patients([item for part in PARTS for item in content[part]]))
     idist.barrier()  # from here on all processes may read it
@@ -104,6 +107,7 @@ def find_datalist(
     allow_links: bool = False,
     patients_file: str | os.PathLike | None = None,
     label_map: LabelMap | None = None,
+    split_by: Callable[[list[dict[str, Any]]], dict[str, list[dict[str, Any]]]] | None = None,
 ) -> dict[str, Any]:
     """Find the cases of a BraTS folder and split them; nothing is written.
 
@@ -120,6 +124,7 @@ def find_datalist(
         patients_file: A table of the subjects' patients, as in :func:`monai_idm.data.read_patients`; it overrules what
             names and ``datalist_file`` say.
         label_map: What the numbers of the labels mean, a name in ``LABEL_MAPS`` or a map; every case then needs one.
+        split_by: Makes the parts of the cases; None: :func:`split_by_subject`.
     Returns:
         The parts of the split, with absolute paths, and the settings.
     Raises:
@@ -134,15 +139,15 @@ def find_datalist(
     labels = labels or label_map is not None
     if datalist_file is None:
         items = with_patients(brats_datalist(dataset_dir, modalities, labels, problems or ()), patients_file)
-        split = split_by_subject(items, fractions, seed)
+        split = split_by_subject(items, fractions, seed) if split_by is None else split_by(items)
     else:
         split = _read(Path(datalist_file), root, list(modalities), labels, patients_file, label_map)
     _check_inside(split, root, allow_links)
     if label_map is not None:
-        require_label_map(dataset_dir, (item["subject"] for part in PARTS for item in split[part]), label_map)
+        require_label_map(dataset_dir, (item["subject"] for part in split.values() for item in part), label_map)
     if class_labels is not None:
-        for part in PARTS:
-            split[part] = [item | {"class_label": _class(item["subject"], class_labels)} for item in split[part]]
+        for name, part in split.items():
+            split[name] = [item | {"class_label": _class(item["subject"], class_labels)} for item in part]
     settings: dict[str, Any] = {
         "modalities": list(modalities),
         "fractions": list(fractions),
@@ -153,7 +158,7 @@ def find_datalist(
         settings["label_map"] = label_map if isinstance(label_map, str) else dict(label_map)
     if problems:
         settings["problems"] = dict(problems)
-    return settings | {part: split[part] for part in PARTS}
+    return settings | split
 
 
 def _read(
@@ -189,7 +194,7 @@ def _read(
             f"{file} was prepared with label_map={content['label_map']!r}, and label_map={label_map!r} is given; give "
             "the same, or prepare the folder again"
         )
-    return _with_paths(content, lambda p: os.path.normpath(os.path.join(root, p)))
+    return _with_paths({part: content[part] for part in PARTS}, lambda p: os.path.normpath(os.path.join(root, p)))
 
 
 def _require_separate(file: Path, split: dict[str, Any]) -> None:
@@ -207,7 +212,7 @@ def _require_separate(file: Path, split: dict[str, Any]) -> None:
         )
 
 
-def _check_inside(split: dict[str, Any], root: str, allow_links: bool) -> None:
+def _check_inside(split: Mapping[str, list[dict[str, Any]]], root: str, allow_links: bool) -> None:
     """Refuse paths that lead out of the folder, whatever way."""
     real = os.path.realpath(root)
 
@@ -265,12 +270,14 @@ def _parts(patients: list[str], fractions: Sequence[float]) -> tuple[list[str], 
     return patients[:training], patients[training : training + validation], patients[training + validation :]
 
 
-def _with_paths(split: dict[str, Any], change: Callable[[str], str]) -> dict[str, list[dict[str, Any]]]:
+def _with_paths(
+    split: Mapping[str, list[dict[str, Any]]], change: Callable[[str], str]
+) -> dict[str, list[dict[str, Any]]]:
     def changed(item: dict[str, Any]) -> dict[str, Any]:
         paths = {key: item[key] for key in _PATHS if key in item}
         return item | {k: [change(p) for p in v] if isinstance(v, list) else change(v) for k, v in paths.items()}
 
-    return {name: [changed(item) for item in split[name]] for name in PARTS}
+    return {name: [changed(item) for item in part] for name, part in split.items()}
 
 
 def _absolute(folder: str | os.PathLike) -> str:

@@ -6,10 +6,12 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from monai_idm.checkpoints import Case, TrainingSplit, read_record
+from monai_idm.data.brats import problem_cases
 from monai_idm.data.datalist import PARTS, find_datalist
 from monai_idm.data.patients import patient
 
@@ -53,7 +55,7 @@ def evaluation_datalist(
     training_datalist: str | os.PathLike[str],
     datalist_file: str | os.PathLike[str] | None = None,
     **options: Any,
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, Any]:
     """The cases of a folder, by the split of the training that made the weights. Nothing is written.
 
     Args:
@@ -63,9 +65,10 @@ def evaluation_datalist(
         dataset_dir: Folder of the cases.
         training_datalist: The datalist that the training left in its ``output_dir``.
         datalist_file: A datalist of ``python -m idm_bundle prepare``: its cases and parts are taken.
-        options: ``modalities`` and others of :func:`~monai_idm.data.prepare_datalist`.
+        options: ``modalities`` and others of :func:`~monai_idm.data.datalist.find_datalist`.
     Returns:
-        Items by ``training``, ``validation``, ``test`` and ``all``; the part that is judged is not empty.
+        Items by ``training``, ``validation``, ``test`` and ``all``, of which the part that is judged is not empty; and
+        the settings.
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: As :func:`~monai_idm.data.prepare_datalist` does.
         ValueError: If nobody knows what the weights were trained on, the part to be judged is empty, or it holds cases
@@ -85,27 +88,37 @@ def evaluation_datalist(
                 f"0.2, and {training_datalist} is not there; give the datalist.json of their training as "
                 "--datalist_file"
             )
-    found = find_datalist(dataset_dir, datalist_file=datalist_file, **options)
-    every = [item for _, item in sorted({item["subject"]: item for part in PARTS for item in found[part]}.items())]
-    if datalist_file is None and known is not None:
-        found = {part: [item for item in every if known.has(part, item["subject"])] for part in PARTS}
-    parts = {**{part: found[part] for part in PARTS}, _ALL: every}
+    if known is None or datalist_file is not None:
+        parts = _with_all(find_datalist(dataset_dir, datalist_file=datalist_file, **options))
+    else:
+        split = {part: partial(known.has, part) for part in PARTS}
+
+        def split_by(items: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+            return {part: [item for item in items if has(item["subject"])] for part, has in split.items()} | {
+                _ALL: items
+            }
+
+        if evaluation_split != _ALL:  # of others no file needs to be there
+            problems = problem_cases(dataset_dir, options["modalities"], options.get("label_map") is not None)
+            options["problems"] = {s: why for s, why in problems.items() if not any(has(s) for has in split.values())}
+        parts = find_datalist(dataset_dir, split_by=split_by, **options)
     judged = parts[evaluation_split]
     if not judged:
         raise ValueError(
-            f"none of the {len(every)} cases in {dataset_dir} was in the {evaluation_split} split of the weights' "
-            "training; to judge a folder of other patients as a whole, add --evaluation_split all"
+            f"none of the {len(parts[_ALL])} cases in {dataset_dir} was in the {evaluation_split} split of the "
+            "weights' training; to judge a folder of other patients as a whole, add --evaluation_split all"
         )
     own = datalist_file is None and evaluation_split != _ALL  # the training's split is what it is, also of one patient
     if known is not None and not own:
-        _require_unseen(judged, known, len(every))
+        _require_none([item for item in judged if known.trained_on(_case(item))], len(parts[_ALL]))
     elif known is None and evaluation_split == _ALL:
-        _require_none(parts["training"], len(every))
+        _require_none(parts["training"], len(parts[_ALL]))
     return parts
 
 
-def _require_unseen(items: Sequence[Mapping[str, Any]], known: TrainingSplit, of: int) -> None:
-    _require_none([item for item in items if known.trained_on(_case(item))], of)
+def _with_all(parts: dict[str, Any]) -> dict[str, Any]:
+    every = {item["subject"]: item for part in PARTS for item in parts[part]}
+    return parts | {_ALL: [item for _, item in sorted(every.items())]}
 
 
 def _require_none(seen: Sequence[Mapping[str, Any]], of: int) -> None:

@@ -24,6 +24,7 @@ from monai_idm.noise import seeded_noise
 __all__ = ["DrawNoised", "PlaceOnTrainingGridd", "SaveSettingsd", "sample_list"]
 
 _OWN = ("seed", "class_label")  # what each sample has of its own
+_OF_TRAINING = ("split", "earlier")  # what of a record says nothing about a sample
 
 _logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class SaveSettingsd(Transform):
         content = {
             **{key: int(data[key]) for key in _OWN if key in data},
             "settings": self.settings,
-            "checkpoint": self.record.loaded,
+            "checkpoint": {name: of for name, of in (self.record.loaded or {}).items() if name not in _OF_TRAINING},
             "versions": VERSIONS,
         }
         write_json(_settings_file(self.output_dir, self._stem(data["subject"])), content)

@@ -138,7 +138,7 @@ def test_what_a_training_saw_is_in_its_weights_and_judges_them(tmp_path):
     train(tmp_path, dataset_dir=str(data), max_epochs=1, **short)
     file, written = tmp_path / "models" / "model.pt", tmp_path / "output" / "datalist.json"
     trained, before = json.loads(written.read_text()), written.read_bytes()
-    split = read_record(file)["data"]["split"]
+    split = read_record(file)["split"]
     assert {part: len(split[part]["subjects"]) for part in trained if part in split} == {
         part: len(trained[part]) for part in ("training", "validation", "test")
     }

@@ -38,6 +38,7 @@ def trained(tmp_path, data, **options):
 
 
 def judge(tmp_path, data, split="test", **options):
+    options = {"modalities": ("t1", "t2"), **options}
     return evaluation_datalist(tmp_path / "model.pt", split, data, tmp_path / "output" / "datalist.json", **options)
 
 
@@ -149,3 +150,20 @@ def test_a_dataset_of_somebodys_own_names_no_cases(tmp_path, caplog):
     for own in (object(), [torch.zeros(3)], [{"image": torch.zeros(3)}]):
         assert split_of(own, Dataset([]), tmp_path / "absent.json") is None
     assert "its weights will not know what they were trained on" in caplog.text
+
+
+def test_a_case_that_the_training_left_out_needs_no_files(tmp_path):
+    data = folder(tmp_path / "data", NAMES)
+    datalist, _ = trained(tmp_path, data, problems={NAMES[2]: "lacks t2"})
+    (data / NAMES[2] / f"{NAMES[2]}-t2w.nii.gz").unlink()
+    assert names(judge(tmp_path, data)["test"]) == names(datalist["test"])
+    (data / NAMES[3] / f"{NAMES[3]}-t2w.nii.gz").unlink()  # which the training had
+    with pytest.raises(FileNotFoundError, match=rf"1 of 11 cases are incomplete: {NAMES[3]} lacks t2"):
+        judge(tmp_path, data)
+
+
+def test_a_folder_of_two_other_patients_is_not_split(tmp_path, caplog):
+    trained(tmp_path, folder(tmp_path / "data", NAMES))
+    caplog.clear()
+    judge(tmp_path, folder(tmp_path / "others", LATER[1:]), "all")
+    assert "two patients only" not in caplog.text
