@@ -103,6 +103,9 @@ def application(label: Path, bundle: Path, work: Path) -> Path:
     there = app / "model" / bundle.name
     shutil.rmtree(there, ignore_errors=True)
     shutil.copytree(bundle, there)
+    for name in ("inference", "train"):  # the studies are 4D, and nothing in them says what their channels are
+        file = there / "configs" / f"{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"channel_order": list(CONTRASTS)}))
     return app
 
 
