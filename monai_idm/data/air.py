@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys, convert_to_tensor
 from torch import Tensor
+
+from monai_idm.data.tracked import as_tensor, require_record
 
 __all__ = ["AirToZerod", "find_brain", "require_brain"]
 
@@ -103,7 +104,7 @@ class AirToZerod(MapTransform, InvertibleTransform):
         d = dict(data)
         outside = convert_to_tensor(d[self.mask_key], track_meta=False)[0] == 0
         for key in self.key_iterator(d):
-            image = convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor)).float()
+            image = as_tensor(d[key]).float()
             air = [float(channel[outside].median()) if outside.any() else 0.0 for channel in image]
             d[key] = self.push_transform(self._plus(image, [-a for a in air]) * ~outside, extra_info={"air": air})
         return d
@@ -111,12 +112,8 @@ class AirToZerod(MapTransform, InvertibleTransform):
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            if not isinstance(d[key], MetaTensor):
-                raise ValueError(
-                    f"'{key}' is a {type(d[key]).__name__}, which keeps no record of its air; to go back, load it as a "
-                    "MetaTensor, with monai.data.set_track_meta(True)"
-                )
-            d[key] = self._plus(d[key], self.pop_transform(d[key])[TraceKeys.EXTRA_INFO]["air"])
+            image = require_record(key, d[key], "its air")
+            d[key] = self._plus(image, self.pop_transform(image)[TraceKeys.EXTRA_INFO]["air"])
         return d
 
     def _plus(self, image: Tensor, values: list[float]) -> Tensor:

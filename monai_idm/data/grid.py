@@ -18,9 +18,10 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import InvertibleTransform, MapTransform, Resize, SpatialPad
-from monai.utils import convert_to_tensor, ensure_tuple, ensure_tuple_rep
+from monai.utils import ensure_tuple, ensure_tuple_rep
 
 from monai_idm.data.intensity import air_level
+from monai_idm.data.tracked import as_tensor, require_record
 
 __all__ = ["FitToGridd", "grid_spacing_mm"]
 
@@ -63,7 +64,7 @@ class FitToGridd(MapTransform, InvertibleTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key] = convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor))
+            d[key] = as_tensor(d[key])
             nearest = key in self.mask_key
             mode = "nearest-exact" if nearest else "trilinear"
             # made anew: it keeps its size, and threads share this object
@@ -75,12 +76,7 @@ class FitToGridd(MapTransform, InvertibleTransform):
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            if not isinstance(d[key], MetaTensor):
-                raise ValueError(
-                    f"'{key}' is a {type(d[key]).__name__}, which keeps no record of the way to the grid; to go back, "
-                    f"fit it as a MetaTensor, with monai.data.set_track_meta(True)"
-                )
-            resized = self.pad.inverse(d[key])
+            resized = self.pad.inverse(require_record(key, d[key], "the way to the grid"))
             resize = Resize(self.spatial_size)
             record = resize.pop_transform(resized, check=False)  # made by the Resize of __call__, gone since
             d[key] = resize.inverse_transform(resized, record)

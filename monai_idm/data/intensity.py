@@ -21,6 +21,8 @@ from monai.transforms import InvertibleTransform, MapTransform
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import TraceKeys, convert_to_tensor
 
+from monai_idm.data.tracked import as_tensor, require_record
+
 __all__ = ["ScaleToNetworkRanged", "WindowIntensityd", "air_level"]
 
 _CONTRAST = 0.02  # of the window, the least that the brain must take
@@ -66,7 +68,7 @@ class WindowIntensityd(MapTransform, InvertibleTransform):
         d = dict(data)
         brain = convert_to_tensor(d[self.mask_key], track_meta=False)[0] != 0
         for key in self.key_iterator(d):
-            v = convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor)).float()
+            v = as_tensor(d[key]).float()
             lo, hi, clipped = self._window(v, brain)
             if min(lo) < 0 and not isinstance(v, MetaTensor):
                 raise ValueError(
@@ -83,12 +85,7 @@ class WindowIntensityd(MapTransform, InvertibleTransform):
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            x = d[key]
-            if not isinstance(x, MetaTensor):
-                raise ValueError(
-                    f"'{key}' is a {type(x).__name__}, which keeps no record of its window; to go back, load it as a "
-                    "MetaTensor, with monai.data.set_track_meta(True)"
-                )
+            x = require_record(key, d[key], "its window")
             window = self.pop_transform(x)[TraceKeys.EXTRA_INFO]
             if len(x) != len(window["lo"]):
                 raise ValueError(
@@ -156,16 +153,14 @@ class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            y = self.minimum + convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor)) * (
-                self.maximum - self.minimum
-            )
+            y = self.minimum + as_tensor(d[key]) * (self.maximum - self.minimum)
             d[key] = self.push_transform(y)
         return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            y = convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor))
+            y = as_tensor(d[key])
             if isinstance(y, MetaTensor):  # a plain tensor keeps no record, and needs none
                 self.pop_transform(y)
             x = (y - self.minimum) / (self.maximum - self.minimum)

@@ -6,9 +6,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
-from monai.utils import convert_to_dst_type, convert_to_tensor
+from monai.utils import convert_to_dst_type
+
+from monai_idm.data.tracked import as_tensor
 
 __all__ = ["ChooseKnownd"]
 
@@ -59,7 +60,7 @@ class ChooseKnownd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            volume = convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor))
+            volume = as_tensor(d[key])
             if len(volume) != len(self.loaded):
                 raise ValueError(
                     f"'{key}' has the shape {tuple(volume.shape)}; it must have a channel for each of "

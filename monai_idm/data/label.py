@@ -11,11 +11,11 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from monai_idm.data.displacement import displacement
 from monai_idm.data.nifti import read_volume, require_affine, require_finite
+from monai_idm.data.tracked import as_tensor
 
 __all__ = ["LoadLabeld"]
 
@@ -64,7 +64,7 @@ class LoadLabeld(MapTransform):
 
 def _read(given: str | os.PathLike | np.ndarray | Tensor) -> tuple[str, MetaTensor]:
     if isinstance(given, np.ndarray | Tensor):
-        name, voxels = "the label given", convert_to_tensor(given, track_meta=isinstance(given, MetaTensor))
+        name, voxels = "the label given", as_tensor(given)
         label = MetaTensor((voxels[None] if voxels.ndim == 3 else voxels).float())
         require_affine(name, label)
     else:

@@ -16,12 +16,12 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from monai_idm.data.air import find_brain, require_brain
 from monai_idm.data.contrasts import require_contrast, stated_order
 from monai_idm.data.nifti import read_volume, require_affine, require_finite
+from monai_idm.data.tracked import as_tensor
 
 __all__ = ["LoadVolumesd"]
 
@@ -93,7 +93,7 @@ class LoadVolumesd(MapTransform):
     ) -> tuple[MetaTensor, MetaTensor]:
         """The volume and its mask."""
         if isinstance(given, np.ndarray | Tensor):
-            channels, meta = self._of_tensor(convert_to_tensor(given, track_meta=isinstance(given, MetaTensor)))
+            channels, meta = self._of_tensor(as_tensor(given))
         else:
             channels, meta = self._of_files(given, numbers)
         brain = torch.zeros_like(channels[0].voxels, dtype=torch.bool)

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from monai_idm.data.label_maps import LABEL_MAPS, LabelMap, label_numbers
+from monai_idm.data.tracked import as_tensor
 
 __all__ = ["LABEL_MAPS", "REGIONS", "LabelToRegionsd", "RegionsToLabeld"]
 
@@ -59,7 +58,7 @@ class LabelToRegionsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key] = self._regions(convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor)))
+            d[key] = self._regions(as_tensor(d[key]))
         return d
 
     def _regions(self, label: Tensor) -> Tensor:
@@ -110,7 +109,7 @@ class RegionsToLabeld(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            masks = convert_to_tensor(d[key], track_meta=isinstance(d[key], MetaTensor))
+            masks = as_tensor(d[key])
             if len(masks) != len(self.regions):
                 raise ValueError(
                     f"'{key}' has the shape {tuple(masks.shape)}; it must have a channel for each of the regions "
