@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from monai_idm.data import brats_datalist, prepare_datalist, split_by_subject, with_patients
-from tests.data.test_brats import make_cases, make_decathlon
+from tests.data.test_brats import make_cases, make_decathlon, touch
 
 PARTS = ("training", "validation", "test")
 
@@ -141,6 +141,20 @@ def test_a_list_that_tests_what_it_trains_on_is_refused(tmp_path):
         use()
     file.write_text(json.dumps(sound | {"test": sound["validation"]}))
     assert use()["test"]
+
+
+@pytest.mark.parametrize("twin", ["a 1", "A_1"])
+def test_a_list_whose_subjects_would_share_files_is_refused(tmp_path, twin):
+    for case in ("a_1", "b", "c"):
+        touch(*(tmp_path / "data" / case / f"{case}_{volume}.nii" for volume in ("t1", "t2")))
+    file = tmp_path / "datalist.json"
+    content = prepare_datalist(tmp_path / "data", file) and json.loads(file.read_text())
+    for part in PARTS:
+        for item in content[part]:
+            item["subject"] = twin if item["subject"] == "b" else item["subject"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"subjects '(a_1|{twin})' and '(a_1|{twin})' would share the file name"):
+        prepare_datalist(tmp_path / "data", tmp_path / "used.json", datalist_file=file)
 
 
 @pytest.mark.parametrize("linked", ["file", "folder"])

@@ -128,6 +128,11 @@ def test_accents_are_compared_however_they_are_encoded(tmp_path):
     assert with_patients([item], file) == [item | {"patient": "1"}]
 
 
+def test_a_table_may_encode_accents_in_the_other_way(tmp_path):
+    file = table(tmp_path / "patients.csv", unicodedata.normalize("NFD", "Müller,1"))
+    assert with_patients([{"subject": unicodedata.normalize("NFC", "Müller")}], file)[0]["patient"] == "1"
+
+
 def test_prepare_takes_a_table_and_counts(tmp_path, capsys):
     folder = write_phantoms(tmp_path / "data", 4, (16, 16, 16))
     lines = [f"PHANTOM_{i:03d},{p}" for i, p in enumerate("xxyz")]

@@ -71,6 +71,12 @@ def test_two_channels_of_one_name_are_refused(tmp_path, make):
         brats_datalist(tmp_path)
 
 
+def test_a_label_among_the_channels_is_refused(tmp_path):
+    make_decathlon(tmp_path, modality=("T1w", "T2w", "Seg"))  # whose channel 2 would be lost: a label is one whole file
+    with pytest.raises(ValueError, match=r"dataset\.json names a channel seg; labels belong in labelsTr"):
+        brats_datalist(tmp_path)
+
+
 def test_two_orders_that_differ_are_refused(tmp_path):
     make_nnunet(tmp_path, modality={"0": "FLAIR", "1": "T1", "2": "T1ce", "3": "T2"})
     with pytest.raises(ValueError, match=r"gives two orders of the channels.*they must agree"):
