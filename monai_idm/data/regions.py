@@ -68,9 +68,8 @@ class LabelToRegionsd(MapTransform):
         found = torch.unique(label)
         strange = found[~torch.isin(found, self._known.to(found))]
         if len(strange):
-            numbers = ", ".join(f"{n:g}" for n in strange.tolist())
             raise ValueError(
-                f"labels [{numbers}] are not in the map {self.label_map!r}, {label_numbers(self.label_map)}; "
+                f"labels {strange.tolist()} are not in the map {self.label_map!r}, {label_numbers(self.label_map)}; "
                 "choose the map of your data as label_map, or mend the file"
             )
         return torch.cat([torch.isin(label, label.new_tensor(labels)) for labels in self._labels]).to(torch.float32)
