@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sized
 from typing import Any
 
 from ignite.engine import Engine, Events
+
+from monai_idm.failures import BadNumbers
 
 __all__ = ["ValidateLast"]
 
@@ -16,10 +19,13 @@ class ValidateLast:
     A training that is shorter than the interval of MONAI's ``ValidationHandler``, or whose last epochs come after the
     last validation, would otherwise end without weights, or with old ones. Attach it to the trainer after the
     ``ValidationHandler``, with the same validator. A training that fails, or that is stopped within an epoch, is not
-    validated; one that had been finished before and is resumed is, once more.
+    validated; one that had been finished before and is resumed is, once more. Where no validation has given a number
+    for the key metric, so that there are no best weights, the training fails.
 
     Args:
         validator: A MONAI evaluator. Without cases, which a warning reports, nothing is validated.
+    Raises:
+        BadNumbers: At the end of a training, if its key metric was never a finite number.
     """
 
     def __init__(self, validator: Any) -> None:
@@ -47,10 +53,19 @@ class ValidateLast:
             self._validate(engine)
 
     def _validate(self, engine: Engine) -> None:
-        if self._validated == engine.state.iteration:
-            return
-        cases = self.validator.data_loader
-        if isinstance(cases, Sized) and not len(cases):
-            engine.logger.warning("there is no case to validate with: model.pt is not written")
-            return
-        self.validator.run(engine.state.epoch)
+        if self._validated != engine.state.iteration:
+            cases = self.validator.data_loader
+            if isinstance(cases, Sized) and not len(cases):
+                engine.logger.warning("there is no case to validate with: model.pt is not written")
+                return
+            self.validator.run(engine.state.epoch)
+        self._require_best()
+
+    def _require_best(self) -> None:
+        state = self.validator.state
+        metric = state.metrics.get(state.key_metric_name, 0.0)
+        if state.best_metric_epoch == -1 and not math.isfinite(float(metric)):
+            raise BadNumbers(
+                f"no validation of this training gave a number for {state.key_metric_name} (the last gave {metric}), so "
+                "that no weights were kept as the best; look at validation's table for the cases that give none"
+            )

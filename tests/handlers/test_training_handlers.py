@@ -12,6 +12,7 @@ from monai.handlers import ValidationHandler
 from torch import nn
 
 from monai_idm.checkpoints import PHANTOM, RunRecord
+from monai_idm.failures import BadNumbers
 from monai_idm.handlers import (
     BestWeights,
     HostEMA,
@@ -262,6 +263,13 @@ def test_a_metric_that_is_no_number_is_never_the_best(tmp_path):
     engine.run()
     assert (judge.state.best_metric, judge.state.best_metric_epoch) == (1.0, 2)
     assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["weight"], network.weight)
+
+
+def test_a_training_whose_validations_give_no_number_fails(tmp_path):
+    with pytest.raises(BadNumbers, match=r"no validation of this training gave a number for \w+ \(the last gave nan\)"):
+        validated(tmp_path / "a", [float("nan"), float("nan")], 2)[0].run()
+    validated(tmp_path / "b", [1.0, float("nan")], 2)[0].run()  # there are weights of before
+    assert (tmp_path / "b" / "model.pt").exists()
 
 
 def best_weights(folder):
