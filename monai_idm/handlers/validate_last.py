@@ -63,9 +63,9 @@ class ValidateLast:
 
     def _require_best(self) -> None:
         state = self.validator.state
-        metric = state.metrics.get(state.key_metric_name, 0.0)
-        if state.best_metric_epoch == -1 and not math.isfinite(float(metric)):
+        if state.key_metric_name is not None and not math.isfinite(float(state.best_metric)):
             raise BadNumbers(
-                f"no validation of this training gave a number for {state.key_metric_name} (the last gave {metric}), so "
-                "that no weights were kept as the best; look at validation's table for the cases that give none"
+                f"no validation of this training gave a number for {state.key_metric_name} (the best is "
+                f"{state.best_metric}), so that no weights were kept; look at validation's table for the cases that give "
+                "none"
             )

@@ -257,7 +257,7 @@ def test_the_best_weights_stay_the_best_over_an_interruption(tmp_path):
 
 
 def test_a_metric_that_is_no_number_is_never_the_best(tmp_path):
-    validated(tmp_path, [float("nan"), float("inf")], 2)[0].run()
+    validated(tmp_path, [float("nan"), float("inf")], 2, last=False)[0].run()
     assert not (tmp_path / "model.pt").exists()
     engine, network, judge = validated(tmp_path, [float("nan"), 1.0], 2)
     engine.run()
@@ -266,7 +266,7 @@ def test_a_metric_that_is_no_number_is_never_the_best(tmp_path):
 
 
 def test_a_training_whose_validations_give_no_number_fails(tmp_path):
-    with pytest.raises(BadNumbers, match=r"no validation of this training gave a number for \w+ \(the last gave nan\)"):
+    with pytest.raises(BadNumbers, match=r"no validation of this training gave a number for \w+ \(the best is nan\)"):
         validated(tmp_path / "a", [float("nan"), float("nan")], 2)[0].run()
     validated(tmp_path / "b", [1.0, float("nan")], 2)[0].run()  # there are weights of before
     assert (tmp_path / "b" / "model.pt").exists()
