@@ -66,6 +66,6 @@ class ValidateLast:
         if state.key_metric_name is not None and not math.isfinite(float(state.best_metric)):
             raise BadNumbers(
                 f"no validation of this training gave a number for {state.key_metric_name} (the best is "
-                f"{state.best_metric}), so that no weights were kept; look at validation's table for the cases that give "
-                "none"
+                f"{state.best_metric}), so that no weights were kept; look at validation's table for the cases that "
+                "give none"
             )

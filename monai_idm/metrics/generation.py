@@ -70,7 +70,8 @@ class GenerationMetrics(CaseRows):
     Args:
         modalities: Names of the channels in order.
         real: Preprocessed items of another split than the training's, ``image`` ``(C, *spatial)``.
-        training: Preprocessed items of the training, likewise.
+        training: Preprocessed items of the training, likewise; None, as for a folder of other patients: nothing is
+            said of the nearest training case, nor of training cases in the place of samples.
         network_range: Of the items' intensities, which become 0 to 1.
         limit: How many real and training cases to look at, from the first on.
         pairs_of: Of how many volumes all pairs are compared for diversity, from the first on.
@@ -83,7 +84,7 @@ class GenerationMetrics(CaseRows):
         self,
         modalities: Sequence[str],
         real: Iterable[Mapping[Hashable, Any]],
-        training: Iterable[Mapping[Hashable, Any]],
+        training: Iterable[Mapping[Hashable, Any]] | None,
         network_range: Sequence[float] = (-1.0, 1.0),
         limit: int = 256,
         pairs_of: int = 10,
@@ -115,7 +116,9 @@ class GenerationMetrics(CaseRows):
 
     def rows(self) -> list[dict[str, Any]]:
         """The nearest training case of each sample, and of each real case of the other split."""
-        rows = []
+        rows: list[dict[str, Any]] = []
+        if self._sets["training"] is None:
+            return [{"case": n, "subject": c["subject"], "method": "generated"} for n, c in enumerate(self._samples())]
         for method, cases in (("generated", self._samples()), ("real", self._of("real"))):
             for number, case in enumerate(cases if self._cases else []):
                 nearest, distance = min(
@@ -139,10 +142,13 @@ class GenerationMetrics(CaseRows):
             return {"cases": 0}
         rows = self.rows()
         methods = {}
-        for method, cases in (("generated", self._samples()), ("real", self._of("training"))):
-            figures = self._compared(cases, self._of("real"))
-            distances = [row["nearest_rmse"] for row in rows if row["method"] == method]
-            methods[method] = {**figures, "nearest_rmse": sum(distances) / len(distances)}
+        compared = {"generated": self._samples(), "real": self._of("training")}
+        for method, cases in compared.items():
+            if not cases:
+                continue
+            distances = [row["nearest_rmse"] for row in rows if row["method"] == method and "nearest_rmse" in row]
+            nearest = sum(distances) / len(distances) if distances else None
+            methods[method] = {**self._compared(cases, self._of("real")), "nearest_rmse": nearest}
         return {
             "cases": len(self._cases),
             "real": len(self._of("real")),
@@ -179,12 +185,15 @@ class GenerationMetrics(CaseRows):
         return [case for (case,) in self._cases]
 
     def _of(self, name: str) -> list[dict[str, Any]]:
-        """Real cases, described when they are first asked for."""
+        """Real cases, described when they are first asked for; none of a set that is not given."""
+        cases = self._sets[name]
+        if cases is None:
+            return []
         if name not in self._known:
             low, high = self.network_range
             self._known[name] = [
                 self._described(str(item["subject"]), (item["image"] - low) / (high - low), number)
-                for number, item in enumerate(islice(iter(self._sets[name]), self.limit))
+                for number, item in enumerate(islice(iter(cases), self.limit))
             ]
             if not self._known[name]:
                 raise ValueError(f"no {name} case to compare samples with; give a dataset that holds some")

@@ -13,6 +13,7 @@ import torch
 from idm_bundle.packaging import package
 from idm_bundle.studies.configs import configured
 from monai_idm.checkpoints import PHANTOM, read_record
+from monai_idm.checkpoints.split import hashed_split
 from monai_idm.data import write_phantoms
 from tests.bundle.workspace import TINY, chain, train, workflow
 
@@ -162,3 +163,25 @@ def test_what_a_training_saw_is_in_its_weights_and_judges_them(tmp_path):
     with pytest.raises(Exception, match=r"Failed|trained") as error:
         train(tmp_path, dataset_dir=str(tmp_path / "grown"), max_epochs=2, resume=True, **short)
     assert "the checkpoint was trained with other cases than there are now" in chain(error.value)
+
+
+@pytest.mark.parametrize("task", [[], ["synthesis"], ["segmentation"]], ids=str)
+def test_a_folder_of_other_patients_is_judged_as_a_whole(task, tmp_path):
+    """By README's commands with --evaluation_split all: none of the training's cases is there to compare with."""
+    file = weights(tmp_path, *task, sampler_steps=2)
+    split = {"training": [("ann", "ann")], "validation": [("bob", "bob")], "test": [("cat", "cat")]}
+    content = torch.load(file, weights_only=True)
+    record = content._metadata[""]["record"]
+    record["split"] = hashed_split(split)
+    torch.save(content, file)
+    others = write_phantoms(tmp_path / "others", 2, (32, 32, 24))
+    for verb in {"": ["evaluate", "evaluate_generation"]}.get("".join(task), [f"evaluate_{''.join(task)}"]):
+        run = workflow(
+            ["train", *task, verb], "train", tmp_path / verb, dataset_dir=str(others), ckpt_file=str(file),
+            spatial_size=SIZE, evaluation_split="all", device=TINY["device"], sampler_steps=2,
+            **{"num_samples": 2} if verb == "evaluate_generation" else {},
+        )  # fmt: skip
+        run.initialize()
+        run.run()
+        (table,) = (tmp_path / verb / "output").glob("*/*.json")
+        assert json.loads(table.read_text())["summary"]["cases"] == 2

@@ -102,3 +102,13 @@ def test_what_cannot_be_compared_is_refused():
         judged([]).update("sample", torch.zeros(2, 4, 4, 4))
     with pytest.raises(ValueError, match="no training case to compare"):
         judged(VOLUMES[:2], training=[]).rows()
+
+
+def test_without_cases_of_the_training_samples_are_compared_all_the_same(good):
+    metrics = GenerationMetrics(["t1"], items(VOLUMES[8:16]), None)
+    for number, sample in enumerate(VOLUMES[16:]):
+        metrics.update(f"sample_{number}", sample)
+    expected = {name: value for name, value in good.items() if "nearest" not in name and not name.startswith("real_")}
+    assert metrics.scalars() == pytest.approx(expected)
+    assert [row["subject"] for row in metrics.rows()] == [f"sample_{i}" for i in range(8)]
+    assert "generated" in metrics.table()
