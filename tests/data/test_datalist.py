@@ -186,3 +186,23 @@ def test_the_counts_are_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "monai_idm.data.datalist"):
         prepare_datalist(tmp_path, tmp_path / "datalist.json")
     assert "datalist.json: 8 training, 1 validation, 1 test" in caplog.text
+
+
+def test_labels_mean_what_they_meant_when_the_datalist_was_prepared(tmp_path):
+    for case in ("a", "b", "c"):
+        touch(*(tmp_path / "data" / case / f"{case}_{volume}.nii" for volume in ("t1", "t2", "seg")))
+    file = tmp_path / "datalist.json"
+    assert prepare_datalist(tmp_path / "data", file, label_map="brats2023")["label_map"] == "brats2023"
+    use = partial(prepare_datalist, tmp_path / "data", tmp_path / "used.json", datalist_file=file)
+    assert "label" in use(label_map="brats2023")["training"][0]
+    assert use()["training"]  # of a training that needs no labels
+    with pytest.raises(ValueError, match="was prepared with label_map='brats2023', and label_map='brats2020' is given"):
+        use(label_map="brats2020")
+
+
+def test_a_map_that_names_contradict_is_refused_before_a_file_is_read(tmp_path):
+    for case in ("BraTS-PED-00001-000", "BraTS-PED-00002-000"):
+        touch(*(tmp_path / "data" / case / f"{case}-{volume}.nii" for volume in ("t1n", "t2w", "seg")))
+    with pytest.raises(ValueError, match="label_map='brats2020' is .* 2 cases have names of another collection"):
+        prepare_datalist(tmp_path / "data", tmp_path / "datalist.json", label_map="brats2020")
+    assert not (tmp_path / "datalist.json").exists()
