@@ -144,7 +144,8 @@ def find_datalist(
         split = _read(Path(datalist_file), root, list(modalities), labels, patients_file, label_map)
     _check_inside(split, root, allow_links)
     if label_map is not None:
-        require_label_map(dataset_dir, (item["subject"] for part in split.values() for item in part), label_map)
+        subjects = {item["subject"]: None for part in split.values() for item in part}  # each once, in order
+        require_label_map(dataset_dir, subjects, label_map)
     if class_labels is not None:
         for name, part in split.items():
             split[name] = [item | {"class_label": _class(item["subject"], class_labels)} for item in part]

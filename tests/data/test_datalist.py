@@ -203,6 +203,6 @@ def test_labels_mean_what_they_meant_when_the_datalist_was_prepared(tmp_path):
 def test_a_map_that_names_contradict_is_refused_before_a_file_is_read(tmp_path):
     for case in ("BraTS-PED-00001-000", "BraTS-PED-00002-000"):
         touch(*(tmp_path / "data" / case / f"{case}-{volume}.nii" for volume in ("t1n", "t2w", "seg")))
-    with pytest.raises(ValueError, match="label_map='brats2020' is .* 2 cases have names of another collection"):
+    with pytest.raises(ValueError, match=r"label_map='brats2020' is .* 2 cases have names of another collection"):
         prepare_datalist(tmp_path / "data", tmp_path / "datalist.json", label_map="brats2020")
     assert not (tmp_path / "datalist.json").exists()
