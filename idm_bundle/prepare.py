@@ -84,7 +84,9 @@ class _Reader:
 
     def __init__(self, modalities: Sequence[str], label_map: LabelMap | None, air: float | None) -> None:
         self.load = LoadVolumesd("image", modalities=modalities, air=air)
-        self.to_regions = None if label_map is None else LabelToRegionsd("label", _regions(label_map), label_map)
+        self.to_regions: LabelToRegionsd | None = None
+        if label_map is not None:  # any one region of the map: all that is asked is whether it knows the numbers
+            self.to_regions = LabelToRegionsd("label", [next(iter(label_numbers(label_map)))], label_map)
         self.labels: dict[str, list[float]] = {}
 
     def __call__(self, item: dict[Any, Any]) -> str:
@@ -97,8 +99,3 @@ class _Reader:
         except Exception as error:  # damaged files raise whatever their readers do
             return str(error)
         return ""
-
-
-def _regions(label_map: LabelMap) -> list[str]:
-    """Some region of the map: here only whether all numbers are known."""
-    return [next(part for part in label_numbers(label_map))]

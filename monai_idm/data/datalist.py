@@ -41,7 +41,7 @@ def split_by_subject(
     Args:
         items: Dicts with the key ``"subject"``, and ``"patient"`` where that is known.
         fractions: Of the patients, for training, validation and test; each above 0, 1 in sum.
-        seed: Of the shuffle. The split depends on it and on the patients' names only.
+        seed: Seed of the shuffle. The split depends on it and on the patients' names only.
     Returns:
         ``{"training": [...], "validation": [...], "test": [...]}``, each in the order of ``items``.
     Raises:

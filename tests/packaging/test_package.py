@@ -24,6 +24,7 @@ from idm_bundle.studies.configs import configured
 from monai_idm import __version__
 from monai_idm.checkpoints import PHANTOM, fingerprint, read_record
 from monai_idm.data import generate_phantom
+from monai_idm.data.regions import REGIONS
 from tests.bundle.workspace import chain
 
 TASKS: dict[str, list[str]] = {"generation": [], "segmentation": ["segmentation"], "synthesis": ["synthesis"]}
@@ -262,3 +263,12 @@ def test_monai_deploy_finds_what_its_operator_looks_for(tmp_path):
     own = config.get_parsed_content("network_def")
     own.load_state_dict(torch.load(weights_file, weights_only=True))
     assert (inferer(case[given][None], own) != pred).float().mean() < 0.01
+
+
+def test_every_region_that_can_be_trained_has_a_name_in_a_bundle():
+    for region in REGIONS:
+        inputs, outputs = task_of({"regions": [region]}).channels(
+            {"regions": [region], "modalities": ["t1"], "prediction_type": "sample"}
+        )
+        assert len(outputs) == 1
+        assert len(inputs) == 5  # the mask, a contrast, three coordinates

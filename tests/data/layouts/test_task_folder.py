@@ -1,4 +1,4 @@
-"""nnU-Net's folders look like the Decathlon's, and are told apart by their files."""
+"""nnU-Net's folders look like the Decathlon's, and differ from them in their files."""
 
 from __future__ import annotations
 
