@@ -9,7 +9,6 @@ try:
         checkpoints,
         data,
         distributed,
-        engines,
         handlers,
         inferers,
         losses,
@@ -20,6 +19,7 @@ try:
         reversible,
         schedulers,
         sharding,
+        tasks,
     )
 except ModuleNotFoundError as error:  # where a bundle is run that brings this code, as by a server
     package = str(error.name).partition(".")[0]
@@ -39,7 +39,6 @@ __all__ = [
     "checkpoints",
     "data",
     "distributed",
-    "engines",
     "find_bundle_root",
     "handlers",
     "inferers",
@@ -54,5 +53,6 @@ __all__ = [
     "reversible",
     "schedulers",
     "sharding",
+    "tasks",
     "tell_plainly",
 ]

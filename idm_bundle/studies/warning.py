@@ -16,7 +16,7 @@ import torch
 
 from idm_bundle.studies.configs import configured
 from idm_bundle.studies.runs import demo, evaluate, train
-from monai_idm.engines import GenerateVolumes
+from monai_idm.tasks import GenerateVolumes
 
 __all__ = ["STUDIES"]
 

@@ -9,7 +9,6 @@ from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.evaluation import evaluation_datalist, split_of
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
 from monai_idm.data.intensity import ScaleToNetworkRanged, WindowIntensityd
-from monai_idm.data.known import ChooseKnownd
 from monai_idm.data.label import LoadLabeld
 from monai_idm.data.loading import LoadVolumesd
 from monai_idm.data.patches import AddCoordinatesd, RandCentrePatchd
@@ -25,7 +24,6 @@ __all__ = [
     "AddCoordinatesd",
     "AirToZerod",
     "CheckedPersistentDataset",
-    "ChooseKnownd",
     "Draw",
     "DrawNoised",
     "FitToGridd",

@@ -1,13 +1,5 @@
-"""Inferers: training pass, sampling, reconstruction, segmentation, synthesis."""
+"""Inferers for any MONAI diffusion network: training pass, sampling, reconstruction."""
 
 from monai_idm.inferers.diffusion import InvertibleDiffusionInferer, SamplingInferer
-from monai_idm.inferers.segmentation import DiffusionSegmentationInferer
-from monai_idm.inferers.synthesis import DiffusionSynthesisInferer, SynthesisTrainingInferer
 
-__all__ = [
-    "DiffusionSegmentationInferer",
-    "DiffusionSynthesisInferer",
-    "InvertibleDiffusionInferer",
-    "SamplingInferer",
-    "SynthesisTrainingInferer",
-]
+__all__ = ["InvertibleDiffusionInferer", "SamplingInferer"]

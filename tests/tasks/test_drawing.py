@@ -6,11 +6,10 @@ import torch
 from monai.engines import SupervisedEvaluator
 from torch import nn
 
-from monai_idm.engines import DrawingIteration
 from monai_idm.handlers import EvaluationReport
-from monai_idm.inferers import DiffusionSegmentationInferer
 from monai_idm.metrics import SegmentationMetrics
 from monai_idm.schedulers import StridedDDIMScheduler
+from monai_idm.tasks import DiffusionSegmentationInferer, DrawingIteration
 
 SIZE = (6, 8, 6)
 

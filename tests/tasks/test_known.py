@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_idm.data import ChooseKnownd
+from monai_idm.tasks import ChooseKnownd
 
 NAMES = ("t1", "t1ce", "t2")
 VOLUME = torch.arange(1, 4).view(3, 1, 1, 1) * torch.ones(3, 2, 2, 2)

@@ -1,20 +1,73 @@
-"""A few generated volumes per validation, to look at and to watch."""
+r"""Generation: images are drawn from noise alone, all contrasts of a brain together.
+
+.. math:: \mathrm{pack}(x_t) = x_t, \qquad w = 1
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.engines.utils import PrepareBatch
 from monai.networks.schedulers.scheduler import Scheduler
+from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from monai_idm.noise import seeded_noise
 from monai_idm.schedulers import check_sampler
+from monai_idm.tasks.task import CONTRASTS, Task
 
-__all__ = ["GenerateVolumes"]
+__all__ = ["GenerateVolumes", "Generation", "SamplingPrepareBatch"]
+
+
+class Generation(Task):
+    """All contrasts of a brain, from noise alone. Of a batch, ``image`` holds them.
+
+    Args:
+        modalities: Names of the contrasts.
+        classes: Names of the classes that the network tells apart; None: it knows none.
+    """
+
+    name = "generation"
+    title = "BraTS MRI invertible diffusion"
+    description = "Draws 3D brain MRI from noise, by a reversible diffusion model"
+
+    def __init__(self, modalities: Sequence[str], classes: Sequence[str] | None = None) -> None:
+        self.modalities = list(modalities)
+        self.classes = None if classes is None else list(classes)
+
+    @property
+    def inputs(self) -> list[str]:
+        return [f"noisy {name}" for name in self.drawn]
+
+    @property
+    def drawn(self) -> list[str]:
+        return [CONTRASTS.get(name, name) for name in self.modalities]
+
+    @property
+    def num_classes(self) -> int | None:
+        return len(self.classes) if self.classes else None
+
+    def image(self, batch: Mapping[str, Any]) -> Tensor:
+        return batch[CommonKeys.IMAGE]
+
+
+class SamplingPrepareBatch(PrepareBatch):
+    """``prepare_batch`` of MONAI's SupervisedEvaluator, whose inferer is a SamplingInferer.
+
+    Of the batch, ``image`` is the noise ``(B, C, *spatial)``; ``seed`` and, where there is one, ``class_label`` go to
+    the inferer as ``seeds`` and ``class_labels``.
+    """
+
+    def __call__(self, batchdata: Any, device: Any = None, non_blocking: bool = False, **kwargs: Any) -> Any:
+        noise = batchdata[CommonKeys.IMAGE].to(device, non_blocking=non_blocking, **kwargs)
+        named = {"seeds": batchdata["seed"].tolist()}
+        if "class_label" in batchdata:
+            named["class_labels"] = batchdata["class_label"].to(device, non_blocking=non_blocking)
+        return noise, None, (), named
 
 
 class GenerateVolumes:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from monai.networks.schedulers import DDPMScheduler
 
-from monai_idm.engines import DenoisingPrepareBatch
 from monai_idm.schedulers import predicted_noise, predicted_sample
+from monai_idm.tasks import DenoisingPrepareBatch
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])

@@ -6,11 +6,9 @@ import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from monai_idm.data import ChooseKnownd
-from monai_idm.engines import SynthesisPrepareBatch
-from monai_idm.inferers import DiffusionSynthesisInferer, SynthesisTrainingInferer
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.schedulers import StridedDDIMScheduler, StridedDDPMScheduler
+from monai_idm.tasks import ChooseKnownd, DiffusionSynthesisInferer, SynthesisPrepareBatch, SynthesisTrainingInferer
 from tests.reversible.chains import disturb
 
 SIZE = (8, 12, 8)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from monai_idm.inferers import DiffusionSegmentationInferer
 from monai_idm.networks import PatchDiffusionUNet
 from monai_idm.schedulers import StridedDDIMScheduler
+from monai_idm.tasks import DiffusionSegmentationInferer
 
 SIZE = (8, 12, 8)
 

@@ -10,11 +10,11 @@ from monai.engines import SupervisedEvaluator
 from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 
-from monai_idm.engines import GenerateVolumes, ReconstructionIteration
 from monai_idm.handlers import ReconstructionErrorHandler
 from monai_idm.inferers import InvertibleDiffusionInferer
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.schedulers import StridedDDIMScheduler, StridedDDPMScheduler
+from monai_idm.tasks import GenerateVolumes, ReconstructionIteration
 from tests.reversible.chains import disturb
 
 SCHEDULER = DDPMScheduler(100, "cosine")

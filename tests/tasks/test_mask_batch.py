@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from monai.networks.schedulers import DDPMScheduler
 
-from monai_idm.engines import MaskPrepareBatch
 from monai_idm.inferers import InvertibleDiffusionInferer
+from monai_idm.tasks import MaskPrepareBatch
 
 
 def test_the_network_gets_the_noised_mask_beside_the_condition():

@@ -1,0 +1,177 @@
+r"""Synthesis of missing contrasts: those that are there stand in the place of their noisy versions.
+
+.. math:: \mathrm{pack}(x_t, [i, m]) = m \odot i + (1 - m) \odot x_t, \qquad w = 1 - m
+
+The network has a channel for each of the M contrasts; :math:`m = 1` says that one is known. Which are known is said to
+the network by a class, of which there are :math:`2^M`: so it has the channels of a network that generates all of them,
+and any may be missing.
+
+Source: generation under known parts, as Saharia et al. 2022, arXiv:2111.05826, fill in parts of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from monai.config import KeysCollection
+from monai.networks.schedulers.scheduler import Scheduler
+from monai.transforms import MapTransform, Randomizable
+from monai.utils import convert_to_dst_type
+from torch import Tensor
+
+from monai_idm.data.tracked import as_tensor
+from monai_idm.tasks.drawing import DrawingInferer
+from monai_idm.tasks.task import CONTRASTS, Task
+
+__all__ = ["ChooseKnownd", "DiffusionSynthesisInferer", "Synthesis"]
+
+
+class Synthesis(Task):
+    """The contrasts that were not scanned, under the condition of those that were.
+
+    Of a batch, ``target`` holds all contrasts, and ``image`` the known ones and which they are, as
+    :class:`ChooseKnownd` leaves them.
+
+    Args:
+        modalities: Names of the contrasts.
+        known: Names of those that are known; None: any, at least one and never all.
+    """
+
+    name = "synthesis"
+    title = "BraTS MRI synthesis of missing contrasts by invertible diffusion"
+    description = (
+        "Makes the MRI contrasts of a brain that were not scanned from those that were, by a reversible diffusion model"
+    )
+    defaults: ClassVar[Mapping[str, Any]] = {"known": ["t1"]}
+
+    def __init__(self, modalities: Sequence[str], known: Sequence[str] | None = None) -> None:
+        self.modalities = list(modalities)
+        self.known = None if known is None else list(known)
+
+    @property
+    def inputs(self) -> list[str]:
+        return [f"{name}, noisy where not known" for name in self.drawn]
+
+    @property
+    def drawn(self) -> list[str]:
+        return [CONTRASTS.get(name, name) for name in self.modalities]
+
+    @property
+    def num_classes(self) -> int:
+        return 2 ** len(self.modalities)
+
+    def made(self, known: Sequence[str]) -> list[str]:
+        """The contrasts that are made where some are known."""
+        return [name for name in self.modalities if name not in known]
+
+    def image(self, batch: Mapping[str, Any]) -> Tensor:
+        return batch["target"]
+
+    def condition(self, batch: Mapping[str, Any]) -> Tensor:
+        return batch["image"]
+
+    def pack(self, x_t: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
+        images, known = self._parts(condition)
+        bits = known.flatten(2).amax(2) > 0.5  # amax: a window's margin is 0
+        which = (bits * 2 ** torch.arange(bits.shape[1], device=bits.device)).sum(1)
+        return {"x": torch.where(known > 0.5, images, x_t), "class_labels": which}
+
+    def weight(self, condition: Tensor | None) -> Tensor:
+        return 1 - self._parts(condition)[1]
+
+    def finished(self, draws: Tensor, condition: Tensor) -> Tensor:
+        """All contrasts, the known ones as they came."""
+        images, known = self._parts(condition)
+        return torch.where(known[:, None] > 0.5, images[:, None], draws)
+
+    def _parts(self, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        expected = 2 * len(self.modalities)
+        if condition is None or condition.shape[1] != expected:
+            raise ValueError(
+                f"a condition of shape {None if condition is None else tuple(condition.shape)} for "
+                f"{len(self.modalities)} contrasts; it must have {expected} channels, the contrasts and which are "
+                "known: use ChooseKnownd"
+            )
+        images, known = condition.chunk(2, 1)
+        return images, known
+
+
+class DiffusionSynthesisInferer(DrawingInferer):
+    """``(contrasts and which are known, network) -> contrasts``: a :class:`DrawingInferer` for M contrasts.
+
+    The mean of several draws has less error, and less texture, than one.
+
+    Args:
+        scheduler: Scheduler to sample with; its steps are taken as they are set.
+        num_contrasts: Number of contrasts M, channels of the network.
+        kwargs: ``num_draws``, ``window`` and ``seed`` of DrawingInferer.
+    Raises:
+        ValueError: As DrawingInferer; when called, if the input has not 2 M channels.
+    """
+
+    def __init__(self, scheduler: Scheduler, num_contrasts: int, **kwargs: Any) -> None:
+        if num_contrasts < 1:
+            raise ValueError(f"num_contrasts={num_contrasts}; choose 1 or more")
+        super().__init__(scheduler, Synthesis([f"contrast {i}" for i in range(num_contrasts)]), **kwargs)
+
+
+class ChooseKnownd(Randomizable, MapTransform):
+    """Keep some contrasts of a volume, hide the others, and say which are which.
+
+    The volume becomes ``(2 M, *spatial)``: the contrasts, 0 where hidden, and M channels of 1 where known. As it was,
+    it is kept as ``target``, where it has all channels.
+
+    Args:
+        keys: Keys of the volumes, ``(M, *spatial)``.
+        modalities: Names of the channels.
+        known: Names of those that are kept; None: other ones every time, at least one and never all.
+        loaded: Names of the channels that the volumes have, where they lack some that are not known.
+    Raises:
+        ValueError: If names do not fit; when called, if the channels are not the ones named.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        modalities: Sequence[str],
+        known: Sequence[str] | None = None,
+        loaded: Sequence[str] | None = None,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        self.modalities = tuple(modalities)
+        self.known = None if known is None else tuple(known)
+        self.loaded = self.modalities if loaded is None else tuple(loaded)
+        chosen = self.modalities[:1] if self.known is None else self.known
+        if not chosen or not {*chosen} < {*self.modalities} or not {*chosen} <= {*self.loaded} <= {*self.modalities}:
+            raise ValueError(
+                f"known contrasts {self.known} of {self.modalities}, {self.loaded} of them loaded; what is known must "
+                "be loaded, and something must be left to synthesise: name at least one contrast, and not all"
+            )
+        self._number = 1
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw which contrasts are known: the bits of a number that are neither all 0 nor all 1."""
+        self._number = int(self.R.randint(1, 2 ** len(self.modalities) - 1))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            volume = as_tensor(d[key])
+            if len(volume) != len(self.loaded):
+                raise ValueError(
+                    f"'{key}' has the shape {tuple(volume.shape)}; it must have a channel for each of "
+                    f"{', '.join(self.loaded)}"
+                )
+            if self.known is None:
+                self.randomize()
+            images = volume.new_zeros((2 * len(self.modalities), *volume.shape[1:]))
+            for number, name in enumerate(self.modalities):
+                if name in self.known if self.known is not None else self._number >> number & 1:
+                    images[number] = volume[self.loaded.index(name)]
+                    images[len(self.modalities) + number] = 1
+            if self.loaded == self.modalities:
+                d["target"] = volume
+            d[key] = convert_to_dst_type(images, volume)[0]
+        return d
