@@ -29,12 +29,13 @@ except ModuleNotFoundError as error:  # where a bundle is run that brings this c
         name=error.name,
     ) from error
 from monai_idm.bundle_root import find_bundle_root
-from monai_idm.config_paths import require_plain_paths
 from monai_idm.failures import tell_plainly
+from monai_idm.knobs import read_knobs
+from monai_idm.trained import TrainedModel
 from monai_idm.version import __version__, require_version
-from monai_idm.words import read_words
 
 __all__ = [
+    "TrainedModel",
     "__version__",
     "checkpoints",
     "data",
@@ -47,8 +48,7 @@ __all__ = [
     "metrics",
     "networks",
     "optimizers",
-    "read_words",
-    "require_plain_paths",
+    "read_knobs",
     "require_version",
     "reversible",
     "schedulers",

@@ -1,7 +1,16 @@
 """Files of weights and of trainings, and what they say about themselves."""
 
 from monai_idm.checkpoints.files import DamagedFile, read_checkpoint, require_sound, write_checkpoint
-from monai_idm.checkpoints.record import PHANTOM, RunRecord, fingerprint, read_record, read_weights, trained_settings
+from monai_idm.checkpoints.record import (
+    PHANTOM,
+    RunRecord,
+    fingerprint,
+    grid_is_fixed,
+    read_record,
+    read_weights,
+    tell_unsaid,
+)
+from monai_idm.checkpoints.signature import differences, said_by, sign
 from monai_idm.checkpoints.split import Case, TrainingSplit
 
 __all__ = [
@@ -10,11 +19,15 @@ __all__ = [
     "DamagedFile",
     "RunRecord",
     "TrainingSplit",
+    "differences",
     "fingerprint",
+    "grid_is_fixed",
     "read_checkpoint",
     "read_record",
     "read_weights",
     "require_sound",
-    "trained_settings",
+    "said_by",
+    "sign",
+    "tell_unsaid",
     "write_checkpoint",
 ]

@@ -2,49 +2,58 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from monai_idm.checkpoints.files import read_checkpoint
+from monai_idm.checkpoints.signature import differences, said_by, sign
 from monai_idm.checkpoints.split import Case, TrainingSplit, hashed_split
 from monai_idm.machine import VERSIONS
 
-__all__ = ["PHANTOM", "RunRecord", "fingerprint", "read_record", "read_weights", "trained_settings"]
+__all__ = ["PHANTOM", "RunRecord", "fingerprint", "grid_is_fixed", "read_record", "read_weights", "tell_unsaid"]
 
 PHANTOM = "phantom"
 
-_KEY = "record"
-_ADDED = ("zoom", "window_percentiles", "label_map", "coordinates")  # to the convention since version 0.1.0
+_SECTION = "record"
+ADDED = ("zoom", "window_percentiles", "label_map", "coordinates")  # to the convention since version 0.1.0
 _logger = logging.getLogger(__name__)
 
 
-class RunRecord:
-    """A plain-type record that travels in the metadata of a network's ``state_dict``.
+class _Task(Protocol):
+    name: str
 
-    There it goes wherever the weights go (``model.pt`` stays a bare ``state_dict``, which every MONAI tool loads), and
-    loading checks it: weights trained for another convention would load silently and predict nonsense.
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+
+class RunRecord:
+    """A plain-type record that travels with a network's weights (:mod:`monai_idm.checkpoints.signature`).
+
+    Loading checks it: weights trained for another convention would load silently and predict nonsense.
 
     Args:
-        convention: What a voxel of the result depends on besides the weights, plain types (modalities, network range,
-            noise schedule, prediction type, preprocessing, regions and the numbers of labels). It must be the same
-            when the weights are loaded.
+        convention: What a voxel of the result depends on besides the weights, plain types (network range, noise
+            schedule, prediction type, preprocessing). It must be the same when the weights are loaded.
         seed: Seed of the run.
         spatial_size: Voxels of the grid that volumes are put on, where it has to be that of the training; it has not
             where voxels are left as they are (``zoom: false``) and the network is not told where they lie.
     """
 
     def __init__(
-        self, convention: dict[str, Any], seed: int | None = None, spatial_size: Sequence[int] | None = None
+        self,
+        convention: Mapping[str, Any],
+        seed: int | None = None,
+        spatial_size: Sequence[int] | None = None,
+        task: _Task | None = None,
     ) -> None:
         self.content: dict[str, Any] = {
-            "convention": dict(convention),
+            **({} if task is None else {"task": task.name}),
+            "convention": {**({} if task is None else task.settings), **convention},
             "seed": seed,
             "versions": dict(VERSIONS),
         }
@@ -59,9 +68,7 @@ class RunRecord:
         Returns:
             The network.
         """
-        # partials: torch marks a hook by an attribute, which a bound method cannot hold
-        network.register_state_dict_post_hook(partial(RunRecord._write, self))
-        network.register_load_state_dict_pre_hook(partial(RunRecord._check, self))
+        sign(network, _SECTION, self._written, self._check)
         return network
 
     def describe_data(
@@ -123,73 +130,54 @@ class RunRecord:
                 f"generated phantoms; give --dataset_dir to train on data, or --ckpt_dir to write elsewhere"
             )
 
-    def _write(self, module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
-        content = copy.deepcopy(self.content)
+    def _written(self, network: nn.Module) -> dict[str, Any]:
         theirs = TrainingSplit.of(self.loaded)
-        if theirs is not None and "split" in content:  # what the weights were trained on before, they have seen, too
-            content["earlier"] = [split for split in theirs.splits if split["salt"] != content["split"]["salt"]]
-        local_metadata[_KEY] = content
+        if theirs is None or "split" not in self.content:
+            return self.content
+        # what the weights were trained on before, they have seen, too
+        earlier = [split for split in theirs.splits if split["salt"] != self.content["split"]["salt"]]
+        return {**self.content, "earlier": earlier}
 
-    def _check(self, module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict, *_: Any) -> None:
-        theirs = local_metadata.get(_KEY)
-        if theirs is None:
-            return
+    def _check(self, theirs: Mapping[str, Any]) -> None:
         ours, trained = self.content["convention"], theirs["convention"]
-        different = [
-            f"{name}: {_said(trained, name)} in the checkpoint, {_said(ours, name)} here"
-            for name in {**ours, **trained}
-            if (name in trained or name not in _ADDED) and trained.get(name) != ours.get(name)
-        ]
+        said = [name for name in {**ours, **trained} if name in trained or name not in ADDED]
+        different = differences(trained, ours, said)
         size = theirs.get("data", {}).get("spatial_size")
-        fixed = trained.get("zoom", True) or trained.get("coordinates", False)
-        if fixed and None not in (size, self.spatial_size) and size != self.spatial_size:
-            different.append(f"spatial_size: {size} in the checkpoint, {self.spatial_size} here")
+        if grid_is_fixed(trained) and None not in (size, self.spatial_size):
+            different += differences({"spatial_size": size}, {"spatial_size": self.spatial_size})
         if different:
             raise ValueError(
                 f"the checkpoint was trained under another convention ({'; '.join(different)}); set these knobs as in "
                 f"its training, or choose another checkpoint"
             )
-        unsaid = [f"{name}={ours[name]}" for name in _ADDED if name in ours and name not in trained]
-        if unsaid and self.loaded is None:
-            _logger.warning(
-                "the weights, of version %s, do not say with what values of these knobs they were trained; they are "
-                "taken to be %s",
-                theirs.get("versions", {}).get("monai_idm", "unknown"),
-                ", ".join(unsaid),
-            )
-        self.loaded = theirs
+        if self.loaded is None:
+            tell_unsaid(theirs, ours)
+        self.loaded = dict(theirs)
 
 
-def _said(convention: Mapping[str, Any], name: str) -> Any:
-    return convention.get(name, "nothing")
+def grid_is_fixed(convention: Mapping[str, Any]) -> bool:
+    """Whether a network has to be given volumes on the grid of its training.
 
-
-def trained_settings(file: str | Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that inference has to take from a training.
-
-    Args:
-        file: Weights; where they are not there yet, the defaults serve.
-        defaults: What is not said: all that the config needs.
-    Returns:
-        The defaults, with what the weights say of their convention, of their grid (``spatial_size``) and of their
-        network (its arguments, in the place of ``preset``) in their place.
+    It has not where voxels are left as they are and nothing says where in the grid they lie.
     """
-    if not Path(file).is_file():
-        return dict(defaults)
-    _, said = read_weights(file)
-    record = said.get(_KEY, {})
-    found = {**defaults, **record.get("convention", {})}
-    if "data" in record:
-        found["spatial_size"] = record["data"]["spatial_size"]
-    if "arguments" in said:
-        arguments = said["arguments"] | {"inverse_head": False}  # which no prediction uses
-        found |= {"preset": arguments, "bookend_stride": arguments["bookend_stride"]}
-    return found
+    return convention.get("zoom", True) or convention.get("coordinates", False)
+
+
+def tell_unsaid(record: Mapping[str, Any], taken: Mapping[str, Any]) -> None:
+    """Log what a record of version 0.1.0 does not say, and the values that are taken instead."""
+    unsaid = [f"{name}={taken[name]}" for name in ADDED if name in taken and name not in record["convention"]]
+    if unsaid:
+        _logger.warning(
+            "the weights, of version %s, do not say with what values of these knobs they were trained; they are "
+            "taken to be %s",
+            record.get("versions", {}).get("monai_idm", "unknown"),
+            ", ".join(unsaid),
+        )
 
 
 def read_record(file: str | Path) -> dict[str, Any] | None:
     """The record in a file of weights, or None where there is none; the file as for :func:`read_weights`."""
-    return read_weights(file)[1].get(_KEY)
+    return read_weights(file)[1].get(_SECTION)
 
 
 def read_weights(file: str | Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
@@ -205,7 +193,7 @@ def read_weights(file: str | Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """
     content = read_checkpoint(file, mmap=True)
     weights = content.get("network", content)
-    return weights, getattr(weights, "_metadata", {}).get("", {})
+    return weights, said_by(weights)
 
 
 def fingerprint(file: str | Path) -> str | None:

@@ -2,15 +2,18 @@
 
 from monai_idm.data.air import AirToZerod
 from monai_idm.data.batches import Draw, SeededBatches, SeededDataset
+from monai_idm.data.brain import BrainToGridd
 from monai_idm.data.brats import brats_datalist, problem_cases
 from monai_idm.data.cache import CheckedPersistentDataset
+from monai_idm.data.channels import SelectChannelsd
 from monai_idm.data.classes import class_label, read_class_labels
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.evaluation import evaluation_datalist, split_of
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
-from monai_idm.data.intensity import ScaleToNetworkRanged, WindowIntensityd
+from monai_idm.data.intensity import ScaleToNetworkRanged, ToImageRanged, WindowIntensityd
 from monai_idm.data.label import LoadLabeld
 from monai_idm.data.loading import LoadVolumesd
+from monai_idm.data.native import ToNatived
 from monai_idm.data.patches import AddCoordinatesd, RandCentrePatchd
 from monai_idm.data.patients import patient, read_patients, with_patients
 from monai_idm.data.phantom import Phantom, generate_phantom, write_phantoms
@@ -23,6 +26,7 @@ __all__ = [
     "LABEL_MAPS",
     "AddCoordinatesd",
     "AirToZerod",
+    "BrainToGridd",
     "CheckedPersistentDataset",
     "Draw",
     "DrawNoised",
@@ -39,6 +43,9 @@ __all__ = [
     "ScaleToNetworkRanged",
     "SeededBatches",
     "SeededDataset",
+    "SelectChannelsd",
+    "ToImageRanged",
+    "ToNatived",
     "WindowIntensityd",
     "brats_datalist",
     "class_label",

@@ -18,18 +18,20 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import InvertibleTransform, MapTransform, Resize, SpatialPad
-from monai.utils import ensure_tuple, ensure_tuple_rep
+from monai.utils import ensure_tuple_rep
 
 from monai_idm.data.intensity import air_level
 from monai_idm.data.tracked import as_tensor, require_record
 
 __all__ = ["FitToGridd", "grid_spacing_mm"]
 
+_MODES = {"trilinear": "trilinear", "nearest": "nearest-exact"}
+
 
 class FitToGridd(MapTransform, InvertibleTransform):
     """Resize a volume to fit a grid, keep its proportions, and pad what is left with air.
 
-    Made of MONAI's ``Resize`` (trilinear, anti-aliased) and ``SpatialPad``; ``Invertd`` goes back by their
+    Made of MONAI's ``Resize`` and ``SpatialPad``; ``Invertd`` goes back by their
     records, to the input's shape and affine. The padding is what :class:`monai_idm.data.WindowIntensityd`
     made of intensity 0 (0 without it), so the border is seamless; hence this comes before
     :class:`monai_idm.data.ScaleToNetworkRanged`. Reorient and crop to the brain first.
@@ -37,11 +39,10 @@ class FitToGridd(MapTransform, InvertibleTransform):
     Args:
         keys: Keys of the volumes, ``(C, X, Y, Z)``; MetaTensors, unless nothing is zoomed.
         spatial_size: Voxels of the grid, one number or three.
-        mask_key: Which of the keys take the nearest voxel instead of interpolating: masks, labels.
+        mode: ``"trilinear"``, anti-aliased, or ``"nearest"``, one for all keys or one for each.
         zoom: ``False``: only pad, and leave every voxel as it is.
-        allow_missing_keys: Pass over keys that an item lacks.
     Raises:
-        ValueError: If ``spatial_size`` is not positive; when called, if a volume has no affine or is not 3D,
+        ValueError: If ``spatial_size`` is not positive, or a mode is unknown; when called, if a volume has no affine or is not 3D,
             or with ``zoom=False`` does not fit.
     """
 
@@ -49,26 +50,25 @@ class FitToGridd(MapTransform, InvertibleTransform):
         self,
         keys: KeysCollection,
         spatial_size: Sequence[int] | int,
-        mask_key: KeysCollection = "mask",
+        mode: Sequence[str] | str = "trilinear",
         zoom: bool = True,
-        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys)
         self.spatial_size = tuple(int(n) for n in ensure_tuple_rep(spatial_size, 3))
         if min(self.spatial_size) < 1:
             raise ValueError(f"spatial_size {self.spatial_size} must be positive on every axis: for instance 64")
-        self.mask_key = ensure_tuple(mask_key)
+        self.mode = ensure_tuple_rep(mode, len(self.keys))
+        if unknown := {*self.mode} - {*_MODES}:
+            raise ValueError(f"mode {', '.join(sorted(unknown))} is unknown; choose one of {', '.join(_MODES)}")
         self.zoom = zoom
         self.pad = SpatialPad(self.spatial_size)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        for key in self.key_iterator(d):
+        for key, mode in self.key_iterator(d, self.mode):
             d[key] = as_tensor(d[key])
-            nearest = key in self.mask_key
-            mode = "nearest-exact" if nearest else "trilinear"
             # made anew: it keeps its size, and threads share this object
-            resize = Resize(self._resized(d[key]), mode=mode, anti_aliasing=not nearest)
+            resize = Resize(self._resized(d[key]), mode=_MODES[mode], anti_aliasing=mode == "trilinear")
             air = air_level(d[key])
             d[key] = self.pad(resize(d[key] - air)) + air  # both take what is outside for 0
         return d

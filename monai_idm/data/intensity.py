@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform
+from monai.transforms import InvertibleTransform, MapTransform, ScaleIntensityRanged
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import TraceKeys, convert_to_tensor
 
 from monai_idm.data.tracked import as_tensor, require_record
 
-__all__ = ["ScaleToNetworkRanged", "WindowIntensityd", "air_level"]
+__all__ = ["ScaleToNetworkRanged", "ToImageRanged", "WindowIntensityd", "air_level"]
 
 _CONTRAST = 0.02  # of the window, the least that the brain must take
 
@@ -125,8 +125,8 @@ class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
 
     .. math:: y = \mathrm{minimum} + x\,(\mathrm{maximum} - \mathrm{minimum})
 
-    To bring predictions to [0, 1] for metrics, without ``Invertd``, MONAI has ``ScaleIntensityRanged`` with
-    ``a_min: -1, a_max: 1, b_min: 0, b_max: 1, clip: true``; one of the two per key, not both.
+    To bring predictions to [0, 1] for metrics and pictures, without ``Invertd``, there is :class:`ToImageRanged`; one of
+    the two per key, not both.
 
     Args:
         keys: Keys of the images.
@@ -166,6 +166,23 @@ class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
             x = (y - self.minimum) / (self.maximum - self.minimum)
             d[key] = x.clamp(0, 1)
         return d
+
+
+class ToImageRanged(ScaleIntensityRanged):
+    """From the network's range to [0, 1], for metrics and pictures: MONAI's ScaleIntensityRanged.
+
+    Args:
+        keys: Keys of the images.
+        network_range: What becomes 0 and 1.
+        clip: False for noisy images, whose mean clipping would change.
+        allow_missing_keys: Pass over keys that an item lacks.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, network_range: Sequence[float], clip: bool = True, allow_missing_keys: bool = False
+    ) -> None:
+        minimum, maximum = network_range
+        super().__init__(keys, minimum, maximum, 0.0, 1.0, clip, allow_missing_keys=allow_missing_keys)
 
 
 def air_level(image: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,6 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_tensor
 
 from monai_idm.atomic_file import write_json
-from monai_idm.checkpoints import RunRecord
 from monai_idm.file_stem import OwnStems, file_stem
 from monai_idm.machine import VERSIONS
 from monai_idm.noise import seeded_noise
@@ -64,29 +63,24 @@ class DrawNoised(MapTransform):
 
     Args:
         keys: Where to put it, ``(channels, *spatial_size)``.
-        channels: Of the image.
-        record: Of the checkpoint that samples.
-        spatial_size: In voxels; None: that of the checkpoint's training.
+        channels: Number of channels of the image.
+        spatial_size: Size of the image in voxels; None: unknown.
     Raises:
-        ValueError: When called, if neither argument nor checkpoint says the size.
+        ValueError: When called, if the size is unknown.
     """
 
-    def __init__(
-        self, keys: KeysCollection, channels: int, record: RunRecord, spatial_size: Sequence[int] | None = None
-    ) -> None:
+    def __init__(self, keys: KeysCollection, channels: int, spatial_size: Sequence[int] | None) -> None:
         super().__init__(keys)
         self.channels = channels
-        self.record = record
         self.spatial_size = spatial_size
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        size = self.spatial_size or _trained_on(self.record).get("spatial_size")
-        if size is None:
+        if self.spatial_size is None:
             raise ValueError(
                 "the checkpoint does not say on which grid it was trained; give the size of the samples in voxels with "
                 "--spatial_size"
             )
-        noise = seeded_noise((self.channels, *size), int(data["seed"]))
+        noise = seeded_noise((self.channels, *self.spatial_size), int(data["seed"]))
         drawn = {key: convert_to_tensor(noise, track_meta=get_track_meta()) for key in self.keys}
         return {**data, **drawn}
 
@@ -95,21 +89,20 @@ class PlaceOnTrainingGridd(MapTransform):
     """Give samples the affine of the grid that the network was trained on: RAS, isotropic, centred on the origin.
 
     Args:
-        keys: Samples, ``(C, *spatial)``.
-        record: Of the checkpoint that sampled; without a spacing in it, voxels are 1 mm.
+        keys: Keys of the samples, ``(C, *spatial)``.
+        spacing_mm: Voxel size of that grid.
     """
 
-    def __init__(self, keys: KeysCollection, record: RunRecord) -> None:
+    def __init__(self, keys: KeysCollection, spacing_mm: float) -> None:
         super().__init__(keys)
-        self.record = record
+        self.spacing_mm = spacing_mm
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        spacing = _trained_on(self.record).get("spacing_mm", 1.0)
         placed = dict(data)
         for key in self.keys:
             sides = torch.tensor(data[key].shape[1:], dtype=torch.float64)
-            affine = torch.eye(4, dtype=torch.float64) * spacing
-            affine[:3, 3] = -spacing * (sides - 1) / 2
+            affine = torch.eye(4, dtype=torch.float64) * self.spacing_mm
+            affine[:3, 3] = -self.spacing_mm * (sides - 1) / 2
             affine[3, 3] = 1
             placed[key] = MetaTensor(convert_to_tensor(data[key], track_meta=False), affine=affine)
         return placed
@@ -125,15 +118,17 @@ class SaveSettingsd(Transform):
     Args:
         output_dir: Folder to write to.
         settings: Plain types: all that the result depends on besides.
-        record: Of the checkpoint that samples.
+        record: Record of the weights.
     Raises:
         ValueError: When called, if another subject's file has this name.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], settings: Mapping[str, Any], record: RunRecord) -> None:
+    def __init__(
+        self, output_dir: str | os.PathLike[str], settings: Mapping[str, Any], record: Mapping[str, Any]
+    ) -> None:
         self.output_dir = Path(output_dir)
         self.settings = dict(settings)
-        self.record = record
+        self.record = {name: of for name, of in record.items() if name not in _OF_TRAINING}
         self._stem = OwnStems()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
@@ -142,7 +137,7 @@ class SaveSettingsd(Transform):
         content = {
             **{key: int(data[key]) for key in _OWN if key in data},
             "settings": self.settings,
-            "checkpoint": {name: of for name, of in (self.record.loaded or {}).items() if name not in _OF_TRAINING},
+            "checkpoint": self.record,
             "versions": VERSIONS,
         }
         write_json(_settings_file(self.output_dir, self._stem(data["subject"])), content)
@@ -167,7 +162,3 @@ def _drawn_before(folder: Path, sample: Mapping[str, Any], settings: Mapping[str
 
 def _settings_file(folder: Path, stem: str) -> Path:
     return folder / f"{stem}.json"
-
-
-def _trained_on(record: RunRecord) -> dict[str, Any]:
-    return (record.loaded or {}).get("data", {})

@@ -33,7 +33,6 @@ class SaveVolumesd(MapTransform):
         output_dir: Folder to write to; it is made.
         modalities: Name of each channel.
         output_postfix: Added to the names as ``_<postfix>``, one per key; several keys need different ones.
-        subject_key: Key of the subject's name.
         allow_missing_keys: Pass over keys that an item lacks, and over items that name no subject: MONAI Label and
             Deploy, which write themselves, give none.
     Raises:
@@ -47,7 +46,6 @@ class SaveVolumesd(MapTransform):
         output_dir: str | os.PathLike,
         modalities: Sequence[str],
         output_postfix: Sequence[str] | str = "",
-        subject_key: str = "subject",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -59,12 +57,11 @@ class SaveVolumesd(MapTransform):
                 f"output_postfix {self.output_postfix} for the keys {self.keys}; the keys' files must differ "
                 "in name: give each key a postfix of its own"
             )
-        self.subject_key = subject_key
         self._stem = OwnStems()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        if self.allow_missing_keys and self.subject_key not in d:
+        if self.allow_missing_keys and "subject" not in d:
             return d
         for key, postfix in self.key_iterator(d, self.output_postfix):
             volume = d[key]
@@ -85,11 +82,10 @@ class SaveVolumesd(MapTransform):
         return d
 
     def _subject(self, data: Mapping[Hashable, Any]) -> str:
-        given = data.get(self.subject_key)
+        given = data.get("subject")
         if given is None or not str(given).strip("."):
             raise ValueError(
-                f"'{self.subject_key}' is {given!r}; it must be the name that the files are to have: "
-                "give it in the datalist, or choose another subject_key"
+                f"'subject' is {given!r}; it must be the name that the files are to have: give it in the datalist"
             )
         return self._stem(given)
 

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 
 from monai_idm.atomic_file import atomic_file
 from monai_idm.checkpoints import DamagedFile, read_checkpoint, write_checkpoint
-from monai_idm.config_paths import require_plain_paths
+from monai_idm.knobs import require_plain_paths
 
 __all__ = ["TrainingCheckpoint"]
 

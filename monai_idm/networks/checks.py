@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from monai.data import MetaTensor
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["check_context", "check_image", "check_no_classes", "check_residuals", "check_timesteps", "one_of", "voxels"]
+from monai_idm.checkpoints import differences, said_by
+
+__all__ = [
+    "check_context",
+    "check_image",
+    "check_no_classes",
+    "check_residuals",
+    "check_timesteps",
+    "check_weights",
+    "one_of",
+    "voxels",
+]
 
 
 class Network(Protocol):
@@ -88,3 +99,19 @@ def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
     """Refuse an argument that is none of those allowed."""
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}")
+
+
+def check_weights(network: nn.Module, arguments: Mapping[str, Any], state_dict: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that was made by a network with other arguments, or with other tensors."""
+    different = differences(said_by(state_dict).get("arguments", arguments), arguments, arguments)
+    ours, found = ({name: t.shape for name, t in d.items()} for d in (network.state_dict(), state_dict))
+    unlike = sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name))
+    if unlike and not different:
+        different = [
+            f"{len(unlike)} of {len(ours)} tensors are missing, unknown or of another shape, first {unlike[0]}"
+        ]
+    if different:
+        raise ValueError(
+            f"the checkpoint belongs to another network ({'; '.join(different)}); build the network with the "
+            f"checkpoint's arguments (the same preset), or choose another checkpoint"
+        )

@@ -10,15 +10,18 @@ Source: eq. 8 of arXiv:2504.10883.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from monai_idm.checkpoints import said_by
 from monai_idm.networks.bookends import enter, leave
 from monai_idm.reversible import ReversibleSequence
 
-__all__ = ["InverseHead"]
+__all__ = ["InverseHead", "without_inverse_head"]
 
 
 class InverseHead(nn.Module):
@@ -44,3 +47,15 @@ class InverseHead(nn.Module):
         streams = enter(self.enter, prediction, branch_batch, stored)
         embedding = self.embedding.expand(len(prediction), -1)
         return leave(self.leave, core.inverse(streams, embedding, activations), branch_batch, stored)
+
+
+def without_inverse_head(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A checkpoint as of the same network without the parameters of its inverse."""
+    arguments = said_by(state_dict).get("arguments", {})
+    if not arguments.get("inverse_head"):
+        return state_dict
+    plain = OrderedDict((name, tensor) for name, tensor in state_dict.items() if not name.startswith("inverse_head."))
+    metadata = state_dict._metadata  # type: ignore[attr-defined]
+    own = {**metadata[""], "arguments": {**arguments, "inverse_head": False}}
+    plain._metadata = {**metadata, "": own}  # type: ignore[attr-defined]
+    return plain

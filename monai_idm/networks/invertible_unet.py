@@ -14,11 +14,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from monai_idm.checkpoints import sign
 from monai_idm.networks.bookends import (
     DepthToSpace,
     EntryBookend,
@@ -29,13 +31,20 @@ from monai_idm.networks.bookends import (
     halves,
     leave,
 )
-from monai_idm.networks.checks import check_context, check_image, check_residuals, check_timesteps, one_of, voxels
+from monai_idm.networks.checks import (
+    check_context,
+    check_image,
+    check_residuals,
+    check_timesteps,
+    check_weights,
+    one_of,
+    voxels,
+)
 from monai_idm.networks.core import invertible_core
 from monai_idm.networks.embedding import TimestepEmbedding
-from monai_idm.networks.inverse_head import InverseHead
+from monai_idm.networks.inverse_head import InverseHead, without_inverse_head
 from monai_idm.networks.plan import plan_activations
 from monai_idm.networks.presets import PRESETS
-from monai_idm.networks.signature import check_checkpoint, sign, without_inverse_head
 from monai_idm.reversible import ACTIVATIONS, Orthogonal, ReversibleSequence
 
 __all__ = ["InvertibleDiffusionUNet"]
@@ -179,7 +188,7 @@ class InvertibleDiffusionUNet(nn.Module):
                 if p.ndim >= 2 and not name.endswith("generator"):
                     p.data = p.data.bfloat16()
         self._set_activations(activations, memory_budget_gib)
-        self.register_state_dict_post_hook(sign)
+        sign(self, "arguments", attrgetter("arguments"))
 
     @classmethod
     def from_preset(cls, preset: str | Mapping[str, Any], **overrides: Any) -> InvertibleDiffusionUNet:
@@ -309,7 +318,7 @@ class InvertibleDiffusionUNet(nn.Module):
         if self.inverse_head is None:
             state_dict = without_inverse_head(state_dict)
         if strict:
-            check_checkpoint(self, self.arguments, state_dict)
+            check_weights(self, self.arguments, state_dict)
         return super().load_state_dict(state_dict, strict, assign)
 
     def _set_activations(self, activations: str | Sequence[str], memory_budget_gib: float | None) -> None:

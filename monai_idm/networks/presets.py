@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["PATCH_PRESETS", "PRESETS"]
+__all__ = ["PATCH_PRESETS", "PRESETS", "preset_of"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # about 3M: trains on a CPU
@@ -46,3 +47,11 @@ PATCH_PRESETS: dict[str, dict[str, Any]] = {
     # 24.3M, the defaults of the class
     "patchddm": {"spatial_dims": 3, "in_channels": 8, "out_channels": 1},
 }
+
+
+def preset_of(arguments: Mapping[str, Any]) -> str | None:
+    """The name of the preset that a network's arguments are of; None: they are of none."""
+    for name, preset in PRESETS.items():
+        if all(arguments.get(k) == (list(v) if isinstance(v, tuple) else v) for k, v in preset.items()):
+            return name
+    return None

@@ -35,7 +35,7 @@ class DrawingInferer(Inferer):
             whole volume.
         seed: Draw i of every case starts from the noise of ``seed + i``, whatever else draws numbers.
     Raises:
-        ValueError: If ``num_draws`` is below 1, or the scheduler cannot be sampled with.
+        ValueError: If ``num_draws`` or the number of channels is below 1, or the scheduler cannot be sampled with.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class DrawingInferer(Inferer):
         window: SlidingWindowInferer | Sequence[int] | int | None = None,
         seed: int = 0,
     ) -> None:
-        if num_draws < 1:
-            raise ValueError(f"num_draws={num_draws}; choose 1 or more")
+        if num_draws < 1 or not task.drawn:
+            raise ValueError(f"{num_draws} draws of {len(task.drawn)} channels; choose 1 or more of each")
         check_sampler(scheduler)
         if not isinstance(window, SlidingWindowInferer | None):
             window = SlidingWindowInferer(window, sw_batch_size=1, overlap=0.25, mode="gaussian")

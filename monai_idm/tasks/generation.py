@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Engine, Events
@@ -34,6 +34,7 @@ class Generation(Task):
     name = "generation"
     title = "BraTS MRI invertible diffusion"
     description = "Draws 3D brain MRI from noise, by a reversible diffusion model"
+    defaults: ClassVar[Mapping[str, Any]] = {"modalities": ["t1", "t2"], "classes": None}
 
     def __init__(self, modalities: Sequence[str], classes: Sequence[str] | None = None) -> None:
         self.modalities = list(modalities)

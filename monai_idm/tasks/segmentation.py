@@ -110,6 +110,4 @@ class DiffusionSegmentationInferer(DrawingInferer):
     """
 
     def __init__(self, scheduler: Scheduler, num_regions: int = 1, **kwargs: Any) -> None:
-        if num_regions < 1:
-            raise ValueError(f"num_regions={num_regions}; choose 1 or more")
         super().__init__(scheduler, Segmentation([], [f"region {i}" for i in range(num_regions)]), **kwargs)

@@ -44,7 +44,7 @@ class Synthesis(Task):
     description = (
         "Makes the MRI contrasts of a brain that were not scanned from those that were, by a reversible diffusion model"
     )
-    defaults: ClassVar[Mapping[str, Any]] = {"known": ["t1"]}
+    defaults: ClassVar[Mapping[str, Any]] = {"modalities": ["t1", "t2"], "known": ["t1"]}
 
     def __init__(self, modalities: Sequence[str], known: Sequence[str] | None = None) -> None:
         self.modalities = list(modalities)
@@ -61,6 +61,10 @@ class Synthesis(Task):
     @property
     def num_classes(self) -> int:
         return 2 ** len(self.modalities)
+
+    @classmethod
+    def accepts(cls, setting: str, trained: Any, given: Any) -> bool:
+        return (setting == "known" and trained is None) or super().accepts(setting, trained, given)
 
     def made(self, known: Sequence[str]) -> list[str]:
         """The contrasts that are made where some are known."""
@@ -112,8 +116,6 @@ class DiffusionSynthesisInferer(DrawingInferer):
     """
 
     def __init__(self, scheduler: Scheduler, num_contrasts: int, **kwargs: Any) -> None:
-        if num_contrasts < 1:
-            raise ValueError(f"num_contrasts={num_contrasts}; choose 1 or more")
         super().__init__(scheduler, Synthesis([f"contrast {i}" for i in range(num_contrasts)]), **kwargs)
 
 

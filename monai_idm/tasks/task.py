@@ -65,6 +65,11 @@ class Task(ABC):
         """Number of classes that the network tells apart; None: it takes no class."""
         return None
 
+    @classmethod
+    def accepts(cls, setting: str, trained: Any, given: Any) -> bool:
+        """Whether a run may have this value of a setting with weights that were trained with that."""
+        return bool(trained == given)
+
     @abstractmethod
     def image(self, batch: Mapping[str, Any]) -> Tensor:
         """x_0 of a batch, which training noises and the network learns to draw: ``(B, C, *spatial)``."""

@@ -1,0 +1,178 @@
+"""What was trained, as its weights say it, and the parts of a run that follow from that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_idm.checkpoints import differences, fingerprint, grid_is_fixed, read_weights, tell_unsaid
+from monai_idm.networks import InvertibleDiffusionUNet
+from monai_idm.networks.presets import preset_of
+from monai_idm.schedulers import StridedDDPMScheduler, StridedScheduler, named_sampler
+from monai_idm.tasks import Task, task_named
+from monai_idm.tasks.task import setting_names
+
+__all__ = ["TrainedModel", "task_of"]
+
+# of train.yaml, where nobody says otherwise; a task may have others
+_DEFAULTS: Mapping[str, Any] = {
+    "preset": "light",
+    "bookend_stride": 1,
+    "network_range": [-1.0, 1.0],
+    "window_percentiles": [0.5, 99.5],
+    "num_train_timesteps": 2000,
+    "schedule": "cosine",
+    "prediction_type": "v_prediction",
+    "zero_terminal_snr": False,
+    "zoom": True,
+    "spatial_size": None,
+}
+
+
+class TrainedModel:
+    """The settings that a result depends on besides the weights, by their names in a config: ``trained["zoom"]``.
+
+    They are those in the record of the weights. Until there are weights, as when a tool looks at a bundle, and for what
+    those of version 0.1.0 do not say, the defaults of train.yaml and ``untrained`` serve.
+
+    Args:
+        file: The weights.
+        task: Name of the task that the config does.
+        untrained: Settings that differ from the defaults until there are weights.
+        free: Settings that a run may choose otherwise than the training.
+    Raises:
+        DamagedFile: If the file is not what was written.
+        ValueError: If the weights are of another task.
+    """
+
+    def __init__(
+        self, file: str | Path, task: str, untrained: Mapping[str, Any] | None = None, free: Sequence[str] = ()
+    ) -> None:
+        kind = task_named(task)
+        self.file = Path(file)
+        self.free = (*free,)
+        self.defaults: dict[str, Any] = {**_DEFAULTS, **kind.defaults, **(untrained or {})}
+        self.record: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {}
+        self._kind = kind
+        self._settings = dict(self.defaults)
+        if self.file.is_file():
+            said = read_weights(self.file)[1]
+            self.record, self.arguments = said.get("record", {}), said.get("arguments", {})
+            self._read()
+
+    def __getitem__(self, setting: str) -> Any:
+        return self._settings[setting]
+
+    def agree(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Compare settings that a user gave with the weights; where there are none yet, take them.
+
+        Returns:
+            All settings.
+        Raises:
+            ValueError: If one contradicts the weights; names both.
+        """
+        if not self.file.is_file():
+            self._settings |= given
+            return dict(self._settings)
+        ours = {name: value for name, value in given.items() if not self._accepts(name, value)}
+        if "preset" in ours:
+            ours["preset"] = _preset_name(ours["preset"])
+        theirs = {**self._settings, "preset": _preset_name(self["preset"])}
+        if different := differences(theirs, ours, ours):
+            raise ValueError(
+                f"{self.file} was trained otherwise ({'; '.join(different)}); leave these knobs out, for the weights "
+                "say them, or choose other weights with --ckpt_file"
+            )
+        return {**self._settings, **given} | ({"preset": self["preset"]} if self.arguments else {})
+
+    @property
+    def task(self) -> Task:
+        """The task, as it was trained."""
+        return self._kind(**{name: self[name] for name in setting_names(self._kind)})
+
+    @property
+    def spacing_mm(self) -> float:
+        """Voxel size of the training grid; 1 mm where the weights do not say it."""
+        return self.record.get("data", {}).get("spacing_mm", 1.0)
+
+    @property
+    def sha256(self) -> str | None:
+        """Fingerprint of the file; None where there is none."""
+        return fingerprint(self.file)
+
+    def network(self, **options: Any) -> InvertibleDiffusionUNet:
+        """The network, without the weights.
+
+        Args:
+            options: Arguments of InvertibleDiffusionUNet that do not decide the weights, as ``precision``.
+        """
+        task = self.task
+        return InvertibleDiffusionUNet.from_preset(
+            self["preset"],
+            in_channels=len(task.inputs),
+            out_channels=len(task.drawn),
+            num_class_embeds=task.num_classes,
+            bookend_stride=self["bookend_stride"],
+            **options,
+        )
+
+    def sampler(
+        self, name: str, num_inference_steps: int | None = None, variance_type: str = "fixed_small"
+    ) -> StridedScheduler:
+        """The scheduler to sample with.
+
+        Args:
+            name: As of :func:`~monai_idm.schedulers.named_sampler`.
+            num_inference_steps: Number of its steps; None: DDPM, every timestep of the training.
+            variance_type: Variance of DDPM's steps.
+        """
+        low, high = self["network_range"]
+        training = ("num_train_timesteps", "schedule", "prediction_type", "zero_terminal_snr")
+        noise = {**{setting: self[setting] for setting in training}, "clip_sample_min": low, "clip_sample_max": high}
+        if num_inference_steps is None:
+            return StridedDDPMScheduler(**noise, variance_type=variance_type)
+        return named_sampler(name, **noise, num_inference_steps=num_inference_steps)
+
+    def _read(self) -> None:
+        convention = self.record.get("convention", {})
+        if convention and task_of(self.record) is not self._kind:
+            raise ValueError(
+                f"{self.file} holds the weights of a {task_of(self.record).name}, and this config does "
+                f"{self._kind.name}; take the config of that task, or other weights with --ckpt_file"
+            )
+        if convention:
+            tell_unsaid(self.record, self.defaults)
+        self._settings |= convention
+        if "data" in self.record:
+            self._settings["spatial_size"] = self.record["data"]["spatial_size"]
+        if self.arguments:
+            # of an inverse, which no prediction uses, the weights are left out
+            self._settings["preset"] = {**self.arguments, "inverse_head": False}
+            self._settings["bookend_stride"] = self.arguments["bookend_stride"]
+
+    def _accepts(self, name: str, given: Any) -> bool:
+        if name in self.free or (name == "spatial_size" and not grid_is_fixed(self._settings)):
+            return True
+        if name == "preset" and self.arguments:
+            return given == preset_of(self.arguments)
+        return self._kind.accepts(name, self[name], given)
+
+
+def task_of(record: Mapping[str, Any]) -> type[Task]:
+    """The task that weights were trained for.
+
+    Args:
+        record: Record of the weights; one of before version 0.3.0 does not name the task.
+    """
+    convention = record["convention"]
+    earlier = "segmentation" if "regions" in convention else "synthesis" if "known" in convention else "generation"
+    return task_named(record.get("task", earlier))
+
+
+def _preset_name(preset: Any) -> Any:
+    """The preset's name, or what tells its arguments from others."""
+    if not isinstance(preset, Mapping):
+        return preset
+    return preset_of(preset) or f"a network of channels={preset['channels']}"
