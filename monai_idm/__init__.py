@@ -19,7 +19,6 @@ try:
         optimizers,
         reversible,
         schedulers,
-        sharding,
     )
 except ModuleNotFoundError as error:  # where a bundle is run that brings this code, as by a server
     package = str(error.name).partition(".")[0]
@@ -53,6 +52,5 @@ __all__ = [
     "require_version",
     "reversible",
     "schedulers",
-    "sharding",
     "tell_plainly",
 ]
