@@ -18,7 +18,6 @@ try:
         optimizers,
         reversible,
         schedulers,
-        sharding,
         tasks,
     )
 except ModuleNotFoundError as error:  # where a bundle is run that brings this code, as by a server
@@ -52,7 +51,6 @@ __all__ = [
     "require_version",
     "reversible",
     "schedulers",
-    "sharding",
     "tasks",
     "tell_plainly",
 ]

@@ -42,8 +42,8 @@ class FitToGridd(MapTransform, InvertibleTransform):
         mode: ``"trilinear"``, anti-aliased, or ``"nearest"``, one for all keys or one for each.
         zoom: ``False``: only pad, and leave every voxel as it is.
     Raises:
-        ValueError: If ``spatial_size`` is not positive, or a mode is unknown; when called, if a volume has no affine or is not 3D,
-            or with ``zoom=False`` does not fit.
+        ValueError: If ``spatial_size`` is not positive, or a mode is unknown; when called, if a volume has no affine
+            or is not 3D, or with ``zoom=False`` does not fit.
     """
 
     def __init__(

@@ -125,8 +125,8 @@ class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
 
     .. math:: y = \mathrm{minimum} + x\,(\mathrm{maximum} - \mathrm{minimum})
 
-    To bring predictions to [0, 1] for metrics and pictures, without ``Invertd``, there is :class:`ToImageRanged`; one of
-    the two per key, not both.
+    To bring predictions to [0, 1] for metrics and pictures, without ``Invertd``, there is :class:`ToImageRanged`; one
+    of the two per key, not both.
 
     Args:
         keys: Keys of the images.

@@ -19,7 +19,8 @@ class ToNatived(MapTransform):
         transform: Preprocessing of the input; its inverse is applied.
         orig_keys: Key of what went through the preprocessing: ``"mask"`` for the way through space alone, ``"image"``
             for the intensities of the input, too.
-        allow_missing_keys: Pass over keys that an item lacks, as MONAI Label's and Deploy's, who ask for ``pred`` alone.
+        allow_missing_keys: Pass over keys that an item lacks, as those of MONAI Label and Deploy, which ask for
+            ``pred`` alone.
     """
 
     def __init__(

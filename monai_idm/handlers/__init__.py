@@ -5,13 +5,13 @@ from monai_idm.handlers.checked_checkpoint_loader import CheckedCheckpointLoader
 from monai_idm.handlers.data_wait import DataWaitHandler
 from monai_idm.handlers.ema import HostEMA, UpdateEMA, UseEMA
 from monai_idm.handlers.energy import EnergyHandler
+from monai_idm.handlers.evaluation_report import EvaluationReport
 from monai_idm.handlers.memory_advice import MemoryAdvice
 from monai_idm.handlers.montage import MontageHandler
 from monai_idm.handlers.peak_memory import PeakMemoryHandler
 from monai_idm.handlers.progress import TrainingProgress
 from monai_idm.handlers.reconstruction_error import ReconstructionErrorHandler
-from monai_idm.handlers.record import RecordHandler
-from monai_idm.handlers.report import EvaluationReport
+from monai_idm.handlers.record_handler import RecordHandler
 from monai_idm.handlers.sample_watch import SampleWatch
 from monai_idm.handlers.seed_steps import SeedSteps
 from monai_idm.handlers.step_guard import StepGuard

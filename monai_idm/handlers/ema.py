@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from monai_idm.sharding import as_part, here, part, whole
+from monai_idm.distributed import as_part, here, part, whole
 
 __all__ = ["HostEMA", "UpdateEMA", "UseEMA"]
 

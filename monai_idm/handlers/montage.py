@@ -17,7 +17,7 @@ from torch import Tensor
 
 from monai_idm.atomic_file import atomic_file
 from monai_idm.file_stem import OwnStems
-from monai_idm.handlers.cases import evaluated_cases
+from monai_idm.handlers.evaluated_cases import evaluated_cases
 
 __all__ = ["MontageHandler", "montage"]
 

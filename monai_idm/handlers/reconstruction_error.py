@@ -8,7 +8,7 @@ from typing import Any, cast
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
-from monai_idm.handlers.cases import evaluated_cases
+from monai_idm.handlers.evaluated_cases import evaluated_cases
 
 __all__ = ["ReconstructionErrorHandler", "error_limit"]
 

@@ -9,7 +9,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from monai_idm.handlers.cases import evaluated_cases
+from monai_idm.handlers.evaluated_cases import evaluated_cases
 
 __all__ = ["SampleWatch"]
 

@@ -15,12 +15,11 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
-from monai_idm.distributed import from_all
+from monai_idm.distributed import from_all, here, whole
 from monai_idm.failures import BadNumbers
 from monai_idm.handlers.csv_rows import append_epoch
 from monai_idm.handlers.reconstruction_error import error_limit
 from monai_idm.optimizers import AdamWInBackward
-from monai_idm.sharding import here, whole
 
 __all__ = ["StepGuard"]
 

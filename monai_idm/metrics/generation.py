@@ -22,7 +22,7 @@ from monai.metrics.mmd import compute_mmd
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
-from monai_idm.metrics.cases import CaseRows
+from monai_idm.metrics.case_rows import CaseRows
 from monai_idm.metrics.table import aligned
 from monai_idm.metrics.volume import ms_ssim, ssim3d
 

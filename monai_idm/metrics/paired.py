@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from monai_idm.metrics.cases import CaseRows
+from monai_idm.metrics.case_rows import CaseRows
 from monai_idm.metrics.statistics import described
 from monai_idm.metrics.volume import mae, masked_mean, ms_ssim, psnr, ssim_map
 

@@ -13,7 +13,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance
 from torch import Tensor
 
 from monai_idm.metrics.baselines import best_threshold, otsu_threshold
-from monai_idm.metrics.cases import CaseRows
+from monai_idm.metrics.case_rows import CaseRows
 from monai_idm.metrics.statistics import described
 from monai_idm.metrics.table import aligned
 

@@ -21,11 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_idm.distributed import GradientAverage, part
 from monai_idm.optimizers.gradient_hook import GradientHook
-from monai_idm.optimizers.processes import GradientAverage
 from monai_idm.optimizers.states import ParameterStep
 from monai_idm.optimizers.weight_norm import norm_of_weights
-from monai_idm.sharding import part
 
 __all__ = ["AdamWInBackward"]
 
@@ -56,6 +55,8 @@ class AdamWInBackward(torch.optim.Optimizer):
         ImportError: If bitsandbytes is needed and missing.
         RuntimeError: In ``backward()`` or ``step()``, if gradients come again; by ``torch.amp.GradScaler``.
     """
+
+    averages_gradients = True  # over the processes, so that nothing else must: see monai_idm.distributed.replicated
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_idm.sharding import here
+from monai_idm.distributed import here
 
 __all__ = ["STATES", "ParameterStep"]
 

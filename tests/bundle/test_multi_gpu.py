@@ -14,10 +14,9 @@ from ignite.engine import Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monai_idm.checkpoints import read_record
-from monai_idm.distributed import agree, join
-from monai_idm.sharding import whole_states
+from monai_idm.distributed import agree, join, whole_states
 from tests.bundle.workspace import CONFIGS, TINY, train
-from tests.two_processes import meet, run_two
+from tests.distributed.two_processes import meet, run_two
 
 SHORT = {**TINY, "demo#val_interval": 2, "demo#batch_size": 2, "demo#epoch_length": 3}
 

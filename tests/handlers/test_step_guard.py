@@ -15,7 +15,7 @@ from monai_idm.failures import BadNumbers
 from monai_idm.handlers import StepGuard
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm
-from tests.two_processes import ask_two
+from tests.distributed.two_processes import ask_two
 
 OPTIMIZERS = {
     "AdamW": lambda params: torch.optim.AdamW(params, 1e-3),

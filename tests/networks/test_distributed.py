@@ -9,8 +9,8 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.distributed.two_processes import ask_two
 from tests.networks.test_invertible_unet import small
-from tests.two_processes import ask_two
 
 STEPS = 3
 WRAPS = ("ddp", "fsdp", "fsdp of operations")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from monai_idm.distributed import here, sharded, whole_states
 from monai_idm.handlers import HostEMA
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
-from monai_idm.sharding import here, sharded, whole_states
+from tests.distributed.two_processes import ask_two
 from tests.networks.test_invertible_unet import small
-from tests.two_processes import ask_two
 
 OPTIMIZERS = {"AdamWWeightNorm": AdamWWeightNorm, "AdamWInBackward": AdamWInBackward}
 STEPS = 2

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
+from tests.distributed.two_processes import meet, run_two
 from tests.networks.test_invertible_unet import small
-from tests.two_processes import meet, run_two
 
 RATE, STEPS = 1e-3, 3
 EXACT = ["replicated", "replicated, clipped", "fsdp", "fsdp of operations"]

@@ -16,8 +16,6 @@ from monai.utils.enums import CommonKeys
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from monai_idm.optimizers import AdamWInBackward
-
 __all__ = ["AverageLoss", "agree", "from_all", "join", "replicated"]
 
 T = TypeVar("T")
@@ -74,9 +72,10 @@ def replicated(network: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Modul
 
     Args:
         network: The same in every process.
-        optimizer: Of its parameters. An AdamWInBackward averages gradients itself, and takes the network as it is.
+        optimizer: Steps its parameters. One that averages gradients itself, as AdamWInBackward does and declares by
+            ``averages_gradients``, takes the network as it is.
     """
-    if isinstance(optimizer, AdamWInBackward):
+    if getattr(optimizer, "averages_gradients", False):
         return network
     devices = [idist.device()] if idist.device().type == "cuda" else None
     return DistributedDataParallel(network, devices, broadcast_buffers=False, gradient_as_bucket_view=True)

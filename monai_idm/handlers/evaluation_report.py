@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 
 from monai_idm.atomic_file import atomic_file, write_json
-from monai_idm.handlers.cases import evaluated_cases
+from monai_idm.handlers.evaluated_cases import evaluated_cases
 
 __all__ = ["EvaluationReport"]
 
