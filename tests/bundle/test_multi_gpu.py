@@ -14,9 +14,7 @@ from ignite.engine import Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monai_idm.checkpoints import read_record
-from monai_idm.distributed import agree, join, whole_states
 from tests.bundle.workspace import CONFIGS, TINY, train
-from tests.distributed.two_processes import meet, run_two
 
 SHORT = {**TINY, "demo#val_interval": 2, "demo#batch_size": 2, "demo#epoch_length": 3}
 
@@ -101,31 +99,6 @@ def test_a_process_that_dies_ends_the_training_with_a_message(tmp_path):
     assert run.returncode != 0
     assert "SIGKILL" in run.stdout
     assert "rank      : 1" in run.stdout
-
-
-def unlike(rank: int, folder: Path) -> None:
-    meet(folder, rank)
-    agree({"batch_size": 2, "preset": "light"})
-    with pytest.raises(ValueError, match="process 1 has batch_size=3, process 0 has 2; start all with the same"):
-        agree({"batch_size": 2 + rank})
-
-
-def test_processes_that_were_started_unlike_end(tmp_path):
-    run_two(unlike, tmp_path)
-
-
-def test_without_torchrun_its_config_says_so(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(RuntimeError, match="nobody started them; run it as torchrun"):
-        join()
-
-
-def test_states_in_8_bits_are_not_shared():
-    pytest.importorskip("bitsandbytes")
-    from monai_idm.optimizers import AdamWInBackward
-
-    with pytest.raises(ValueError, match="--optimizer#states float32"):
-        whole_states(AdamWInBackward([torch.nn.Parameter(torch.zeros(8, 8))], states="8bit"))
 
 
 def _tensors(content):

@@ -11,12 +11,13 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from monai_idm.distributed import sharded, whole
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
 from tests.distributed.two_processes import meet, run_two
 from tests.networks.test_invertible_unet import small
 
 RATE, STEPS = 1e-3, 3
-EXACT = ["replicated", "replicated, clipped", "fsdp", "fsdp of operations"]
+EXACT = ["replicated", "replicated, clipped", "fsdp", "sharded"]
 ROUNDED = ["replicated, bfloat16", "fsdp, bfloat16"]
 if importlib.util.find_spec("bitsandbytes"):
     ROUNDED += ["replicated, 8bit", "fsdp, 8bit"]
@@ -54,14 +55,13 @@ def run(case, part):
     torch.manual_seed(part.start)  # as of processes that draw noise of their own
     if part.start and "replicated" in case:
         nn.init.zeros_(next(net.parameters()))  # to be replaced by the weights of process 0
-    if case == "fsdp of operations":
-        for operation in net.core.operations:
-            fully_shard(operation)
-    if "fsdp" in case:
+    if case == "sharded":
+        sharded(net)
+    elif "fsdp" in case:
         fully_shard(net)
     states = "8bit" if "8bit" in case else "float32"
     train(net, AdamWInBackward(weight_norm_groups(net), RATE, lambda_l2=0.1, states=states), case, part)
-    return [p.full_tensor() if "fsdp" in case else p.detach() for p in net.parameters()]
+    return [whole(p.detach()) for p in net.parameters()]
 
 
 def ddp(as_views):

@@ -82,6 +82,12 @@ def test_weights_of_two_types_are_refused():
         sharded(small(precision="mixed", weight_dtype="bfloat16"))
 
 
+def test_states_in_8_bits_are_not_shared():
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(ValueError, match="--optimizer#states float32"):
+        whole_states(AdamWInBackward([nn.Parameter(torch.zeros(8, 8))], states="8bit"))
+
+
 def close(found, expected):
     """Equal to rounding, tensor by tensor, however deep."""
     if isinstance(expected, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Two processes train as one: the gradients of rebuilt activations pass through DDP and FSDP2 unchanged."""
+"""Two processes agree and train as one: gradients of rebuilt activations pass through DDP and FSDP2 unchanged."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from monai_idm.distributed import agree, join, replicated, sharded, whole
 from tests.distributed.two_processes import ask_two
 from tests.networks.test_invertible_unet import small
 
 STEPS = 3
-WRAPS = ("ddp", "fsdp", "fsdp of operations")
+WRAPS = {
+    "ddp": DistributedDataParallel,
+    "replicated": lambda net: replicated(net, torch.optim.SGD(net.parameters())),
+    "fsdp": fully_shard,
+    "sharded": sharded,
+}
 BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
@@ -37,26 +43,22 @@ def network(dtype):
     return small().to(dtype)
 
 
-def train_on_rank(rank):
+def agree_and_train(rank):
+    agree({"batch_size": 2, "preset": "light"})
+    with pytest.raises(ValueError, match="process 1 has batch_size=3, process 0 has 2; start all with the same"):
+        agree({"batch_size": 2 + rank})
     found = {}
     for wrap, dtype in product(WRAPS, BOUNDS):
-        net = bare = network(dtype)
-        if wrap == "ddp":
-            net = DistributedDataParallel(net)
-        if wrap == "fsdp of operations":
-            for operation in bare.core.operations:
-                fully_shard(operation)
-        if wrap.startswith("fsdp"):
-            fully_shard(bare)
-        train(net, dtype, slice(rank, rank + 1))
-        whole = {n: p.grad if wrap == "ddp" else p.grad.full_tensor() for n, p in bare.named_parameters()}
-        found[f"{wrap}, {dtype}"] = whole
+        bare = network(dtype)
+        train(WRAPS[wrap](bare), dtype, slice(rank, rank + 1))
+        found[f"{wrap}, {dtype}"] = {name: whole(p.grad) for name, p in bare.named_parameters()}
     return found
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return ask_two(train_on_rank, tmp_path_factory.mktemp("distributed"))
+    """The gradients that the two processes came to, by wrap and type; what they agree on is checked there."""
+    return ask_two(agree_and_train, tmp_path_factory.mktemp("processes"))
 
 
 @pytest.mark.parametrize("wrap", WRAPS)
@@ -70,3 +72,9 @@ def test_two_processes_give_the_gradients_of_one(wrap, dtype, found):
     assert expected.keys() == gradients.keys()
     for name, gradient in expected.items():
         assert (gradients[name] - gradient).norm() <= BOUNDS[dtype] * total, name
+
+
+def test_without_torchrun_its_config_says_so(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(RuntimeError, match="nobody started them; run it as torchrun"):
+        join()
