@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.config import KeysCollection
+
 from monai_idm.checkpoints import differences, fingerprint, grid_is_fixed, read_weights, tell_unsaid
+from monai_idm.data import BrainToGridd
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.presets import preset_of
 from monai_idm.schedulers import StridedDDPMScheduler, StridedScheduler, named_sampler
-from monai_idm.tasks import Task, task_named
+from monai_idm.tasks import DrawingInferer, Task, task_named
 from monai_idm.tasks.task import setting_names
 
 __all__ = ["TrainedModel", "task_of"]
@@ -54,38 +57,32 @@ class TrainedModel:
         self.free = (*free,)
         self.defaults: dict[str, Any] = {**_DEFAULTS, **kind.defaults, **(untrained or {})}
         self.record: dict[str, Any] = {}
-        self.arguments: dict[str, Any] = {}
         self._kind = kind
-        self._settings = dict(self.defaults)
-        if self.file.is_file():
-            said = read_weights(self.file)[1]
-            self.record, self.arguments = said.get("record", {}), said.get("arguments", {})
-            self._read()
+        self._said = self._read() if self.file.is_file() else {}
+        self._settings = {**self.defaults, **self._said}
 
     def __getitem__(self, setting: str) -> Any:
         return self._settings[setting]
 
     def agree(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Compare settings that a user gave with the weights; where there are none yet, take them.
+        """Compare settings that a user gave with the weights; those that no weights say are taken as given.
 
         Returns:
-            All settings.
+            The settings that the weights say, and those that were given.
         Raises:
             ValueError: If one contradicts the weights; names both.
         """
-        if not self.file.is_file():
-            self._settings |= given
-            return dict(self._settings)
-        ours = {name: value for name, value in given.items() if not self._accepts(name, value)}
-        if "preset" in ours:
-            ours["preset"] = _preset_name(ours["preset"])
-        theirs = {**self._settings, "preset": _preset_name(self["preset"])}
-        if different := differences(theirs, ours, ours):
+        ours = {name: value for name, value in given.items() if name in self._said and not self._accepts(name, value)}
+        theirs = {name: _short(name, self[name]) for name in ours}
+        if different := differences(theirs, {name: _short(name, value) for name, value in ours.items()}):
             raise ValueError(
                 f"{self.file} was trained otherwise ({'; '.join(different)}); leave these knobs out, for the weights "
                 "say them, or choose other weights with --ckpt_file"
             )
-        return {**self._settings, **given} | ({"preset": self["preset"]} if self.arguments else {})
+        self._settings |= {name: value for name, value in given.items() if name not in self._said}
+        if self.record:
+            tell_unsaid(self.record, self._settings)
+        return {**given, **{name: self[name] for name in self._said if name not in self.free or name not in given}}
 
     @property
     def task(self) -> Task:
@@ -135,28 +132,45 @@ class TrainedModel:
             return StridedDDPMScheduler(**noise, variance_type=variance_type)
         return named_sampler(name, **noise, num_inference_steps=num_inference_steps)
 
-    def _read(self) -> None:
-        convention = self.record.get("convention", {})
-        if convention and task_of(self.record) is not self._kind:
+    def inferer(
+        self,
+        sampler: str,
+        num_inference_steps: int | None = None,
+        num_draws: int = 1,
+        window: Sequence[int] | int | None = None,
+        seed: int = 0,
+    ) -> DrawingInferer:
+        """What draws under the task's condition; arguments as of ``sampler`` and DrawingInferer."""
+        return DrawingInferer(self.sampler(sampler, num_inference_steps), self.task, num_draws, window, seed)
+
+    def to_grid(self, keys: KeysCollection, **options: Any) -> BrainToGridd:
+        """The preprocessing of the training; arguments as of BrainToGridd."""
+        names = ("spatial_size", "zoom", "window_percentiles", "network_range")
+        return BrainToGridd(keys, **{name: self[name] for name in names}, **options)
+
+    def _read(self) -> dict[str, Any]:
+        """What the file says of the settings."""
+        said = read_weights(self.file)[1]
+        self.record, arguments = said.get("record", {}), said.get("arguments", {})
+        settings = dict(self.record.get("convention", {}))
+        if settings and task_of(self.record) is not self._kind:
             raise ValueError(
                 f"{self.file} holds the weights of a {task_of(self.record).name}, and this config does "
                 f"{self._kind.name}; take the config of that task, or other weights with --ckpt_file"
             )
-        if convention:
-            tell_unsaid(self.record, self.defaults)
-        self._settings |= convention
         if "data" in self.record:
-            self._settings["spatial_size"] = self.record["data"]["spatial_size"]
-        if self.arguments:
-            # of an inverse, which no prediction uses, the weights are left out
-            self._settings["preset"] = {**self.arguments, "inverse_head": False}
-            self._settings["bookend_stride"] = self.arguments["bookend_stride"]
+            settings["spatial_size"] = self.record["data"]["spatial_size"]
+        if arguments:
+            # the weights of an inverse, which no prediction uses, are left out
+            settings["preset"] = {**arguments, "inverse_head": False}
+            settings["bookend_stride"] = arguments["bookend_stride"]
+        return settings
 
     def _accepts(self, name: str, given: Any) -> bool:
-        if name in self.free or (name == "spatial_size" and not grid_is_fixed(self._settings)):
+        if name in self.free or (name == "spatial_size" and not grid_is_fixed(self._said)):
             return True
-        if name == "preset" and self.arguments:
-            return given == preset_of(self.arguments)
+        if name == "preset":
+            return given in (self[name], preset_of(self[name]))
         return self._kind.accepts(name, self[name], given)
 
 
@@ -171,8 +185,8 @@ def task_of(record: Mapping[str, Any]) -> type[Task]:
     return task_named(record.get("task", earlier))
 
 
-def _preset_name(preset: Any) -> Any:
-    """The preset's name, or what tells its arguments from others."""
-    if not isinstance(preset, Mapping):
-        return preset
-    return preset_of(preset) or f"a network of channels={preset['channels']}"
+def _short(name: str, value: Any) -> Any:
+    """A setting as an error says it: for the arguments of a network, the name of the preset or what tells them apart."""
+    if name == "preset" and isinstance(value, Mapping):
+        return preset_of(value) or f"a network of channels={value['channels']}"
+    return value

@@ -209,7 +209,7 @@ KNOBS = {
     "ema_decay": [0.0, 1.0],
     "ema_interval": [1, 0],
     "sampler": ["StridedDDIMScheduler", "Nonsense"],
-    "sampler_steps": [1, 0, 5000, -1],
+    "num_inference_steps": [1, 0, 5000, -1],
     "bad_steps": ["skip", "ignore"],
     "datalist_file": ["/nowhere/list.json"],
     "dataset_dir": ["/nowhere"],

@@ -33,7 +33,7 @@ def test_every_variant_is_a_network_that_takes_its_images(study, variant, tmp_pa
 
 @pytest.mark.parametrize("network", [{}, _PATCHDDM])
 def test_a_variant_is_trained_measured_and_judged(network):
-    small = {**DEMO, "patch_size": [8, 8, 8], "sampler_steps": 2}
+    small = {**DEMO, "patch_size": [8, 8, 8], "num_inference_steps": 2}
     found = compare({**small, **network}, steps=10, side=16, seed=1, in_patches=True)
     assert found["parameters"] > 1e6
     assert 10 < found["peak_mib"] < 200
@@ -45,7 +45,7 @@ def test_a_variant_is_trained_measured_and_judged(network):
 
 def test_peers_are_judged_alike_and_compared_case_by_case(monkeypatch):
     monkeypatch.setattr(quality, "_NUM_SAMPLES", 2)
-    small = {**DEMO, "sampler_steps": 2}
+    small = {**DEMO, "num_inference_steps": 2}
     found = {
         name: quality.judge({**small, **partial.args[0]}, steps=10, side=16, **partial.keywords)
         for name, partial in quality.STUDIES["peers"].items()
@@ -131,7 +131,7 @@ def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsy
         command.main()
 
 
-def test_sampling_is_judged_by_sampler_steps_and_draws(monkeypatch):
+def test_sampling_is_judged_by_num_inference_steps_and_draws(monkeypatch):
     asked = []
     monkeypatch.setattr(segmentation, "train", lambda *values: None)
     monkeypatch.setattr(segmentation, "_evaluate", lambda values: asked.append(values) or {"dice": 0.5})

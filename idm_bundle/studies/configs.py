@@ -21,7 +21,7 @@ SMALLEST: dict[str, Any] = {
     "num_workers": 0,
     "demo#num_subjects": 5,
     "demo#phantom_size": [32, 32, 24],
-    "sampler_steps": 2,
+    "num_inference_steps": 2,
     "ema_interval": 1,
     "network_def#channels": [16, 32],
     "network_def#num_res_blocks": 1,

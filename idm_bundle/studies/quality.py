@@ -88,7 +88,7 @@ def chain(steps: int, side: int) -> dict[str, Any]:
         train(values)
         return {
             f"{name}, {number} of 2000 steps": _reconstructed(
-                {**values, "sampler": sampler, "sampler_steps": number}, 500
+                {**values, "sampler": sampler, "num_inference_steps": number}, 500
             )
             for name, (sampler, numbers) in _WAYS.items()
             for number in numbers

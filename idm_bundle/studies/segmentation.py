@@ -95,7 +95,7 @@ def sample(steps: int, side: int) -> dict[str, float]:
         for name, counts in _STEPS.items():
             for n in counts:
                 passes = 2 * n - 1 if name == "Heun" else n
-                settings = {"sampler": _SAMPLERS[name], "sampler_steps": n, "num_draws": 1}
+                settings = {"sampler": _SAMPLERS[name], "num_inference_steps": n, "num_draws": 1}
                 found[f"{name}, {passes} passes"] = _evaluate({**values, **settings})["dice"]
         for draws in (1, 2, 3, 5, 10):
             found[f"{draws} draws"] = _evaluate({**values, "num_draws": draws})["dice"]

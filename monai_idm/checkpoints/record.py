@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -24,11 +24,18 @@ ADDED = ("zoom", "window_percentiles", "label_map", "coordinates")  # to the con
 _logger = logging.getLogger(__name__)
 
 
-class _Task(Protocol):
-    name: str
+class HasSettings(Protocol):
+    """A part of a run on which a voxel of the result depends."""
 
     @property
-    def settings(self) -> Mapping[str, Any]: ...
+    def settings(self) -> Mapping[str, Any]:
+        """What it was made with, plain types."""
+
+
+class TaskOfRun(HasSettings, Protocol):
+    """The task of a run."""
+
+    name: ClassVar[str]
 
 
 class RunRecord:
@@ -36,28 +43,30 @@ class RunRecord:
 
     Loading checks it: weights trained for another convention would load silently and predict nonsense.
 
+    The record's ``convention`` is what a voxel of the result depends on besides the weights. It must be the same when
+    the weights are loaded; so must the grid, ``spatial_size``, unless voxels are left as they are (``zoom: false``) and
+    the network is not told where they lie.
+
     Args:
-        convention: What a voxel of the result depends on besides the weights, plain types (network range, noise
-            schedule, prediction type, preprocessing). It must be the same when the weights are loaded.
+        task: Task of the run.
+        parts: Other parts of the run whose settings belong to the convention: noise schedule, preprocessing.
         seed: Seed of the run.
-        spatial_size: Voxels of the grid that volumes are put on, where it has to be that of the training; it has not
-            where voxels are left as they are (``zoom: false``) and the network is not told where they lie.
     """
 
     def __init__(
         self,
-        convention: Mapping[str, Any],
+        task: TaskOfRun | None = None,
+        parts: Sequence[HasSettings] = (),
         seed: int | None = None,
-        spatial_size: Sequence[int] | None = None,
-        task: _Task | None = None,
     ) -> None:
+        convention = {name: value for part in parts for name, value in part.settings.items()}
+        self.spatial_size: Sequence[int] | None = convention.pop("spatial_size", None)
         self.content: dict[str, Any] = {
             **({} if task is None else {"task": task.name}),
             "convention": {**({} if task is None else task.settings), **convention},
             "seed": seed,
             "versions": dict(VERSIONS),
         }
-        self.spatial_size = None if spatial_size is None else list(spatial_size)
         self.loaded: dict[str, Any] | None = None
         """The record of the checkpoint that was loaded last."""
         self._split: Mapping[str, Sequence[Case]] | None = None

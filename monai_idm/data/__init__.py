@@ -20,7 +20,7 @@ from monai_idm.data.phantom import Phantom, generate_phantom, write_phantoms
 from monai_idm.data.regions import LABEL_MAPS, LabelToRegionsd, RegionsToLabeld
 from monai_idm.data.sampling import DrawNoised, PlaceOnTrainingGridd, SaveSettingsd, sample_list
 from monai_idm.data.saving import SaveVolumesd
-from monai_idm.data.source import data_source, dataset_or_phantoms
+from monai_idm.data.source import data_source, dataset_or_phantoms, described
 
 __all__ = [
     "LABEL_MAPS",
@@ -51,6 +51,7 @@ __all__ = [
     "class_label",
     "data_source",
     "dataset_or_phantoms",
+    "described",
     "evaluation_datalist",
     "generate_phantom",
     "grid_spacing_mm",

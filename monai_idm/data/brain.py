@@ -7,7 +7,7 @@ from typing import Any
 
 from monai.config import KeysCollection
 from monai.transforms import CropForegroundd, InvertibleTransform, MapTransform, Orientationd
-from monai.utils import ensure_tuple
+from monai.utils import ensure_tuple, ensure_tuple_rep
 
 from monai_idm.data.air import AirToZerod
 from monai_idm.data.grid import FitToGridd
@@ -48,6 +48,13 @@ class BrainToGridd(MapTransform, InvertibleTransform):
         mask_mode: str = "nearest",
     ) -> None:
         super().__init__(keys)
+        self.settings = {
+            "network_range": list(network_range),
+            "zoom": zoom,
+            "window_percentiles": list(window_percentiles),
+            "spatial_size": [int(n) for n in ensure_tuple_rep(spatial_size, 3)],
+        }
+        """What a voxel of the result depends on."""
         every = (*self.keys, *ensure_tuple(label_keys), "mask")
         lower, upper = window_percentiles
         minimum, maximum = network_range

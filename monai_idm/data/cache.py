@@ -9,7 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
-from monai.data import PersistentDataset
+from monai.data import PersistentDataset, pickle_hashing
 from monai.utils import convert_to_tensor
 
 from monai_idm.checkpoints import DamagedFile, read_checkpoint, write_checkpoint
@@ -23,9 +23,12 @@ class CheckedPersistentDataset(PersistentDataset):
 
     MONAI copies them from the folder for temporary files: a training that is killed meanwhile leaves one that ends all
     that follow, and PyTorch takes flipped bits for voxels. A volume is made anew, too, when its source files are others
-    than they were, by size and time. Arguments are MONAI's, with a ``cache_dir``; items are kept without metadata, so
-    that they load without pickled objects.
+    than they were, by size and time. Arguments are MONAI's; items are kept without metadata, so
+    that they load without pickled objects. Other transforms make other files.
     """
+
+    def __init__(self, data: Any, transform: Any, cache_dir: Any, hash_transform: Any = pickle_hashing) -> None:
+        super().__init__(data, transform, cache_dir, hash_transform=hash_transform)
 
     def _cachecheck(self, item_transformed: Any) -> Any:
         key = self.hash_func({"item": item_transformed, "sources": _sources(item_transformed), "code": __version__})

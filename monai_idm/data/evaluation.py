@@ -52,7 +52,7 @@ def evaluation_datalist(
     ckpt_file: str | Path,
     evaluation_split: str,
     dataset_dir: str | os.PathLike[str],
-    training_datalist: str | os.PathLike[str],
+    file: str | os.PathLike[str],
     datalist_file: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def evaluation_datalist(
             none yet, or another tool hands them over without a file, also the split that a training would make.
         evaluation_split: The part that is going to be judged, ``"validation"`` or ``"test"``, or ``"all"`` cases.
         dataset_dir: Folder of the cases.
-        training_datalist: The datalist that the training left in its ``output_dir``.
+        file: The datalist that the training left in its ``output_dir``.
         datalist_file: A datalist of ``python -m idm_bundle prepare``: its cases and parts are taken.
         options: ``modalities`` and others of :func:`~monai_idm.data.datalist.find_datalist`.
     Returns:
@@ -79,13 +79,13 @@ def evaluation_datalist(
     there = Path(ckpt_file).is_file()
     known = TrainingSplit.of(read_record(ckpt_file)) if there else None
     if known is None and datalist_file is None:
-        if Path(training_datalist).is_file():
-            datalist_file = training_datalist
+        if Path(file).is_file():
+            datalist_file = file
             _logger.warning("the weights do not say what they were trained on; taking the split in %s", datalist_file)
         elif there:
             raise ValueError(
                 f"nothing says which cases the weights in {ckpt_file} were trained on: records of it came with version "
-                f"0.2, and {training_datalist} is not there; give the datalist.json of their training as "
+                f"0.2, and {file} is not there; give the datalist.json of their training as "
                 "--datalist_file"
             )
     if known is None or datalist_file is not None:

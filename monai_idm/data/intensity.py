@@ -169,20 +169,26 @@ class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
 
 
 class ToImageRanged(ScaleIntensityRanged):
-    """From the network's range to [0, 1], for metrics and pictures: MONAI's ScaleIntensityRanged.
+    """From the network's range to [0, 1], for metrics, pictures and files: MONAI's ScaleIntensityRanged.
 
     Args:
         keys: Keys of the images.
         network_range: What becomes 0 and 1.
         clip: False for noisy images, whose mean clipping would change.
+        squared: The images are variances, which change by the square of what images change by.
         allow_missing_keys: Pass over keys that an item lacks.
     """
 
     def __init__(
-        self, keys: KeysCollection, network_range: Sequence[float], clip: bool = True, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        network_range: Sequence[float],
+        clip: bool = True,
+        squared: bool = False,
+        allow_missing_keys: bool = False,
     ) -> None:
-        minimum, maximum = network_range
-        super().__init__(keys, minimum, maximum, 0.0, 1.0, clip, allow_missing_keys=allow_missing_keys)
+        low, high = (0.0, (network_range[1] - network_range[0]) ** 2) if squared else network_range
+        super().__init__(keys, low, high, 0.0, 1.0, clip, allow_missing_keys=allow_missing_keys)
 
 
 def air_level(image: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,11 @@ from typing import Any
 import ignite.distributed as idist
 
 from monai_idm.checkpoints import PHANTOM
+from monai_idm.data.evaluation import split_of
+from monai_idm.data.grid import grid_spacing_mm
 from monai_idm.data.phantom import write_phantoms
 
-__all__ = ["data_source", "dataset_or_phantoms"]
+__all__ = ["data_source", "dataset_or_phantoms", "described"]
 
 _logger = logging.getLogger(__name__)
 
@@ -43,6 +45,32 @@ def dataset_or_phantoms(
         )
     with idist.one_rank_first():  # which writes, and the others find
         return str(write_phantoms(phantom_dir, num_subjects, spatial_size, seed))
+
+
+def described(
+    training: Any,
+    validation: Any,
+    dataset_dir: str | os.PathLike[str] | None,
+    output_dir: str | os.PathLike[str],
+    spatial_size: Sequence[int],
+) -> dict[str, Any]:
+    """What the record of a training says of its data: arguments of ``RunRecord.describe_data``.
+
+    Args:
+        training: Dataset that is trained on.
+        validation: Dataset that chooses the best weights.
+        dataset_dir: As of :func:`dataset_or_phantoms`.
+        output_dir: Folder of the run, with its phantoms and its datalist.
+        spatial_size: Size of the training grid in voxels.
+    """
+    folder = Path(output_dir)
+    return {
+        "source": data_source(training, dataset_dir, folder / "phantoms"),
+        "num_cases": len(training),
+        "spatial_size": spatial_size,
+        "spacing_mm": grid_spacing_mm(validation),
+        "split": split_of(training, validation, folder / "datalist.json"),
+    }
 
 
 def data_source(dataset: Any, dataset_dir: str | os.PathLike[str] | None, phantom_dir: str | os.PathLike[str]) -> str:

@@ -4,7 +4,7 @@ from monai_idm.schedulers.ddim import StridedDDIMScheduler
 from monai_idm.schedulers.ddpm import StridedDDPMScheduler
 from monai_idm.schedulers.dpm_solver import DPMSolverPlusPlusScheduler
 from monai_idm.schedulers.heun import StridedHeunScheduler
-from monai_idm.schedulers.named import SAMPLERS, named_sampler
+from monai_idm.schedulers.named import SAMPLERS, few_step_sampler, named_sampler
 from monai_idm.schedulers.prediction import (
     check_prediction_type,
     predicted_noise,
@@ -24,6 +24,7 @@ __all__ = [
     "check_noise_levels",
     "check_prediction_type",
     "check_sampler",
+    "few_step_sampler",
     "fresh_sampler",
     "named_sampler",
     "predicted_noise",

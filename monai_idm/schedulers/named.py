@@ -11,7 +11,7 @@ from monai_idm.schedulers.dpm_solver import DPMSolverPlusPlusScheduler
 from monai_idm.schedulers.heun import StridedHeunScheduler
 from monai_idm.schedulers.strided import StridedScheduler
 
-__all__ = ["SAMPLERS", "named_sampler"]
+__all__ = ["SAMPLERS", "few_step_sampler", "named_sampler"]
 
 SAMPLERS: dict[str, type[StridedScheduler]] = {
     kind.__name__: kind
@@ -38,3 +38,16 @@ def named_sampler(sampler: str, **arguments: Any) -> StridedScheduler:
             f"a subclass of StridedScheduler, as package.module.Class"
         )
     return found(**arguments)
+
+
+def few_step_sampler(sampler: str, training: StridedScheduler, num_inference_steps: int) -> StridedScheduler:
+    """Build a sampler for a network by the scheduler of its training.
+
+    Args:
+        sampler: As of :func:`named_sampler`.
+        training: Scheduler of the training.
+        num_inference_steps: Number of steps.
+    """
+    low, high = training.clip_sample_values
+    clip = {"clip_sample": training.clip_sample, "clip_sample_min": low, "clip_sample_max": high}
+    return named_sampler(sampler, **training.settings, **clip, num_inference_steps=num_inference_steps)

@@ -73,6 +73,14 @@ class StridedScheduler(Scheduler):
                     "about the image; choose 'v_prediction' or 'sample'"
                 )
             self._rescale()
+        self.settings = {
+            "num_train_timesteps": num_train_timesteps,
+            "schedule": schedule,
+            "prediction_type": prediction_type,
+            "zero_terminal_snr": zero_terminal_snr,
+            **schedule_args,
+        }
+        """What a network that was trained with it depends on; arguments of another such scheduler."""
         self.prediction_type = prediction_type
         self.clip_sample = clip_sample
         self.clip_sample_values = (clip_sample_min, clip_sample_max)

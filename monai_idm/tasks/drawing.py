@@ -105,8 +105,8 @@ class DrawingInferer(Inferer):
 class DrawingIteration:
     """``iteration_update`` of a MONAI evaluator whose inferer is a :class:`DrawingInferer`.
 
-    Leaves in the output, for N draws of C channels: ``draws`` ``(B, N, C, *spatial)``, their ``mean`` and ``variance``
-    ``(B, C, *spatial)``, and ``pred``, what the inferer's call makes of them.
+    Leaves in the output, for N draws of C channels: ``draws`` ``(B, N, C, *spatial)``; ``draw``, the first of them,
+    their ``mean`` and ``variance`` ``(B, C, *spatial)``; and ``pred``, what the inferer's call makes of them.
     """
 
     def __call__(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +115,7 @@ class DrawingIteration:
             draws = engine.inferer.draws(image, engine.network)
         engine.state.output = {
             "draws": draws,
+            "draw": draws[:, 0],
             "mean": draws.mean(1),
             "variance": draws.var(1, correction=0),
             CommonKeys.PRED: engine.inferer.task.combined(draws),

@@ -72,38 +72,37 @@ class SamplingPrepareBatch(PrepareBatch):
 
 
 class GenerateVolumes:
-    """At the end of an evaluation, sample volumes into ``engine.state.generated``; from the same noise every time.
+    """At the end of an evaluation, sample volumes into ``engine.state.generated``; from the same noise every time,
+    and of the first class, where the network knows classes.
 
     The evaluator has an InvertibleDiffusionInferer. Attach it before what looks at the volumes.
 
     Args:
-        spatial_size: In voxels.
-        channels: Of the image.
+        task: Task of the network.
+        spatial_size: Size of a volume in voxels.
         network_range: What the network sees of intensities in [0, 1].
         scheduler: Scheduler to sample with; None: the training scheduler, every step.
         num_volumes: How many; from 64^3 voxels on one after the other, which takes no more memory than one.
         seed: Volume i starts from the noise of ``seed + i``.
-        class_label: Of the volumes, for networks that know classes.
     Raises:
         ValueError: If the scheduler cannot be sampled with.
     """
 
     def __init__(
         self,
+        task: Generation,
         spatial_size: Sequence[int],
-        channels: int,
         network_range: tuple[float, float] = (-1.0, 1.0),
         scheduler: Scheduler | None = None,
         num_volumes: int = 2,
         seed: int = 0,
-        class_label: int | None = None,
     ) -> None:
         check_sampler(scheduler)
-        self.shape = (channels, *spatial_size)
+        self.shape = (len(task.drawn), *spatial_size)
         self.network_range = network_range
         self.scheduler = scheduler
         self.seeds = list(range(seed, seed + num_volumes))
-        self.class_label = class_label
+        self.knows_classes = task.num_classes is not None
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -121,6 +120,6 @@ class GenerateVolumes:
     def _sample(self, engine: Any, seeds: Sequence[int]) -> Tensor:
         noise = torch.stack([seeded_noise(self.shape, seed) for seed in seeds]).to(engine.state.device)
         options: dict[str, Any] = {"scheduler": self.scheduler, "seeds": seeds, "verbose": False}
-        if self.class_label is not None:
-            options["class_labels"] = torch.full((len(noise),), self.class_label, device=noise.device)
+        if self.knows_classes:
+            options["class_labels"] = torch.zeros(len(noise), dtype=torch.long, device=noise.device)
         return engine.inferer.sample(noise, engine.network, **options).cpu()

@@ -75,9 +75,13 @@ class Segmentation(Task):
 
     @property
     def inputs(self) -> list[str]:
-        coordinates = [f"coordinate, {axis}" for axis in _AXES] if self.coordinates else []
-        contrasts = [CONTRASTS.get(name, name) for name in self.modalities]
-        return [*(f"noisy mask of the {region}" for region in self.drawn), *contrasts, *coordinates]
+        condition = [CONTRASTS.get(name, name) for name in self.condition_channels]
+        return [*(f"noisy mask of the {region}" for region in self.drawn), *condition]
+
+    @property
+    def condition_channels(self) -> list[str]:
+        """Names of the condition's channels."""
+        return [*self.modalities, *(f"coordinate, {axis}" for axis in _AXES if self.coordinates)]
 
     @property
     def drawn(self) -> list[str]:

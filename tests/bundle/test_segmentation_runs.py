@@ -109,7 +109,7 @@ def test_the_baseline_trains_in_its_own_way(tmp_path):
 @pytest.mark.parametrize("patch_size", ["@spatial_size", [16, 24, 16]])
 def test_native_volumes_are_segmented_whole_or_in_patches(patch_size, tmp_path):
     pytest.importorskip("bitsandbytes")
-    size = {"spatial_size": [32, 32, 24], "patch_size": patch_size, "sampler_steps": 2}
+    size = {"spatial_size": [32, 32, 24], "patch_size": patch_size, "num_inference_steps": 2}
     # in float32: bfloat16 convolutions of few voxels are not reliable on a CPU
     knobs = {"preset": "light", "precision": "float32", "bookend_stride": 1, "num_workers": 0, "max_epochs": 1}
     run = train(tmp_path, ["train", "segmentation", "native"], **size, **knobs)
@@ -127,7 +127,7 @@ def test_heuns_method_is_a_knob(segmented):
     values = {**TINY, **SEGMENTATION, "ckpt_dir": str(folder / "models"), "sampler": "StridedHeunScheduler"}
     run = workflow(["train", "segmentation", "evaluate_segmentation"], "train", folder, **values)
     run.initialize()
-    assert len(run.parser.get_parsed_content("few_step_scheduler").timesteps) == 2 * TINY["sampler_steps"] - 1
+    assert len(run.parser.get_parsed_content("few_step_scheduler").timesteps) == 2 * TINY["num_inference_steps"] - 1
 
 
 @pytest.mark.parametrize(

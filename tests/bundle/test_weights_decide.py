@@ -147,7 +147,7 @@ def test_what_a_training_saw_is_in_its_weights_and_judges_them(tmp_path):
     for name in ("evaluate", "evaluate_generation"):  # README's commands, without the training's seed
         judge = workflow(
             ["train", name], "train", tmp_path, dataset_dir=str(data), ckpt_dir=str(file.parent), spatial_size=SIZE,
-            evaluation_split="test", device=TINY["device"], sampler_steps=2,
+            evaluation_split="test", device=TINY["device"], num_inference_steps=2,
         )  # fmt: skip
         datalist = judge.parser.get_parsed_content("datalist")
         assert [i["subject"] for i in datalist["test"]] == [i["subject"] for i in trained["test"]]
@@ -168,7 +168,7 @@ def test_what_a_training_saw_is_in_its_weights_and_judges_them(tmp_path):
 @pytest.mark.parametrize("task", [[], ["synthesis"], ["segmentation"]], ids=str)
 def test_a_folder_of_other_patients_is_judged_as_a_whole(task, tmp_path):
     """By README's commands with --evaluation_split all: none of the training's cases is there to compare with."""
-    file = weights(tmp_path, *task, sampler_steps=2)
+    file = weights(tmp_path, *task, num_inference_steps=2)
     split = {"training": [("ann", "ann")], "validation": [("bob", "bob")], "test": [("cat", "cat")]}
     content = torch.load(file, weights_only=True)
     record = content._metadata[""]["record"]
@@ -178,7 +178,7 @@ def test_a_folder_of_other_patients_is_judged_as_a_whole(task, tmp_path):
     for verb in {"": ["evaluate", "evaluate_generation"]}.get("".join(task), [f"evaluate_{''.join(task)}"]):
         run = workflow(
             ["train", *task, verb], "train", tmp_path / verb, dataset_dir=str(others), ckpt_file=str(file),
-            spatial_size=SIZE, evaluation_split="all", device=TINY["device"], sampler_steps=2,
+            spatial_size=SIZE, evaluation_split="all", device=TINY["device"], num_inference_steps=2,
             **{"num_samples": 2} if verb == "evaluate_generation" else {},
         )  # fmt: skip
         run.initialize()

@@ -37,7 +37,7 @@ def in_order(properties):
 
 @pytest.mark.parametrize("configs", TRAININGS, ids=str)
 def test_every_property_of_a_training_is_read_and_set(configs, tmp_path):
-    run = workflow(configs, "train", tmp_path, **{**TINY, "ckpt_dir": str(tmp_path), "sampler_steps": 2})
+    run = workflow(configs, "train", tmp_path, **{**TINY, "ckpt_dir": str(tmp_path), "num_inference_steps": 2})
     run.initialize()
     for name in in_order(TrainProperties):
         value = getattr(run, name)
@@ -77,7 +77,7 @@ class Own(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("dataset", [Own(), Dataset([Own()[i] for i in range(3)])], ids=["torch", "monai"])
 def test_a_training_takes_another_dataset_and_number_of_epochs(dataset, tmp_path):
-    run = workflow("train", "train", tmp_path, **{**TINY, "ckpt_dir": str(tmp_path), "sampler_steps": 2})
+    run = workflow("train", "train", tmp_path, **{**TINY, "ckpt_dir": str(tmp_path), "num_inference_steps": 2})
     run.initialize()
     run.train_dataset = dataset
     run.max_epochs = 1

@@ -17,7 +17,7 @@ TINY = {
     "demo#epoch_length": 2,
     "demo#max_epochs": 2,
     "demo#val_interval": 1,
-    "sampler_steps": 8,
+    "num_inference_steps": 8,
     "ema_interval": 1,
 }
 
