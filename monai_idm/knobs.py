@@ -45,7 +45,7 @@ class Trained(Protocol):
         """All settings, after those that were given were compared with the weights."""
 
 
-def read_knobs(trained: Trained | None = None) -> None:
+def read_knobs(trained: Trained | None = None, of_training: bool = False) -> None:
     """Stands first in ``initialize`` of a config, and gives the knobs at its top their values.
 
     Words become true, false and null. Paths are compared with what was typed. With weights, the settings that these
@@ -53,6 +53,7 @@ def read_knobs(trained: Trained | None = None) -> None:
 
     Args:
         trained: The weights of an evaluation or an inference; None: a training, which decides by itself.
+        of_training: The config has knobs for all that a training decides: nobody gave those that are at their defaults.
     Raises:
         ValueError: If a knob that was typed is none of the config, a path is not what was typed, or a setting
             contradicts the weights.
@@ -71,7 +72,8 @@ def read_knobs(trained: Trained | None = None) -> None:
     given = {
         knob: config.get_parsed_content(knob)
         for knob, value in knobs.items()
-        if knob in settings and (_typed(knob) is not None or not (_is_code(value) or value == settings[knob]))
+        if knob in settings
+        and (_typed(knob) is not None or not (_is_code(value) or value == (settings[knob] if of_training else None)))
     }
     resolved.update({knob: value for knob, value in trained.agree(given).items() if knob in knobs})
 

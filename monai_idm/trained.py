@@ -186,7 +186,7 @@ def task_of(record: Mapping[str, Any]) -> type[Task]:
 
 
 def _short(name: str, value: Any) -> Any:
-    """A setting as an error says it: for the arguments of a network, the name of the preset or what tells them apart."""
+    """A setting as an error says it: of a network's arguments, the preset's name or what tells them apart."""
     if name == "preset" and isinstance(value, Mapping):
         return preset_of(value) or f"a network of channels={value['channels']}"
     return value

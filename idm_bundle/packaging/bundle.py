@@ -20,15 +20,18 @@ import yaml
 from monai.bundle import ConfigParser
 
 import monai_idm
-from idm_bundle.packaging.tasks import Task, task_of
 from idm_bundle.packaging.zoo import LARGE_FILE_BYTES
 from monai_idm import __version__, find_bundle_root
 from monai_idm.checkpoints import PHANTOM, fingerprint, read_weights
 from monai_idm.networks import InvertibleDiffusionUNet
-from monai_idm.networks.presets import PRESETS
+from monai_idm.networks.presets import PRESETS, preset_of
+from monai_idm.tasks import Task, predicted
+from monai_idm.tasks.task import setting_names
+from monai_idm.trained import task_of
 
 __all__ = ["package"]
 
+_BUNDLE = "brats_mri_invertible_diffusion"
 _PLACES = {
     "ckpt_dir": "$@bundle_root + '/models'",
     "ckpt_file": "$@bundle_root + '/models/model.pt'",
@@ -39,11 +42,12 @@ _logger = logging.getLogger(__name__)
 
 
 class _Weights(NamedTuple):
-    """Weights, the arguments of their network, and the record of their training."""
+    """Weights, the arguments of their network, the record of their training, and its task."""
 
     state_dict: Mapping[str, Any]
     arguments: Mapping[str, Any]
     record: Mapping[str, Any]
+    task: Task
 
 
 def package(
@@ -66,27 +70,43 @@ def package(
     """
     root, output = Path(find_bundle_root(bundle_root)), Path(output)
     trained = _read(Path(weights))
-    task = task_of(trained.record["convention"])
-    folder, zipped = output / task.name, output / f"{task.name}_v{__version__}.zip"
+    name = _name(trained.task)
+    folder, zipped = output / name, output / f"{name}_v{__version__}.zip"
     for existing in (folder, zipped):
         if existing.exists():
             raise FileExistsError(f"{existing} is there already; remove it, or give another --output")
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".unfinished.") as unfinished:
-        bundle = Path(unfinished) / task.name
+        bundle = Path(unfinished) / name
         for part in ("configs", "docs", "models"):
             (bundle / part).mkdir(parents=True)
-        _write_configs(root, bundle, task, trained)
-        _write_metadata(root, bundle, task, trained, _checked_network(bundle, trained))
+        _write_configs(root, bundle, trained)
         _write_weights(bundle, trained, url)
-        _write_docs(root, bundle, task)
+        _write_metadata(root, bundle, trained, _checked_network(bundle))
+        _write_docs(root, bundle, trained.task)
         code = Path(monai_idm.__file__).parent
         shutil.copytree(code, bundle / code.name, ignore=shutil.ignore_patterns("__pycache__"))
-        archive = shutil.make_archive(str(Path(unfinished) / zipped.stem), "zip", unfinished, task.name)
+        archive = shutil.make_archive(str(Path(unfinished) / zipped.stem), "zip", unfinished, name)
         bundle.rename(folder)
         Path(archive).rename(zipped)
     _logger.info("%s, and %s", folder, zipped)
     return folder
+
+
+def _name(task: Task) -> str:
+    return _BUNDLE if task.name == "generation" else f"{_BUNDLE}_{task.name}"
+
+
+def _configs(task: Task) -> dict[str, tuple[str, ...]]:
+    """The config files of a bundle, and what each is merged of."""
+    if task.name == "generation":
+        evaluations = {name: ("train", name) for name in ("evaluate", "evaluate_generation")}
+        return {"train": ("train",), **evaluations, "inference": ("inference",)}
+    return {
+        "train": ("train", task.name),
+        "evaluate": ("train", task.name, f"evaluate_{task.name}"),
+        "inference": (f"inference_{task.name}",),
+    }
 
 
 def _read(weights: Path) -> _Weights:
@@ -101,20 +121,22 @@ def _read(weights: Path) -> _Weights:
         )
     data = told["record"]["data"]
     data["source"] = Path(data["source"]).name
-    return _Weights(state_dict, told["arguments"], told["record"])
+    kind, settings = task_of(told["record"]), told["record"]["convention"]
+    task = kind(**{name: settings[name] for name in setting_names(kind) if name in settings})
+    return _Weights(state_dict, told["arguments"], told["record"], task)
 
 
-def _write_configs(root: Path, bundle: Path, task: Task, trained: _Weights) -> None:
-    trained_knobs = _knobs(trained)
-    for name, parts in task.configs.items():
+def _write_configs(root: Path, bundle: Path, trained: _Weights) -> None:
+    settings = _settings(trained)
+    for name, parts in _configs(trained.task).items():
         content = ConfigParser.load_config_files([root / "configs" / f"{part}.yaml" for part in parts])
-        knobs = {**_PLACES, **trained_knobs}
+        knobs = {**_PLACES, **settings}
         if name == "inference":
             knobs["output_dir"] = f"{_PLACES['output_dir']} + '/{name}'"
-        if "any_to_any" in content and knobs["known"] is None:
-            knobs |= {"any_to_any": True, "known": knobs["modalities"][:-1]}
-        for part in (content, content.get("untrained", {})):
-            part.update({knob: value for knob, value in knobs.items() if knob in part})
+            content["trained"]["untrained"] = settings  # for tools that look at a bundle without its weights
+        elif name != "train":
+            knobs = dict(_PLACES)  # evaluation asks the weights
+        content |= {knob: value for knob, value in knobs.items() if knob in content}
         content["initialize"] = [f"$monai_idm.require_version('{__version__}')", *content["initialize"]]
         _write_json(bundle / "configs" / f"{name}.json", content)
     for name in _OVERLAYS:
@@ -129,21 +151,21 @@ def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=4) + "\n")
 
 
-def _checked_network(bundle: Path, trained: _Weights) -> InvertibleDiffusionUNet:
-    """The network that the bundle's config makes, with the weights, which raises where they do not fit."""
+def _checked_network(bundle: Path) -> InvertibleDiffusionUNet:
+    """The network that the bundle's config makes, with the bundle's weights, which raises where they do not fit."""
     config = ConfigParser()
     config.read_config(bundle / "configs" / "inference.json")
-    config["device"] = "cpu"
+    config.update({"device": "cpu", "bundle_root": str(bundle)})
     network: InvertibleDiffusionUNet = config.get_parsed_content("network")
-    network.load_state_dict(trained.state_dict)
+    network.load_state_dict(read_weights(bundle / "models" / "model.pt")[0])
     return network
 
 
-def _knobs(trained: _Weights) -> dict[str, Any]:
+def _settings(trained: _Weights) -> dict[str, Any]:
     """The values at the top of the configs, as they were in the training."""
     arguments = trained.arguments
-    presets = [name for name, preset in PRESETS.items() if all(_listed(v) == arguments[k] for k, v in preset.items())]
-    if not presets:
+    preset = preset_of(arguments)
+    if preset is None:
         raise ValueError(
             f"the weights are of a network with channels={arguments['channels']}, "
             f"num_res_blocks={arguments['num_res_blocks']}, attention_levels={arguments['attention_levels']}: none of "
@@ -151,19 +173,15 @@ def _knobs(trained: _Weights) -> dict[str, Any]:
         )
     return {
         **trained.record["convention"],
-        "preset": presets[0],
+        "preset": preset,
         "bookend_stride": arguments["bookend_stride"],
         "spatial_size": trained.record["data"]["spatial_size"],
     }
 
 
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _write_metadata(root: Path, bundle: Path, task: Task, trained: _Weights, network: InvertibleDiffusionUNet) -> None:
-    data = trained.record["data"]
-    inputs, outputs = task.channels(trained.record["convention"])
+def _write_metadata(root: Path, bundle: Path, trained: _Weights, network: InvertibleDiffusionUNet) -> None:
+    data, task = trained.record["data"], trained.task
+    inputs, outputs = task.inputs, predicted(task, trained.record["convention"]["prediction_type"])
     phantom = data["source"] == PHANTOM
     metadata = json.loads((root / "configs" / "metadata.json").read_text())
     metadata["required_packages_version"].pop("monai-idm")  # travels with the bundle
@@ -209,7 +227,7 @@ def _write_docs(root: Path, bundle: Path, task: Task) -> None:
         shutil.copy(root / "docs" / page, bundle / "docs")
     commands = "\n".join(
         f"python -m monai.bundle run --config_file configs/{name}.json --dataset_dir /data/BraTS2020"
-        for name in task.configs
+        for name in _configs(task)
     )
     several = f"['configs/train.json','configs/{_OVERLAYS[0]}.json']"
     commands += (

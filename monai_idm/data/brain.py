@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from monai.config import KeysCollection
-from monai.transforms import CropForegroundd, InvertibleTransform, MapTransform, Orientationd
+from monai.transforms import CropForegroundd, InvertibleTransform, MapTransform, Orientationd, allow_missing_keys_mode
 from monai.utils import ensure_tuple, ensure_tuple_rep
 
 from monai_idm.data.air import AirToZerod
@@ -76,6 +76,7 @@ class BrainToGridd(MapTransform, InvertibleTransform):
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        for step in reversed(self.steps):
-            d = step.inverse(d)
+        with allow_missing_keys_mode(tuple(self.steps)):  # what was made takes the place of one key alone
+            for step in reversed(self.steps):
+                d = step.inverse(d)
         return d

@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser, ckpt_export, create_workflow
 from monai.data import MetaTensor
 
 from idm_bundle.packaging import package, verify_bundle, zoo
-from idm_bundle.packaging.tasks import task_of
+from monai_idm.trained import task_of
 from idm_bundle.studies.configs import configured
 from monai_idm import __version__
 from monai_idm.checkpoints import PHANTOM, fingerprint, read_record
