@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import ignite.distributed as idist
 import torch
+from ignite.engine import Engine, Events
 from monai.transforms import Randomizable
 from torch.utils.data import Dataset, Sampler
 
@@ -34,6 +35,8 @@ class SeededBatches(Sampler[list[Draw]]):
     Of a batch, drawn for all processes of a distributed run at once, a process takes its part. A pass has as many
     batches as it takes to see every case, and the next goes on in the stream where it ended.
 
+    Among a trainer's handlers, after the one that resumes, it starts with the batch of the trainer's next iteration.
+
     Args:
         num_cases: Of the dataset.
         batch_size: Of one process.
@@ -48,6 +51,9 @@ class SeededBatches(Sampler[list[Draw]]):
         self.seed = seed
         self.step = 0
         """Number of the next batch; set it to go on from there."""
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._go_on)
 
     def __len__(self) -> int:
         return ceil(self.num_cases / (self.batch_size * idist.get_world_size()))
@@ -68,13 +74,16 @@ class SeededBatches(Sampler[list[Draw]]):
         case = _permutation(self.num_cases, mixed_seed(self.seed, "order", turn))[within]
         return Draw(case, mixed_seed(self.seed, "transforms", place))
 
+    def _go_on(self, engine: Engine) -> None:
+        self.step = engine.state.iteration
+
 
 class SeededDataset(Dataset):
     """One of MONAI's datasets, asked for a :class:`Draw`: its random transforms start from the draw's seed.
 
     Args:
         dataset: Dataset with a ``transform`` that is a ``Compose``, as CacheDataset and PersistentDataset have it. Of
-            another one, nothing is seeded but torch, by SeedSteps.
+            another one, nothing is seeded but torch, by TrainingStep.
     """
 
     def __init__(self, dataset: Any) -> None:

@@ -13,7 +13,6 @@ from monai_idm.handlers.progress import TrainingProgress
 from monai_idm.handlers.reconstruction_error import ReconstructionErrorHandler
 from monai_idm.handlers.record_handler import RecordHandler
 from monai_idm.handlers.sample_watch import SampleWatch
-from monai_idm.handlers.seed_steps import SeedSteps
 from monai_idm.handlers.step_guard import StepGuard
 from monai_idm.handlers.training_checkpoint import TrainingCheckpoint
 from monai_idm.handlers.validate_last import ValidateLast
@@ -31,7 +30,6 @@ __all__ = [
     "ReconstructionErrorHandler",
     "RecordHandler",
     "SampleWatch",
-    "SeedSteps",
     "StepGuard",
     "TrainingCheckpoint",
     "TrainingProgress",

@@ -10,12 +10,10 @@ from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine, Events
-from monai.engines.utils import IterationEvents
+from ignite.engine import Engine
 from monai.utils.enums import CommonKeys
-from torch import Tensor
 
-from monai_idm.distributed import from_all, here, whole
+from monai_idm.distributed import from_all, whole
 from monai_idm.failures import BadNumbers
 from monai_idm.handlers.csv_rows import append_epoch
 from monai_idm.handlers.reconstruction_error import error_limit
@@ -31,15 +29,16 @@ _PATIENCE = 10  # bad steps in a row
 
 
 class StepGuard:
-    """Look at each step of a trainer: loss, norm of the gradients, error of the rebuilt activations.
+    """Judges each step of a trainer: its loss, the norm of its gradients, the error of its rebuilt activations.
 
-    A step is bad if one of them is no finite number, if the norm is ``explosion`` times the median of the last 100, or
+    A step is bad if one of them is NaN or infinite, if the norm is ``explosion`` times the median of the last 100, or
     if the error is larger than :class:`~monai_idm.handlers.ReconstructionErrorHandler` allows. It is logged, with the
-    cases of its batch, and so it is in a table. The weights stay as they were, but for an
-    :class:`~monai_idm.optimizers.AdamWInBackward`: that leaves out parameters whose own gradient is no number or
-    larger than all gradients together may be, and has stepped the others before the norm of all is known.
+    cases of its batch, and written to a table. The weights stay as they were, except with an
+    :class:`~monai_idm.optimizers.AdamWInBackward`: that leaves out parameters whose own gradient is NaN or larger
+    than all gradients together may be, and has stepped the others before the norm of all is known.
 
-    What is usual is part of the trainer's state, and goes on with a training.
+    :class:`~monai_idm.tasks.TrainingStep` asks it. It listens to no event; it stands among the trainer's handlers so
+    that the usual norms are part of the trainer's state and go on with a training.
 
     Args:
         network: Being trained.
@@ -69,55 +68,42 @@ class StepGuard:
         self.policy = policy
         self.explosion = explosion
         self.csv_file = None if csv_file is None else Path(csv_file)
-        self._squares: list[float] = []  # of the gradients that an AdamWInBackward has met in this pass
-        self._largest = math.inf  # norm of the gradients in this step
-        self._skipped = False
 
     def attach(self, engine: Engine) -> None:
         engine.state_dict_user_keys.extend(("gradient_norms", "bad_steps"))
         state = cast(Any, engine.state)
         state.gradient_norms, state.bad_steps = [], 0  # of the last good steps; in a row
-        engine.add_event_handler(Events.ITERATION_STARTED, self._begin)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._loss)
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._gradients)
-        if isinstance(self.optimizer, AdamWInBackward):
-            self.optimizer.accepts = self._accepts
 
-    def _begin(self, engine: Engine) -> None:
-        norms = cast(Any, engine.state).gradient_norms
-        usual = median(norms) if len(norms) == _USUAL else math.inf
-        self._largest = min(self.explosion * usual, torch.finfo(torch.float32).max)
-        self._squares, self._skipped = [], False
-
-    def _loss(self, engine: Engine) -> None:
-        loss = engine.state.output[CommonKeys.LOSS]  # type: ignore[index]
-        worst = _worst(float(loss.detach()))
+    def loss_is_good(self, engine: Engine) -> bool:
+        """Whether to go backward from the loss in the trainer's output; sets an AdamWInBackward's limit for that."""
+        worst = _worst(float(engine.state.output[CommonKeys.LOSS].detach()))  # type: ignore[index]
         if not math.isfinite(worst):
             self._bad(engine, "the loss", worst)
-            # a backward pass that reaches no weight
-            engine.state.output[CommonKeys.LOSS] = loss.detach().requires_grad_()  # type: ignore[index]
-            self._skipped = True
+            return False
+        if isinstance(self.optimizer, AdamWInBackward):
+            self.optimizer.skip_above = self._largest(engine)
+        return True
 
-    def _accepts(self, gradient: Tensor) -> bool:
-        """Whether an AdamWInBackward may step with a gradient."""
-        self._squares.append(float(torch.linalg.vector_norm(here(gradient), dtype=torch.float32)) ** 2)
-        return self._squares[-1] <= self._largest**2
-
-    def _gradients(self, engine: Engine) -> None:
-        if self._skipped:
-            return
-        state, norm = cast(Any, engine.state), self._norm()
+    def gradients_are_good(self, engine: Engine) -> bool:
+        """Whether to step with the gradients of the backward pass that has just ended."""
+        state, norm, largest = cast(Any, engine.state), self._norm(), self._largest(engine)
         error = self.network.training_error() if hasattr(self.network, "training_error") else None
         error = None if error is None else _worst(error)
-        if not norm <= self._largest:
-            self._bad(engine, f"the gradients' norm (at most {self._largest:.3g})", norm)
+        if not norm <= largest:
+            self._bad(engine, f"the gradients' norm (at most {largest:.3g})", norm)
         elif error is not None and not error <= self._error_limit():
             self._bad(engine, "the error of the rebuilt activations", error)
         else:
             state.gradient_norms = [*state.gradient_norms, norm][-_USUAL:]
             state.bad_steps = 0
-            return
-        self.optimizer.zero_grad()
+            return True
+        return False
+
+    def _largest(self, engine: Engine) -> float:
+        """Norm that the gradients of a good step may have."""
+        norms = cast(Any, engine.state).gradient_norms
+        usual = median(norms) if len(norms) == _USUAL else math.inf
+        return min(self.explosion * usual, torch.finfo(torch.float32).max)
 
     def _error_limit(self) -> float:
         exact = str(getattr(self.network, "precision", "")).startswith("exact")
@@ -125,7 +111,7 @@ class StepGuard:
 
     def _norm(self) -> float:
         if isinstance(self.optimizer, AdamWInBackward):
-            return math.sqrt(sum(from_all(sum(self._squares))))
+            return math.sqrt(sum(from_all(self.optimizer.squared_norm)))
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         return float(whole(torch.nn.utils.get_total_norm(gradients)))
 

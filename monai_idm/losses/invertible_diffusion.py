@@ -24,17 +24,16 @@ __all__ = ["InvertibleDiffusionLoss", "min_snr_weights"]
 
 
 class InvertibleDiffusionLoss:
-    """The first two terms of eq. 8, for a trainer that gives a loss the prediction and its target.
+    """The first two terms of eq. 8.
 
     Args:
-        network: Any diffusion network; for ``lambda_r`` an InvertibleDiffusionUNet with ``inverse_head``. It is asked
-            for the input and the timesteps of its last forward pass in training.
+        network: Any diffusion network; for ``lambda_r`` an InvertibleDiffusionUNet with ``inverse_head``.
         lambda_r: Weight of the second term, 0 to 1; the paper's 0 costs nothing.
         min_snr_gamma: Gamma of the weights, as 5; None: all are 1.
         scheduler: Of training, whose noise levels the weights follow.
     Raises:
         ValueError: If ``lambda_r`` is out of range or the network has no inverse; if gamma is not positive, or comes
-            without a scheduler.
+            without a scheduler; when called, if what the terms need is not given.
     """
 
     def __init__(
@@ -57,27 +56,43 @@ class InvertibleDiffusionLoss:
         self.lambda_r = lambda_r
         self.min_snr_gamma = min_snr_gamma
         self.scheduler = scheduler
-        self._input: Tensor | None = None
-        self._timesteps: Tensor | None = None
-        if lambda_r or min_snr_gamma is not None:
-            network.register_forward_pre_hook(self._remember, with_kwargs=True)
 
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
-        x, timesteps, self._input, self._timesteps = self._input, self._timesteps, None, None
-        if self.scheduler is not None and self.min_snr_gamma is not None and timesteps is not None:
+    def __call__(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        x: Tensor | None = None,
+        timesteps: Tensor | None = None,
+        output: Tensor | None = None,
+    ) -> Tensor:
+        """The loss, a number.
+
+        Args:
+            prediction: What is compared, ``(B, C, *spatial)``.
+            target: What it should be.
+            x: What the network was given, for ``lambda_r``.
+            timesteps: ``(B,)``, for ``min_snr_gamma``.
+            output: What the network put out, for ``lambda_r``, where part of it is no prediction; None: the prediction.
+        """
+        if self.min_snr_gamma is None:
+            loss = mse_loss(prediction, target).clone()  # the number alone: torch's keeps memory as large as the target
+        elif timesteps is None:
+            raise ValueError(
+                f"min_snr_gamma={self.min_snr_gamma} needs the timesteps; give them to the loss, as TrainingStep does"
+            )
+        else:
+            assert self.scheduler is not None
             weights = min_snr_weights(self.scheduler, timesteps, self.min_snr_gamma).to(prediction)
             errors = torch.stack([mse_loss(p, q).clone() for p, q in zip(prediction, target, strict=True)])
             loss = (weights * errors).mean()
-        else:
-            loss = mse_loss(prediction, target).clone()  # the number alone: torch's keeps memory as large as the target
-        if self.lambda_r and x is not None:
-            loss = loss + self.lambda_r * mse_loss(self.network.inverse(prediction), x)
+        if self.lambda_r:
+            if x is None:
+                raise ValueError(
+                    f"lambda_r={self.lambda_r} needs the network's input x; give it to the loss, as TrainingStep does"
+                )
+            rebuilt = self.network.inverse(prediction if output is None else output)
+            loss = loss + self.lambda_r * mse_loss(rebuilt, x)
         return loss
-
-    def _remember(self, network: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if network.training:
-            self._input = (inputs[0] if inputs else named["x"]).detach() if self.lambda_r else None
-            self._timesteps = inputs[1] if len(inputs) > 1 else named.get("timesteps")
 
 
 def min_snr_weights(scheduler: Scheduler, timesteps: Tensor, gamma: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -138,5 +137,4 @@ def _fake(network: nn.Module) -> nn.Module:
     tensors: list[Tensor] = [*network.parameters(), *network.buffers()]
     for module in network.modules():  # MONAI's attention holds tensors that are neither
         tensors += [value for value in vars(module).values() if isinstance(value, Tensor)]
-    # deepcopy takes what is in its memo for copied already; hooks are others', as a loss's with its noise levels
-    return copy.deepcopy(network, {id(network._forward_pre_hooks): OrderedDict(), **{id(t): like(t) for t in tensors}})
+    return copy.deepcopy(network, {id(t): like(t) for t in tensors})  # what is in the memo counts as copied

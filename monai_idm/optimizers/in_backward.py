@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_idm.distributed import GradientAverage, part
+from monai_idm.distributed import GradientAverage, here, part
 from monai_idm.optimizers.gradient_hook import GradientHook
 from monai_idm.optimizers.states import ParameterStep
 from monai_idm.optimizers.weight_norm import norm_of_weights
@@ -83,8 +83,11 @@ class AdamWInBackward(torch.optim.Optimizer):
         self._average = GradientAverage()
         self._pass = _Pass()
         self._held = False
-        self.accepts: Callable[[Tensor], bool] | None = None
-        """Asked with each complete gradient; where it says no, the parameter is not stepped."""
+        self.skip_above: float | None = None
+        """A parameter whose gradient has a larger norm than this, or NaN, is not stepped; None: all are.
+
+        With a limit, each gradient's norm is brought to the host, and counts in :attr:`squared_norm`.
+        """
         try:
             super().__init__(params, {**self._adamw.defaults, "lambda_l2": lambda_l2})
         except Exception:
@@ -167,6 +170,14 @@ class AdamWInBackward(torch.optim.Optimizer):
                 self.state[p][key] = value.to(p.device) if torch.is_tensor(value) and not stays else value
 
     @property
+    def squared_norm(self) -> float:
+        """Squared norm of all gradients of this process in this pass, including those above ``skip_above``.
+
+        0 where ``skip_above`` is None, and again after ``step()`` and ``zero_grad()``.
+        """
+        return sum(self._pass.squares)
+
+    @property
     def _step_supports_amp_scaling(self) -> bool:  # the first thing that GradScaler.step asks
         raise RuntimeError(
             "AdamWInBackward takes no GradScaler: the backward pass has stepped with scaled gradients already; use "
@@ -191,10 +202,18 @@ class AdamWInBackward(torch.optim.Optimizer):
         group = self.param_groups[place]  # by its place: load_state_dict exchanges the dicts
         if group["lambda_l2"] and self._pass.norm is None:
             self._pass.norm = norm_of_weights(self.param_groups)
-        if self.accepts is None or self.accepts(p.grad):  # type: ignore[arg-type]  # it is complete
+        assert p.grad is not None  # it is complete
+        if self._is_small(p.grad):
             self._adamw(p, group, self.state[p], self._pass.norm, number)
         p.grad = None
         self._pass.stepped.add(p)
+
+    def _is_small(self, gradient: Tensor) -> bool:
+        if self.skip_above is None:
+            return True
+        norm = torch.linalg.vector_norm(here(gradient), dtype=torch.promote_types(gradient.dtype, torch.float32))
+        self._pass.squares.append(float(norm) ** 2)
+        return self._pass.squares[-1] <= self.skip_above**2
 
     def _begin(self) -> None:
         self._pass = _Pass()
@@ -206,3 +225,4 @@ class _Pass:  # what is known of one backward pass
     task: int | None = None  # autograd's number of it
     norm: Tensor | None = None  # of the weights before it
     stepped: set[Tensor] = field(default_factory=set)
+    squares: list[float] = field(default_factory=list)  # of the gradients' norms

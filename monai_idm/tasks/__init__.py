@@ -2,15 +2,14 @@
 
 from monai_idm.tasks.drawing import DrawingInferer, DrawingIteration
 from monai_idm.tasks.generation import GenerateVolumes, Generation, SamplingPrepareBatch
-from monai_idm.tasks.prepare_batch import DenoisingPrepareBatch
 from monai_idm.tasks.reconstruction import ReconstructionIteration
 from monai_idm.tasks.segmentation import DiffusionSegmentationInferer, Segmentation
 from monai_idm.tasks.synthesis import ChooseKnownd, DiffusionSynthesisInferer, Synthesis
 from monai_idm.tasks.task import Task, predicted, task_named
+from monai_idm.tasks.training_step import TrainingStep
 
 __all__ = [
     "ChooseKnownd",
-    "DenoisingPrepareBatch",
     "DiffusionSegmentationInferer",
     "DiffusionSynthesisInferer",
     "DrawingInferer",
@@ -22,6 +21,7 @@ __all__ = [
     "Segmentation",
     "Synthesis",
     "Task",
+    "TrainingStep",
     "predicted",
     "task_named",
 ]

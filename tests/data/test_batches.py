@@ -8,6 +8,7 @@ from itertools import chain, islice
 import ignite.distributed as idist
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 
@@ -40,6 +41,17 @@ def test_a_stream_goes_on_from_any_step():
     later = SeededBatches(7, 2, seed=1)
     later.step = 3
     assert list(chain(later, later))[:5] == expected[3:]
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_among_the_handlers_of_a_trainer_it_goes_on_where_that_does(start):
+    batches, seen = SeededBatches(7, 2, seed=1), []
+    trainer = Engine(lambda _, batch: seen.append(batch))
+    state = {"iteration": start, "epoch_length": 4, "max_epochs": 2}
+    trainer.add_event_handler(Events.STARTED, lambda trainer: trainer.load_state_dict(state))  # as a checkpoint does
+    batches.attach(trainer)
+    trainer.run(batches, max_epochs=2)
+    assert seen == [batches.batch(step) for step in range(start, 8)]
 
 
 def test_processes_share_the_batch_of_one(monkeypatch):

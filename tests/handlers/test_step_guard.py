@@ -7,7 +7,6 @@ import csv
 import pytest
 import torch
 from ignite.engine import Events
-from monai.engines import SupervisedTrainer
 from torch import nn
 
 from monai_idm.distributed import from_all, replicated
@@ -15,7 +14,10 @@ from monai_idm.failures import BadNumbers
 from monai_idm.handlers import StepGuard
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm
+from monai_idm.tasks import TrainingStep
 from tests.distributed.two_processes import ask_two
+from tests.tasks.supervised import SAMPLE, Supervised, Timed, error
+from tests.tasks.supervised import trainer as trainer_of
 
 OPTIMIZERS = {
     "AdamW": lambda params: torch.optim.AdamW(params, 1e-3),
@@ -38,14 +40,12 @@ class Cases(torch.utils.data.Dataset):
         return {"image": self.bad.get(i, 1.0) * x, "label": x.sum()[None], "subject": f"case_{i:03d}"}
 
 
-def trainer(bad, optimizer="AdamW", length=8, loss=None, tmp_path=None, **settings):
-    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+def trainer(bad, optimizer="AdamW", length=8, loss=error, tmp_path=None, to_none=True, **settings):
+    network = Timed(nn.Linear(3, 4), nn.Linear(4, 1))
     chosen = OPTIMIZERS[optimizer](network.parameters())
     guard = StepGuard(network, chosen, csv_file=None if tmp_path is None else tmp_path / "bad_steps.csv", **settings)
-    engine = SupervisedTrainer(
-        torch.device("cpu"), 1, torch.utils.data.DataLoader(Cases(length, bad), 2), network, chosen,
-        loss or nn.MSELoss(), train_handlers=[guard], optim_set_to_none=True,
-    )  # fmt: skip
+    step, data = TrainingStep(Supervised(), SAMPLE, guard=guard), torch.utils.data.DataLoader(Cases(length, bad), 2)
+    engine, _ = trainer_of(step, data, network, chosen, loss, [guard], optim_set_to_none=to_none)
     seen = []
     weights = nn.utils.parameters_to_vector
     engine.add_event_handler(
@@ -54,9 +54,10 @@ def trainer(bad, optimizer="AdamW", length=8, loss=None, tmp_path=None, **settin
     return engine, seen
 
 
+@pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_step_whose_loss_is_no_number_is_left_out_and_named(optimizer, tmp_path, caplog):
-    engine, weights = trainer({4: float("inf")}, optimizer, policy="skip", tmp_path=tmp_path)
+def test_a_step_whose_loss_is_no_number_is_left_out_and_named(optimizer, to_none, tmp_path, caplog):
+    engine, weights = trainer({4: float("inf")}, optimizer, policy="skip", tmp_path=tmp_path, to_none=to_none)
     engine.run()
     assert torch.equal(weights[2], weights[1])
     assert not torch.equal(weights[3], weights[2])
@@ -91,8 +92,8 @@ class _NoGradient(torch.autograd.Function):
 def test_gradients_that_are_no_numbers_change_nothing(optimizer):
     calls = iter(range(9))
 
-    def loss(pred, label):
-        return nn.functional.mse_loss(_NoGradient.apply(pred) if next(calls) == 2 else pred, label)
+    def loss(pred, label, **_):
+        return error(_NoGradient.apply(pred) if next(calls) == 2 else pred, label)
 
     engine, weights = trainer({}, optimizer, loss=loss, policy="skip")
     engine.run()
@@ -162,10 +163,8 @@ def test_activations_that_are_not_what_they_were_are_found_in_the_same_step(prec
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     x = torch.randn(1, 2, 8, 8, 8)
     data = [{"image": x, "label": x, "subject": ["a"]}] * 3
-    engine = SupervisedTrainer(
-        torch.device("cpu"), 1, data, network, optimizer, nn.MSELoss(),
-        train_handlers=[StepGuard(network, optimizer)], decollate=False,
-    )  # fmt: skip
+    guard = StepGuard(network, optimizer)
+    engine, _ = trainer_of(TrainingStep(Supervised(), SAMPLE, guard=guard), data, network, optimizer, handlers=[guard])
     coupling = network.core.operations[0]
     engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: _spoil(coupling, error))
     with pytest.raises(BadNumbers, match=r"iteration 2: the error of the rebuilt activations is .*; cases a"):

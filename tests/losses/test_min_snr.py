@@ -38,18 +38,16 @@ def test_at_the_last_timestep_of_a_rescaled_schedule_the_weight_is_a_number():
     assert min_snr_weights(scheduler, torch.tensor([999]), 5.0).tolist() == [0.0]
 
 
-@pytest.mark.parametrize("call", [lambda net, x, t: net(x, t), lambda net, x, t: net(x=x, timesteps=t)])
-def test_the_loss_weighs_each_of_a_batch_by_its_timestep(call):
-    net, scheduler = small(), DDPMScheduler(1000, "cosine", prediction_type="v_prediction")
-    loss = InvertibleDiffusionLoss(net, min_snr_gamma=5.0, scheduler=scheduler)
-    x, target = torch.randn(2, 2, 2, 8, 8, 8)
+def test_the_loss_weighs_each_of_a_batch_by_its_timestep():
+    scheduler = DDPMScheduler(1000, "cosine", prediction_type="v_prediction")
+    loss = InvertibleDiffusionLoss(small(), min_snr_gamma=5.0, scheduler=scheduler)
+    prediction, target = torch.randn(2, 2, 2, 8, 8, 8)
     t = torch.tensor([40, 900])
-    prediction = call(net, x, t)
     errors = (prediction - target).square().flatten(1).mean(1)
-    torch.testing.assert_close(loss(prediction, target), (min_snr_weights(scheduler, t, 5.0) * errors).mean())
-    net.eval()
-    prediction = call(net, x, t)
-    torch.testing.assert_close(loss(prediction, target), (prediction - target).square().mean())
+    expected = (min_snr_weights(scheduler, t, 5.0) * errors).mean()
+    torch.testing.assert_close(loss(prediction, target, timesteps=t), expected)
+    with pytest.raises(ValueError, match=r"min_snr_gamma=5\.0 needs the timesteps"):
+        loss(prediction, target)
 
 
 def test_a_gamma_that_means_nothing_is_refused():

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_idm.losses import InvertibleDiffusionLoss
 from monai_idm.meters import OptimizerBytes, count_flops, denoising_step, estimate, estimate_flops, live_bytes
 from monai_idm.networks import InvertibleDiffusionUNet, PatchDiffusionUNet
 from monai_idm.optimizers import AdamWInBackward
-from monai_idm.schedulers import StridedDDPMScheduler
 
 SHAPE = (2, 2, 16, 16, 16)
 FOR_LOOP = {"temporaries": 8.0, "all_at_once": False}  # AdamW as it runs on a CPU: two copies of one parameter
@@ -88,15 +86,6 @@ def test_frozen_weights_have_neither_states_nor_gradients():
 def test_flops_are_those_of_a_real_step():
     net = network()
     assert estimate_flops(net, SHAPE) == count_flops(lambda: denoising_step(net, SHAPE)) > 0
-
-
-def test_a_network_is_estimated_while_a_loss_listens_to_it():
-    net = network()
-    alone = estimate(net, SHAPE)
-    loss = InvertibleDiffusionLoss(net, min_snr_gamma=5.0, scheduler=StridedDDPMScheduler(100, "cosine"))
-    assert estimate(net, SHAPE) == alone
-    assert loss._timesteps is None
-    assert len(net._forward_pre_hooks) == 1  # it goes on listening
 
 
 def test_the_weights_are_neither_read_nor_changed():

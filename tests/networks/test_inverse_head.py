@@ -14,7 +14,7 @@ def loss_gradients(net, lambda_r: float) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x, target = torch.randn(2, 2, 2, 8, 8, 8, generator=generator, dtype=torch.float64)
     net.zero_grad()
-    loss(net(x, torch.tensor([3, 700])), target).backward()
+    loss(net(x, torch.tensor([3, 700])), target, x).backward()
     return {name: p.grad for name, p in net.named_parameters()}
 
 
@@ -46,16 +46,16 @@ def test_shapes(in_channels, out_channels):
         net.inverse(torch.randn(1, 5, 8, 8, 8))
 
 
-def test_the_loss_finds_the_input_whichever_way_the_network_is_called():
+def test_the_second_term_is_the_error_of_the_input_that_is_rebuilt_from_the_output():
     net = small(inverse_head=True)
     x, t, target = torch.randn(1, 2, 8, 8, 8), torch.tensor([3]), torch.randn(1, 2, 8, 8, 8)
     loss = InvertibleDiffusionLoss(net, 0.5)
     y = net(x, t)
-    expected = (y - target).square().mean() + 0.5 * (net.inverse(y) - x).square().mean()
-    assert loss(y, target) == expected
-    assert loss(net(x=x, timesteps=t), target) == expected
-    net.eval()
-    assert loss(net(x, t), target) == (y - target).square().mean()
+    second = 0.5 * (net.inverse(y) - x).square().mean()
+    assert loss(y, target, x) == (y - target).square().mean() + second
+    assert loss(0 * y, target, x, output=y) == target.square().mean() + second
+    with pytest.raises(ValueError, match=r"lambda_r=0\.5 needs the network's input x"):
+        loss(y, target)
 
 
 def test_without_lambda_r_the_loss_is_the_error_of_the_prediction():

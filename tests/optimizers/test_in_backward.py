@@ -293,11 +293,26 @@ def test_a_closure_and_half_precision_are_refused():
         AdamWInBackward(network().half().parameters())
 
 
-def test_a_gradient_that_is_not_accepted_steps_nothing_and_goes():
+def test_a_gradient_above_the_limit_steps_nothing_and_goes():
     net, twin = pair()
+    before = copy.deepcopy(net)
+    loss_of(twin, 0).backward()
+    norms = [float(p.grad.norm()) for p in twin.parameters()]
     optimizer = AdamWInBackward(net.parameters(), 1e-2)
-    optimizer.accepts = lambda gradient: gradient.ndim == 1  # biases alone
-    train(net, optimizer, [0])
+    optimizer.skip_above = sorted(norms)[len(norms) // 2]
+    loss_of(net, 0).backward()
+    assert optimizer.squared_norm == pytest.approx(sum(norm**2 for norm in norms), rel=1e-5)
+    optimizer.step()
+    assert optimizer.squared_norm == 0
     assert all(p.grad is None for p in net.parameters())
-    for p, before in zip(net.parameters(), twin.parameters(), strict=True):
-        assert torch.equal(p, before) == (p.ndim == 2)
+    for p, q, norm in zip(net.parameters(), before.parameters(), norms, strict=True):
+        assert torch.equal(p, q) == (norm > optimizer.skip_above)
+
+
+def test_a_gradient_that_is_no_number_is_above_every_limit():
+    net, twin = pair()
+    optimizer = AdamWInBackward(net.parameters())
+    optimizer.skip_above = float("inf")
+    (loss_of(net, 0) * float("nan")).backward()
+    optimizer.step()
+    assert_equal(net, twin)

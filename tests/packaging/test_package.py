@@ -19,12 +19,12 @@ from monai.bundle import ConfigParser, ckpt_export, create_workflow
 from monai.data import MetaTensor
 
 from idm_bundle.packaging import package, verify_bundle, zoo
-from monai_idm.trained import task_of
 from idm_bundle.studies.configs import configured
 from monai_idm import __version__
 from monai_idm.checkpoints import PHANTOM, fingerprint, read_record
 from monai_idm.data import generate_phantom
 from monai_idm.data.regions import REGIONS
+from monai_idm.trained import task_of
 from tests.bundle.workspace import chain
 
 TASKS: dict[str, list[str]] = {"generation": [], "segmentation": ["segmentation"], "synthesis": ["synthesis"]}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
+from torch import nn
 
+from monai_idm.losses import InvertibleDiffusionLoss
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.schedulers import StridedDDIMScheduler, StridedDDPMScheduler
-from monai_idm.tasks import ChooseKnownd, DiffusionSynthesisInferer, SynthesisPrepareBatch, SynthesisTrainingInferer
+from monai_idm.tasks import ChooseKnownd, DiffusionSynthesisInferer, Synthesis, TrainingStep
 from tests.reversible.chains import disturb
+from tests.tasks.supervised import trainer
 
 SIZE = (8, 12, 8)
 NAMES = ("t1", "t1ce", "t2")
@@ -26,15 +29,17 @@ def batch(known=(("t1",), ("t1", "t2"))):
     return {key: torch.stack([item[key] for item in items]) for key in ("image", "target")}
 
 
-class Watched:
+class Watched(nn.Module):
     """Predicts a function of what it is shown and told, and remembers it."""
 
     def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
         self.seen = []
 
-    def __call__(self, x, timesteps, context=None, class_labels=None):
+    def forward(self, x, timesteps, context=None, class_labels=None):
         self.seen.append((x, class_labels))
-        return torch.tanh(x + class_labels.view(-1, 1, 1, 1, 1))
+        return self.scale * torch.tanh(x + class_labels.view(-1, 1, 1, 1, 1))
 
 
 @pytest.mark.parametrize("patch_size", [None, (8, 8, 8)])
@@ -63,16 +68,15 @@ def test_a_window_larger_than_the_volume_still_tells_what_is_known():
 
 def test_in_training_known_contrasts_are_clean_and_cost_nothing():
     cases, network = batch(), Watched()
-    ddpm = scheduler(StridedDDPMScheduler)
-    images, target, _, named = SynthesisPrepareBatch(scheduler=ddpm)(cases, torch.device("cpu"))
-    prediction = SynthesisTrainingInferer(ddpm)(images, network, **named)
-    (x, labels) = network.seen[0]
+    step = TrainingStep(Synthesis(NAMES), scheduler(StridedDDPMScheduler))
+    engine, outputs = trainer(step, [cases], network)
+    engine.run()
+    (x, labels), prediction, target = network.seen[0], outputs[0]["pred"], outputs[0]["label"]
     assert labels.tolist() == [0b001, 0b101]
-    noisy = ddpm.add_noise(images, named["noise"], named["timesteps"])
+    images = cases["target"]
     for case, known in ((0, [0]), (1, [0, 2])):
         for channel in range(3):
-            expected = images if channel in known else noisy
-            assert torch.equal(x[case, channel], expected[case, channel])
+            assert torch.equal(x[case, channel], images[case, channel]) == (channel in known)
             if channel in known:
                 assert not prediction[case, channel].any()
                 assert not target[case, channel].any()
@@ -97,9 +101,9 @@ def test_draws_differ_are_averaged_and_do_not_depend_on_the_rest_of_the_batch(cl
 def test_a_real_network_learns_and_synthesises():
     network = InvertibleDiffusionUNet(3, 3, 3, channels=(16, 32), num_res_blocks=1, num_class_embeds=8, **SMALL)
     disturb(network)
-    cases, ddpm = batch(), scheduler(StridedDDPMScheduler)
-    images, target, _, named = SynthesisPrepareBatch(scheduler=ddpm)(cases, torch.device("cpu"))
-    (SynthesisTrainingInferer(ddpm)(images, network, **named) - target).square().mean().backward()
+    cases = batch()
+    step = TrainingStep(Synthesis(NAMES), scheduler(StridedDDPMScheduler))
+    trainer(step, [cases], network, loss=InvertibleDiffusionLoss(network))[0].run()
     told = network.embedding.classes.weight.grad.abs().sum(1) > 0
     assert told.nonzero().flatten().tolist() == [0b001, 0b101]
     found = DiffusionSynthesisInferer(scheduler(steps=2), 3)(cases["image"], network)
@@ -113,5 +117,5 @@ def test_an_input_without_masks_is_refused():
     with pytest.raises(ValueError, match="6 channels, the contrasts and which are known: use ChooseKnownd"):
         DiffusionSynthesisInferer(scheduler(), 3)(batch()["target"], Watched())
     for arguments in ({"num_contrasts": 0}, {"num_contrasts": 3, "num_draws": 0}):
-        with pytest.raises(ValueError, match="1 or more of each"):
+        with pytest.raises(ValueError, match="=0; choose 1 or more"):
             DiffusionSynthesisInferer(scheduler(), **arguments)
