@@ -38,7 +38,6 @@ class SynthesisMetrics(PairedMetrics):
         modalities: Names of the channels in order.
         known: Names of those that were given; they are not judged.
         baselines: Learned from the training cases; None: no baselines beside the draws.
-        data_range: Largest minus smallest value an image may have; images lie in ``[0, data_range]``.
     Raises:
         ValueError: If modalities are named twice, or all are known.
     """
@@ -51,9 +50,8 @@ class SynthesisMetrics(PairedMetrics):
         modalities: Sequence[str],
         known: Sequence[str],
         baselines: TrainingBaselines | None = None,
-        data_range: float = 1.0,
     ) -> None:
-        super().__init__([name for name in modalities if name not in known], data_range)
+        super().__init__([name for name in modalities if name not in known])
         self.all = tuple(modalities)
         self.baselines = baselines
 
