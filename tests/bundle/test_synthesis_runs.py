@@ -94,12 +94,11 @@ def test_the_inference_config_needs_the_known_contrasts_only(trained, tmp_path):
     volume = run.inferer(data["image"][None], run.parser.get_parsed_content("network"))
     pred = run.postprocessing({**data, "pred": volume[0]})["pred"]
     np.testing.assert_allclose(pred[0].numpy(), made, atol=1e-5)
-    for known, said in ((["t1", "pd"], "pd"), (ANY["modalities"], "something must be left to synthesise")):
-        with pytest.raises(Exception, match="Failed to") as error:
-            refused = workflow("inference_synthesis", "infer", tmp_path, **{**values, "known": known})
-            refused.initialize()
-            refused.run()
-        assert said in chain(error.value)
+    refused = workflow("inference_synthesis", "infer", tmp_path, **{**values, "known": ["flair", "pd"]})
+    refused.initialize()
+    with pytest.raises(Exception, match="Failed to") as error:
+        refused.run()
+    assert "pd" in chain(error.value)
 
 
 def test_one_contrast_of_another_is_the_default(tmp_path):
