@@ -39,6 +39,7 @@ preprocessing:
   - _target_: FitToGridd
     keys: [image, mask]
     spatial_size: "@spatial_size"
+    mode: [trilinear, nearest]
     zoom: "@zoom"
   - _target_: ScaleToNetworkRanged
     keys: image
