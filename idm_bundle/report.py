@@ -18,14 +18,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from monai_idm.atomic_file import atomic_file
 from monai_idm.checkpoints import PHANTOM, read_record
+from monai_idm.metrics.comparison import REGIONS, columns
 
 __all__ = ["report"]
 
 _PEAKS = ("allocated_peak_gib", "reserved_peak_gib", "live_peak_gib", "process_peak_gib")
 CHARTS: dict[str, tuple[Sequence[str], str]] = {  # tags, and how values are drawn: a quantity's axis begins at 0
     "training loss, by iteration": (("train_loss",), "loss"),
-    "PSNR of reconstructions, dB, by epoch": (("psnr_brain", "psnr_whole"), "score"),
-    "SSIM of reconstructions, by epoch": (("ssim_brain", "ssim_whole"), "score"),
+    **{
+        f"{metric.name} of reconstructions{metric.unit and f', {metric.unit}'}, by epoch": (
+            [f"{key}_{region}" for region in REGIONS["image"]],
+            "score",
+        )
+        for key, metric in columns("image").items()
+    },
     "Dice, by epoch": (("dice", "draw_dice"), "score"),
     "peak memory, GiB, by epoch": (_PEAKS, "quantity"),
     "energy, J per step, by epoch": (("energy_j_per_step",), "quantity"),

@@ -29,13 +29,14 @@ except ModuleNotFoundError as error:  # where a bundle is run that brings this c
     ) from error
 from monai_idm.bundle_root import find_bundle_root
 from monai_idm.failures import tell_plainly
-from monai_idm.knobs import read_knobs
+from monai_idm.knobs import check_paths, read_knobs
 from monai_idm.trained import TrainedModel
 from monai_idm.version import __version__, require_version
 
 __all__ = [
     "TrainedModel",
     "__version__",
+    "check_paths",
     "checkpoints",
     "data",
     "distributed",

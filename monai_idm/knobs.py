@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from monai.bundle import ConfigParser
 
-__all__ = ["read_knobs", "require_plain_paths"]
+__all__ = ["check_paths", "read_knobs", "require_plain_paths"]
 
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 _PATH = re.compile(r"(_dir|_file|bundle_root)$")
@@ -48,15 +48,13 @@ class Trained(Protocol):
 def read_knobs(trained: Trained | None = None, of_training: bool = False) -> None:
     """Stands first in ``initialize`` of a config, and gives the knobs at its top their values.
 
-    Words become true, false and null. Paths are compared with what was typed. With weights, the settings that these
-    decide become theirs, in the whole config.
+    Words become true, false and null. With weights, the settings that these decide become theirs, in the whole config.
 
     Args:
         trained: The weights of an evaluation or an inference; None: a training, which decides by itself.
         of_training: The config has knobs for all that a training decides: nobody gave those that are at their defaults.
     Raises:
-        ValueError: If a knob that was typed is none of the config, a path is not what was typed, or a setting
-            contradicts the weights.
+        ValueError: If a knob that was typed is none of the config, or a setting contradicts the weights.
     """
     config = _surrounding_config()
     resolved = config.ref_resolver.resolved_content
@@ -66,7 +64,6 @@ def read_knobs(trained: Trained | None = None, of_training: bool = False) -> Non
     knobs = dict(_knobs(config))
     settings = {} if trained is None else trained.defaults
     _require_known(config, {*knobs}, {*settings})
-    require_plain_paths({knob: value for knob, value in knobs.items() if _PATH.search(knob) and not _is_code(value)})
     if trained is None:
         return
     given = {
@@ -76,6 +73,18 @@ def read_knobs(trained: Trained | None = None, of_training: bool = False) -> Non
         and (_typed(knob) is not None or not (_is_code(value) or value == (settings[knob] if of_training else None)))
     }
     resolved.update({knob: value for knob, value in trained.agree(given).items() if knob in knobs})
+
+
+def check_paths() -> None:
+    """Stands first in ``run`` of a config: refuses paths of knobs that are not those that a user gave.
+
+    It is not part of ``initialize``, which tools call that want the network alone and write nothing.
+
+    Raises:
+        ValueError: As :func:`require_plain_paths`.
+    """
+    knobs = _knobs(_surrounding_config())
+    require_plain_paths({knob: value for knob, value in knobs if _PATH.search(knob) and not _is_code(value)})
 
 
 def require_plain_paths(paths: Mapping[str, Any]) -> None:
@@ -112,7 +121,7 @@ def _surrounding_config() -> ConfigParser:
         if isinstance(caller, ConfigParser):
             return caller
         frame = frame.f_back  # type: ignore[assignment]
-    raise RuntimeError("no config is being evaluated; call read_knobs in a config's initialize")
+    raise RuntimeError("no config is being evaluated; call this in a config's initialize or run")
 
 
 def _knobs(config: ConfigParser) -> Iterator[tuple[str, Any]]:

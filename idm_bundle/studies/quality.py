@@ -21,6 +21,7 @@ from statistics import mean
 from typing import Any
 
 from idm_bundle.studies.runs import demo, evaluate, train
+from monai_idm.metrics.comparison import columns
 from monai_idm.metrics.statistics import described
 
 __all__ = ["STUDIES", "SUMMARIES"]
@@ -136,7 +137,7 @@ def _reconstructed(knobs: Mapping[str, Any], timestep: int) -> dict[str, Any]:
     cases: dict[str, list[float]] = {}
     for row in rows:
         if row["space"] == "image":
-            for metric in ("psnr", "ssim", "mae"):
+            for metric in columns("image"):
                 series.setdefault(f"{row['method']}_{metric}_{row['region']}", []).append(row[metric])
             if (row["method"], row["region"]) == ("reconstruction", "brain"):
                 cases.setdefault(row["subject"], []).append(row["ssim"])

@@ -12,7 +12,6 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys, convert_to_tensor
 from torch import Tensor
@@ -88,21 +87,16 @@ def require_brain(name: str, brain: Tensor, judged: bool = True) -> None:
 class AirToZerod(MapTransform, InvertibleTransform):
     """Subtract the value of the air from each channel, so that it is 0 exactly; the inverse adds it again.
 
-    Put it before the crop, whose inverse adds air of 0.
+    ``data["mask"]`` is the brain mask, ``(1, X, Y, Z)``, 0 in the air. Put this before the crop, whose inverse adds
+    air of 0.
 
     Args:
         keys: Keys of the images, ``(C, X, Y, Z)``.
-        mask_key: Key of the brain mask, ``(1, X, Y, Z)``, 0 in the air.
-        allow_missing_keys: Pass over keys that an item lacks.
     """
-
-    def __init__(self, keys: KeysCollection, mask_key: str = "mask", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.mask_key = mask_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        outside = convert_to_tensor(d[self.mask_key], track_meta=False)[0] == 0
+        outside = convert_to_tensor(d["mask"], track_meta=False)[0] == 0
         for key in self.key_iterator(d):
             image = as_tensor(d[key]).float()
             air = [float(channel[outside].median()) if outside.any() else 0.0 for channel in image]

@@ -31,16 +31,15 @@ _CONTRAST = 0.02  # of the window, the least that the brain must take
 class WindowIntensityd(MapTransform, InvertibleTransform):
     """Map each channel onto [0, 1] by a window taken from the brain's percentiles.
 
+    ``data["mask"]`` is the brain mask, ``(1, X, Y, Z)``, non-zero in the brain.
     Records in the image's meta data ``window: {"lo": [...], "hi": [...], "clipped": [...]}``, one number per
     channel: the window in the file's intensities, and the fraction of brain voxels that it clips, which no
     inverse brings back. Put it after the crop, so that what the crop's inverse adds is air of intensity 0.
 
     Args:
         keys: Keys of the images, ``(C, X, Y, Z)``.
-        mask_key: Key of the brain mask, ``(1, X, Y, Z)``, non-zero in the brain.
         lower: Percentile of the brain's voxels, 0 to 100.
         upper: Percentile of the brain's voxels, 0 to 100.
-        allow_missing_keys: Pass over keys that an item lacks.
     Raises:
         ValueError: If the percentiles are out of order; when called, if the mask is empty or the brain is
             constant from one percentile to the other; in ``inverse``, if the number of channels has changed.
@@ -49,24 +48,21 @@ class WindowIntensityd(MapTransform, InvertibleTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        mask_key: str = "mask",
         lower: float = 0.5,
         upper: float = 99.5,
-        allow_missing_keys: bool = False,
     ) -> None:
         if not 0 <= lower < upper <= 100:
             raise ValueError(
                 f"percentiles lower={lower}, upper={upper} must satisfy 0 <= lower < upper <= 100: "
                 "for instance 0.5 and 99.5"
             )
-        super().__init__(keys, allow_missing_keys)
-        self.mask_key = mask_key
+        super().__init__(keys)
         self.lower = lower
         self.upper = upper
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        brain = convert_to_tensor(d[self.mask_key], track_meta=False)[0] != 0
+        brain = convert_to_tensor(d["mask"], track_meta=False)[0] != 0
         for key in self.key_iterator(d):
             v = as_tensor(d[key]).float()
             lo, hi, clipped = self._window(v, brain)
@@ -132,7 +128,6 @@ class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
         keys: Keys of the images.
         minimum: Where 0 goes.
         maximum: Where 1 goes.
-        allow_missing_keys: Pass over keys that an item lacks.
     Raises:
         ValueError: If ``minimum`` is not below ``maximum``.
     """
@@ -142,11 +137,10 @@ class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
         keys: KeysCollection,
         minimum: float = -1.0,
         maximum: float = 1.0,
-        allow_missing_keys: bool = False,
     ) -> None:
         if not minimum < maximum:
             raise ValueError(f"minimum={minimum} must be below maximum={maximum}: for instance -1 and 1")
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys)
         self.minimum = minimum
         self.maximum = maximum
 

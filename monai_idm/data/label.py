@@ -24,40 +24,30 @@ _OUTSIDE = 0.5  # of the labelled voxels
 
 
 class LoadLabeld(MapTransform):
-    """Load a label file, ``(1, X, Y, Z)``, and compare it with the images of the case, which are loaded already.
+    """Load a label file, ``(1, X, Y, Z)``, and compare it with the case's images and brain mask.
+
+    These are ``data["image"]`` and ``data["mask"]``, as LoadVolumesd leaves them.
 
     Its voxels may come in another order than theirs, if its header says so. Put it before what reorients or crops.
 
     Args:
         keys: Keys of the paths, or of tensors that another tool has loaded.
-        image_key: Key of the images, as LoadVolumesd leaves them.
-        mask_key: Key of the brain mask.
-        allow_missing_keys: Pass over keys that an item lacks.
     Raises:
         FileNotFoundError: When called, if a file is missing.
         ValueError: When called, if a file cannot be read, has several channels, lies elsewhere than the images, or
             labels more of the air than of the brain.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = "label",
-        image_key: str = "image",
-        mask_key: str = "mask",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.image_key = image_key
-        self.mask_key = mask_key
+    def __init__(self, keys: KeysCollection = "label") -> None:
+        super().__init__(keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
             name, label = _read(d[key])
             require_finite(name, label)
-            image = d[self.image_key]
-            _require_same_place(name, label, image)
-            _require_in_brain(name, label, d[self.mask_key])
+            _require_same_place(name, label, d["image"])
+            _require_in_brain(name, label, d["mask"])
             d[key] = label
         return d
 

@@ -38,22 +38,19 @@ class _Channel(NamedTuple):
 class LoadVolumesd(MapTransform):
     """Load the NIfTI files of a case as one volume, one channel per modality, and its brain mask.
 
-    ``data[key]`` is a list of paths, one per channel: of 3D files, or of 4D files with ``data[channels_key]``
+    ``data[key]`` is a list of paths, one per channel: of 3D files, or of 4D files with ``data["channels"]``
     saying which channel to take from each. Or it is one path, all of whose channels are taken, or those that
-    ``data[channels_key]`` lists; or a tensor that another tool has loaded, ``(C, X, Y, Z)`` or, of one channel,
+    ``data["channels"]`` lists; or a tensor that another tool has loaded, ``(C, X, Y, Z)`` or, of one channel,
     ``(X, Y, Z)``, as MONAI Deploy hands it over. It becomes a float32 MetaTensor ``(C, X, Y, Z)`` with the file's
     scaling applied and the meta data of the first file, as MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``
-    would give it. ``data[mask_key]`` becomes ``(1, X, Y, Z)``: 1 where a channel of the first key is not air, else 0.
+    would give it. ``data["mask"]`` becomes ``(1, X, Y, Z)``: 1 where a channel of the first key is not air, else 0.
 
     Args:
         keys: Keys of the paths.
-        mask_key: Key that receives the brain mask.
-        channels_key: Key of the list of channels.
         modalities: Names of the channels wanted. With them, names of files have to agree, and one 4D file is put in
             their order: by ``channel_order``, by a ``dataset.json`` beside it, or by the Decathlon's file names.
         channel_order: Names of the channels of one 4D file, or of a tensor, as they come.
         air: Value of the air in every file; None: found for each volume at its border.
-        allow_missing_keys: Pass over keys that an item lacks.
     Raises:
         FileNotFoundError: When called, if a file is missing.
         ValueError: When called, if a file is cut short or no NIfTI, is not 3D, holds NaN, Inf or one value only, has a
@@ -64,16 +61,11 @@ class LoadVolumesd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection = "image",
-        mask_key: str = "mask",
-        channels_key: str = "channels",
         modalities: Sequence[str] | None = None,
         channel_order: Sequence[str] | None = None,
         air: float | None = None,
-        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.mask_key = mask_key
-        self.channels_key = channels_key
+        super().__init__(keys)
         self.modalities = None if modalities is None else tuple(modalities)
         self.channel_order = None if channel_order is None else tuple(channel_order)
         self.air = air
@@ -82,10 +74,8 @@ class LoadVolumesd(MapTransform):
         d = dict(data)
         masks = {}
         for key in self.key_iterator(d):
-            d[key], masks[key] = self._case(d[key], d.get(self.channels_key))
-        first = self.first_key(d)
-        if first in d:
-            d[self.mask_key] = masks[first]
+            d[key], masks[key] = self._case(d[key], d.get("channels"))
+        d["mask"] = masks[self.keys[0]]
         return d
 
     def _case(

@@ -35,27 +35,20 @@ def coordinates(spatial_size: Sequence[int]) -> Tensor:
 class AddCoordinatesd(MapTransform):
     """Give an item the coordinates of its whole volume. It stands before what cuts patches.
 
+    They go to ``data["coordinates"]``, ``(3, *spatial)`` in 3D, with the volume's metadata.
     Behind a random transform it is not cached: it takes three times the memory of a channel, and no time.
 
     Args:
         keys: Key of the volume, ``(C, *spatial)``.
-        coordinates_key: Key that receives the coordinates, ``(3, *spatial)`` in 3D, with the volume's metadata.
-        allow_missing_keys: Pass over items that lack the volume.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = "image",
-        coordinates_key: str = "coordinates",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.coordinates_key = coordinates_key
+    def __init__(self, keys: KeysCollection = "image") -> None:
+        super().__init__(keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            d[self.coordinates_key] = convert_to_dst_type(coordinates(d[key].shape[1:]), d[key])[0]
+            d["coordinates"] = convert_to_dst_type(coordinates(d[key].shape[1:]), d[key])[0]
         return d
 
 
@@ -65,13 +58,12 @@ class RandCentrePatchd(Randomizable, MapTransform):
     Args:
         keys: Keys of the volumes, ``(C, *spatial)``, coordinates included.
         patch_size: Voxels per axis, one number or one per axis.
-        allow_missing_keys: Pass over keys that an item lacks.
     Raises:
         ValueError: When called, if the volumes differ in size, or the patch is larger than they are.
     """
 
-    def __init__(self, keys: KeysCollection, patch_size: Sequence[int] | int, allow_missing_keys: bool = False) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
+    def __init__(self, keys: KeysCollection, patch_size: Sequence[int] | int) -> None:
+        MapTransform.__init__(self, keys)
         self.patch_size = patch_size
         self._corner: tuple[int, ...] = ()
 
@@ -83,8 +75,6 @@ class RandCentrePatchd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         sizes = {key: tuple(d[key].shape[1:]) for key in self.key_iterator(d)}
-        if not sizes:
-            return d
         size = next(iter(sizes.values()))
         patch = ensure_tuple_rep(self.patch_size, len(size))
         if len(set(sizes.values())) > 1 or any(p > n for p, n in zip(patch, size, strict=True)):

@@ -36,7 +36,6 @@ class LabelToRegionsd(MapTransform):
         keys: Keys of the labels, ``(1, *spatial)``; each becomes ``(len(regions), *spatial)``, float32.
         regions: Names in ``REGIONS``.
         label_map: A name in ``LABEL_MAPS``, or a map of your own, as ``{"lesion": 1}``.
-        allow_missing_keys: Pass over keys that an item lacks.
     Raises:
         ValueError: If a region or a map is unknown, or the map has no part of a region; when called, if a label is not
             in the map.
@@ -47,9 +46,8 @@ class LabelToRegionsd(MapTransform):
         keys: KeysCollection = "label",
         regions: Sequence[str] = ("whole",),
         label_map: LabelMap = "brats2020",
-        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys)
         self.regions = tuple(regions)
         self.label_map = label_map
         self._labels = _labels(regions, label_map)
@@ -86,7 +84,6 @@ class RegionsToLabeld(MapTransform):
         keys: Keys of the masks, ``(len(regions), *spatial)``, 0 or 1; each becomes ``(1, *spatial)``, uint8.
         regions: Names in ``REGIONS``, in the order of the masks' channels.
         label_map: A name in ``LABEL_MAPS``, or a map of your own.
-        allow_missing_keys: Pass over keys that an item lacks.
     Raises:
         ValueError: If a region or a map is unknown, or the map has no part of a region; when called, if the channels
             are not the regions.
@@ -97,9 +94,8 @@ class RegionsToLabeld(MapTransform):
         keys: KeysCollection = "pred",
         regions: Sequence[str] = ("whole",),
         label_map: LabelMap = "brats2020",
-        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys)
         self.regions = tuple(regions)
         labels = _labels(regions, label_map)
         by_size = sorted(range(len(regions)), key=lambda i: -len(REGIONS[regions[i]]))

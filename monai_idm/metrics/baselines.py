@@ -33,6 +33,7 @@ BLUR_SIGMAS = (
     *(step / 10 for step in range(10, 25)),  # 1.0 to 2.4
     *(2.5, 3.0, 3.5, 4.0, 5.0, 6.0),
 )
+_BINS = 256  # of Otsu's histogram
 
 
 def best_gaussian_blur(
@@ -78,19 +79,18 @@ def best_gaussian_blur(
     return best, best_sigma
 
 
-def otsu_threshold(values: Tensor, bins: int = 256) -> float:
+def otsu_threshold(values: Tensor) -> float:
     """The threshold that parts values into two classes whose means are farthest apart, weighed by their sizes.
 
     Args:
         values: Any shape, such as the voxels of a brain in one contrast.
-        bins: Of the histogram, between whose bins the threshold lies.
     Raises:
         ValueError: If there are no values, or they are all the same.
     """
     values = values.as_subclass(Tensor).flatten().double().cpu()
     if values.numel() == 0 or values.min() == values.max():
         raise ValueError(f"{values.numel()} values, none different; a threshold needs two classes of voxels")
-    counts, edges = torch.histogram(values, bins)
+    counts, edges = torch.histogram(values, _BINS)
     centres = (edges[1:] + edges[:-1]) / 2
     below, above = counts.cumsum(0)[:-1], counts.flip(0).cumsum(0).flip(0)[1:]
     sums = (counts * centres).cumsum(0)

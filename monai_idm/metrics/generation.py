@@ -31,6 +31,7 @@ __all__ = ["FEATURES", "GenerationMetrics", "features"]
 FEATURES = ("intensity", "texture", "layout")
 FOREGROUND = 0.05  # of the intensity range, in any modality
 BINS, BANDS, BLOCKS, COARSE = 32, 8, 4, 32
+CASES, PAIRED = 256, 10  # real and training cases that are looked at; volumes of which all pairs are compared
 COLUMNS = {
     "mmd_intensity": ".3f",
     "mmd_texture": ".3f",
@@ -73,8 +74,6 @@ class GenerationMetrics(CaseRows):
         training: Preprocessed items of the training, likewise; None, as for a folder of other patients: nothing is
             said of the nearest training case, nor of training cases in the place of samples.
         network_range: Of the items' intensities, which become 0 to 1.
-        limit: How many real and training cases to look at, from the first on.
-        pairs_of: Of how many volumes all pairs are compared for diversity, from the first on.
     """
 
     required: ClassVar = {"pred": "volume"}
@@ -86,15 +85,11 @@ class GenerationMetrics(CaseRows):
         real: Iterable[Mapping[Hashable, Any]],
         training: Iterable[Mapping[Hashable, Any]] | None,
         network_range: Sequence[float] = (-1.0, 1.0),
-        limit: int = 256,
-        pairs_of: int = 10,
     ) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
         self._sets = {"real": real, "training": training}
         self.network_range = tuple(network_range)
-        self.limit = limit
-        self.pairs_of = pairs_of
         self._known: dict[str, list[dict[str, Any]]] = {}
 
     @torch.no_grad()
@@ -193,7 +188,7 @@ class GenerationMetrics(CaseRows):
             low, high = self.network_range
             self._known[name] = [
                 self._described(str(item["subject"]), (item["image"] - low) / (high - low), number)
-                for number, item in enumerate(islice(iter(cases), self.limit))
+                for number, item in enumerate(islice(iter(cases), CASES))
             ]
             if not self._known[name]:
                 raise ValueError(f"no {name} case to compare samples with; give a dataset that holds some")
@@ -203,7 +198,7 @@ class GenerationMetrics(CaseRows):
         volume = volume.as_subclass(Tensor).detach().cpu().float().clamp(0, 1)
         depth, height, width = (min(n, COARSE) for n in volume.shape[1:])
         coarse = adaptive_avg_pool3d(volume, (depth, height, width))
-        kept = volume if number < self.pairs_of else None
+        kept = volume if number < PAIRED else None
         return {"subject": subject, "features": features(volume), "coarse": coarse, "volume": kept}
 
     def _compared(self, cases: list[dict[str, Any]], real: list[dict[str, Any]]) -> dict[str, float | None]:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from monai_idm.metrics.case_rows import CaseRows
+from monai_idm.metrics.comparison import METRICS, REGIONS, Comparison, columns
 from monai_idm.metrics.statistics import described
-from monai_idm.metrics.volume import mae, masked_mean, ms_ssim, psnr, ssim_map
 
-__all__ = ["PairedMetrics", "mean_of_all", "paired_row"]
-
-METRICS = {"image": ("psnr", "ssim", "ms_ssim", "mae"), "noise": ("mae", "rmse")}
+__all__ = ["PairedMetrics", "mean_of_all"]
 
 
 class PairedMetrics(CaseRows):
-    """Rows of PSNR (dB), SSIM, MS-SSIM and MAE; which methods they are of, a subclass says.
+    """Rows of the paired metrics, ``METRICS``; which methods they are of, a subclass says.
 
     Every case gives rows per modality, region and method. The regions are ``"brain"``, the case's mask, and
-    ``"whole"``, the whole volume. MS-SSIM has the whole volume alone, of 64 voxels a side or more; else it is None.
+    ``"whole"``, the whole volume. A metric is None where it is not defined, as MS-SSIM is of volumes of less than 64
+    voxels a side.
 
     Args:
         modalities: Names of the channels in order, as ``("t1", "t2")``.
@@ -58,7 +57,7 @@ class PairedMetrics(CaseRows):
         for case in self._cases:
             values: dict[tuple[str, str, str, str, str], list[float]] = {}
             for row in case:
-                for metric in METRICS[row["space"]]:
+                for metric in METRICS:
                     if row[metric] is not None:
                         path = (row["space"], row["modality"], row["region"], row["method"], metric)
                         values.setdefault(path, []).append(row[metric])
@@ -72,29 +71,56 @@ class PairedMetrics(CaseRows):
     def _image_rows(
         self, method: str, pred: Tensor, reference: Tensor, mask: Tensor, sigma: Tensor | None = None
     ) -> list[dict[str, Any]]:
-        similarity = ssim_map(pred, reference, self.data_range)  # once: most of the time goes here
-        figures = {
+        return self._rows("image", method, Comparison(pred, reference, self.data_range), mask, sigma)
+
+    def _rows(
+        self, space: str, method: str, pair: Comparison, mask: Tensor | None = None, sigma: Tensor | None = None
+    ) -> list[dict[str, Any]]:
+        measured = {
             region: {
-                "psnr": psnr(pred, reference, inside, self.data_range).tolist(),
-                "ssim": masked_mean(similarity, inside).tolist(),
-                "mae": mae(pred, reference, inside).tolist(),
+                key: metric.measure(pair, mask if region == "brain" else None).tolist()
+                if metric.is_defined(space, region, pair.reference)
+                else [None] * len(self.modalities)
+                for key, metric in METRICS.items()
             }
-            for region, inside in (("brain", mask), ("whole", None))
+            for region in REGIONS[space]
         }
-        if min(reference.shape[1:]) >= 64:
-            figures["whole"]["ms_ssim"] = ms_ssim(pred, reference, self.data_range).tolist()
         return [
-            paired_row(
-                modality,
-                "image",
-                region,
-                method,
-                **{metric: channels[c] for metric, channels in metrics.items()},
-                sigma_voxels=None if sigma is None else float(sigma[c]),
-            )
+            {
+                **{"modality": modality, "space": space, "region": region, "method": method},
+                **{key: channels[c] for key, channels in metrics.items()},
+                "sigma_voxels": None if sigma is None else float(sigma[c]),
+            }
             for c, modality in enumerate(self.modalities)
-            for region, metrics in figures.items()
+            for region, metrics in measured.items()
         ]
+
+    def _image_scalars(
+        self, summary: dict[str, Any], methods: Mapping[str, Sequence[str]], averaged: Sequence[str]
+    ) -> dict[str, float]:
+        """Means of images by flat names.
+
+        Args:
+            summary: Of these metrics.
+            methods: By the prefix of a name, the methods that it may be of: the first that there is.
+            averaged: Prefixes whose means over the modalities are given too.
+        Returns:
+            ``<prefix><metric>_<modality>_<region>`` and ``<prefix><metric>_<region>``.
+        """
+        found: dict[str, float] = {}
+        for modality, regions in summary.get("image", {}).items():
+            for region, measured in regions.items():
+                for prefix, names in methods.items():
+                    for name in [name for name in names if name in measured][:1]:
+                        for metric, statistics in measured[name].items():
+                            found[f"{prefix}{metric}_{modality}_{region}"] = statistics["mean"]
+        for prefix in averaged:
+            for region in REGIONS["image"]:
+                for metric in columns("image"):
+                    name = f"{prefix}{metric}"
+                    parts = [found.get(f"{name}_{modality}_{region}") for modality in self.modalities]
+                    found |= mean_of_all(f"{name}_{region}", parts)
+        return found
 
     def _check_channels(self, subject: str, reference: Tensor) -> None:
         if reference.shape[0] != len(self.modalities):
@@ -102,12 +128,6 @@ class PairedMetrics(CaseRows):
                 f"{subject}: a volume of shape {tuple(reference.shape)} came; the first axis must be the "
                 f"{len(self.modalities)} modalities {self.modalities}"
             )
-
-
-def paired_row(modality: str, space: str, region: str, method: str, **figures: float | None) -> dict[str, Any]:
-    """One row, None where a figure is not defined."""
-    empty: dict[str, Any] = dict.fromkeys(("psnr", "ssim", "ms_ssim", "mae", "rmse", "sigma_voxels"))
-    return {"modality": modality, "space": space, "region": region, "method": method} | empty | figures
 
 
 def mean_of_all(name: str, parts: Sequence[float | None]) -> dict[str, float]:

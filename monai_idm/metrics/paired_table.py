@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from monai_idm.metrics.comparison import METRICS, REGIONS, columns
 from monai_idm.metrics.table import aligned
 
 __all__ = ["paired_table"]
 
-FORMATS = {"psnr": ".2f", "ssim": ".4f", "mae": ".4f", "rmse": ".4f"}
-TITLES = {"psnr": "PSNR [dB]", "ssim": "SSIM", "mae": "MAE", "rmse": "RMSE"}
-COLUMNS = {"image": (("psnr", True), ("ssim", True), ("mae", False)), "noise": (("mae", True), ("rmse", True))}
+_WIDTH = 3  # metrics side by side, the first two with an interval: more would be wider than 110 columns
 
 
 def paired_table(title: str, summary: dict[str, Any], methods: Mapping[str, str]) -> str:
@@ -28,9 +27,15 @@ def paired_table(title: str, summary: dict[str, Any], methods: Mapping[str, str]
     title = f"{title}, {cases} case{'' if cases == 1 else 's'}: mean ± sd over the cases, 95 % interval of the mean"
     if cases == 0:
         return f"{title}\n(no case was evaluated)"
-    blocks = [title, *(aligned(list(_lines(summary[space], space))) for space in COLUMNS if space in summary)]
+    blocks = [title]
+    for space in filter(summary.__contains__, REGIONS):
+        metrics = list(columns(space))
+        parts = [metrics[i : i + _WIDTH] for i in range(0, len(metrics), _WIDTH)]
+        blocks += [aligned(list(_lines(summary[space], space, part))) for part in parts]
+    *most, last = (metric.name for metric in columns("image").values())
+    remarks = "".join(f"; {metric.name} {metric.note}" for metric in METRICS.values() if metric.note)
     notes = [
-        f"PSNR, SSIM and MAE of images at data range {data_range:g}; SSIM over windows of 7^3 voxels.",
+        f"{', '.join(most)} and {last} of images at data range {data_range:g}{remarks}.",
         "brain: voxels, and centres of windows, inside the brain mask; whole: all of the volume.",
     ]
     image = summary.get("image", {})
@@ -38,37 +43,43 @@ def paired_table(title: str, summary: dict[str, Any], methods: Mapping[str, str]
     notes += [f"{method}: {meaning}" for method, meaning in methods.items() if method in shown]
     if "noise" in summary:
         notes.append("noise: predicted against added noise, whole volume, in standard deviations of the noise.")
-    notes += _of_whole_volumes(image)
+    notes += _below(image)
     return "\n".join([*blocks, *notes])
 
 
-def _lines(space: dict[str, Any], name: str) -> Iterator[list[str]]:
-    heads = [part for metric, interval in COLUMNS[name] for part in (TITLES[metric], "95 %")[: 1 + interval]]
-    yield [name, "region", "method", *heads]
-    for modality, regions in space.items():
+def _lines(measured: dict[str, Any], space: str, metrics: Sequence[str]) -> Iterator[list[str]]:
+    heads = [part for i, key in enumerate(metrics) for part in (METRICS[key].title, "95 %")[: 1 + (i < _WIDTH - 1)]]
+    yield [space, "region", "method", *heads]
+    for modality, regions in measured.items():
         for region, methods in regions.items():
             for method, found in methods.items():
                 cells = [modality, region, method]
-                for metric, interval in COLUMNS[name]:
-                    cells += _cells(found[metric], FORMATS[metric])[: 1 + interval]
+                for i, key in enumerate(metrics):
+                    cells += _cells(found.get(key), METRICS[key].form)[: 1 + (i < _WIDTH - 1)]
                 yield cells
 
 
-def _cells(statistics: dict[str, Any], form: str) -> tuple[str, str]:
+def _cells(statistics: dict[str, Any] | None, form: str) -> tuple[str, str]:
+    if statistics is None:
+        return "-", "-"
     mean = format(statistics["mean"], form)
     spread = "" if statistics["sd"] is None else f" ± {statistics['sd']:{form}}"
     interval = statistics["ci95"]
     return mean + spread, "-" if interval is None else "..".join(format(end, form) for end in interval)
 
 
-def _of_whole_volumes(image: dict[str, Any]) -> Iterator[str]:
-    """Figures that stand beside the table: MS-SSIM, and the paper's best batch."""
+def _below(image: dict[str, Any]) -> Iterator[str]:
+    """Figures that stand below the table: metrics of one region, and the paper's best batch."""
+    for key, metric in METRICS.items():
+        if metric.region is not None:
+            first = {modality: next(iter(regions[metric.region].values())) for modality, regions in image.items()}
+            figures = [
+                f"{modality} {_cells(found[key], metric.form)[0]}" for modality, found in first.items() if key in found
+            ]
+            if figures:
+                yield f"{metric.name}, {metric.region}: {', '.join(figures)}"
+    # the paper gives PSNR and SSIM
     first = {modality: next(iter(regions["whole"].values())) for modality, regions in image.items()}
-    scales = {modality: found["ms_ssim"] for modality, found in first.items() if "ms_ssim" in found}
-    if scales:
-        yield "MS-SSIM, whole: " + ", ".join(
-            f"{modality} {_cells(found, '.4f')[0]}" for modality, found in scales.items()
-        )
     best = [key for found in first.values() for key in found["psnr"] if key.startswith("best_batch_of_")][:1]
     for key in best:
         figures = [

@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 
 from monai_idm.metrics.baselines import best_gaussian_blur
-from monai_idm.metrics.paired import PairedMetrics, mean_of_all, paired_row
+from monai_idm.metrics.comparison import METRICS, Comparison
+from monai_idm.metrics.paired import PairedMetrics, mean_of_all
 from monai_idm.metrics.paired_table import paired_table
-from monai_idm.metrics.volume import mae, rmse
 
 __all__ = ["ReconstructionMetrics"]
 
-LARGER_IS_BETTER = ("psnr", "ssim", "ms_ssim")
 NOTES = {
     "reconstruction": "from noise back, by every step of the sampler.",
     "one_step": "the image that the first pass of the network predicts.",
     "gaussian_blur": "best blur of the same noisy volume, chosen against the reference in the brain.",
 }
-PREFIXES = {"reconstruction": "", "one_step": "one_step_", "gaussian_blur": "blur_"}
+METHODS = {"": ["reconstruction"], "one_step_": ["one_step"], "blur_": ["gaussian_blur"]}  # by a scalar's prefix
 
 
 class ReconstructionMetrics(PairedMetrics):
@@ -92,7 +91,7 @@ class ReconstructionMetrics(PairedMetrics):
             blurred, sigma = best_gaussian_blur(noisy, reference, mask, value_range=(0.0, self.data_range))
             rows += self._image_rows("gaussian_blur", blurred, reference, mask, sigma)
         if noise is not None and predicted_noise is not None:
-            rows += self._noise_rows(noise, predicted_noise)
+            rows += self._rows("noise", "reconstruction", Comparison(predicted_noise, noise))
         self._add(subject, rows)
 
     def scalars(self) -> dict[str, float]:
@@ -105,16 +104,7 @@ class ReconstructionMetrics(PairedMetrics):
             ``psnr_brain_gain_over_blur`` in dB.
         """
         summary = self.summary()
-        found: dict[str, float] = {}
-        for modality, regions in summary.get("image", {}).items():
-            for region, methods in regions.items():
-                for method, prefix in PREFIXES.items():
-                    for metric, statistics in methods.get(method, {}).items():
-                        found[f"{prefix}{metric}_{modality}_{region}"] = statistics["mean"]
-        for region in ("brain", "whole"):
-            for metric in ("psnr", "ssim", "mae"):
-                parts = [found.get(f"{metric}_{modality}_{region}") for modality in self.modalities]
-                found |= mean_of_all(f"{metric}_{region}", parts)
+        found = self._image_scalars(summary, METHODS, averaged=[""])
         blur = mean_of_all("psnr", [found.get(f"blur_psnr_{m}_brain") for m in self.modalities])
         if blur:
             found["psnr_brain_gain_over_blur"] = found["psnr_brain"] - blur["psnr"]
@@ -127,17 +117,10 @@ class ReconstructionMetrics(PairedMetrics):
         """The summary as text of at most 110 columns for names of up to eight letters."""
         return paired_table("Reconstruction", self.summary(), NOTES)
 
-    def _noise_rows(self, noise: Tensor, predicted: Tensor) -> list[dict[str, Any]]:
-        absolute, squared = mae(predicted, noise).tolist(), rmse(predicted, noise).tolist()
-        return [
-            paired_row(modality, "noise", "whole", "reconstruction", mae=absolute[c], rmse=squared[c])
-            for c, modality in enumerate(self.modalities)
-        ]
-
     def _statistics(self, series: Sequence[float], metric: str) -> dict[str, Any]:
         size = self.paper_batch_size
         batches = torch.tensor(series[: len(series) // size * size], dtype=torch.float64).view(-1, size).mean(1)
         best = None
         if len(batches):
-            best = float(batches.max() if metric in LARGER_IS_BETTER else batches.min())
+            best = float(batches.max() if METRICS[metric].larger_is_better else batches.min())
         return {**super()._statistics(series, metric), f"best_batch_of_{size}": best}

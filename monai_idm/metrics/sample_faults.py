@@ -16,6 +16,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 __all__ = ["SampleFaults", "roughness"]
 
 WHITE = 2 / math.sqrt(math.pi)
+PAIRED = 8  # real volumes that are compared with each other
 CAUSES = {
     "noise": "trained too briefly or with too high a learning_rate, or sampled with another prediction_type or "
     "schedule than trained with",
@@ -28,14 +29,9 @@ CAUSES = {
 
 
 class SampleFaults:
-    """Gather what real volumes look like, then judge generated ones.
+    """Gather what real volumes look like, then judge generated ones."""
 
-    Args:
-        pairs_of: How many real volumes are compared with each other, from the first on.
-    """
-
-    def __init__(self, pairs_of: int = 8) -> None:
-        self.pairs_of = pairs_of
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
@@ -61,7 +57,7 @@ class SampleFaults:
         self._bright.append(_bright(image, inside))
         self._air.append(float(image[:, ~inside].mean()) if not inside.all() else 0.0)
         self._brain = inside if self._brain is None else self._brain | inside
-        if len(self._coarse) < self.pairs_of:
+        if len(self._coarse) < PAIRED:
             self._coarse.append(_coarse(image))
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from monai_idm.metrics.paired import PairedMetrics, mean_of_all
+from monai_idm.metrics.paired import PairedMetrics
 from monai_idm.metrics.paired_table import paired_table
 from monai_idm.metrics.training_baselines import TrainingBaselines
 
@@ -20,7 +20,12 @@ NOTES = {
     "lookup": "mean intensity in the training cases at the same intensities of the known contrasts.",
     "mean_image": "mean of the training cases.",
 }
-PREFIXES = {"draw": "draw_", "lookup": "lookup_", "mean_image": "mean_image_"}
+METHODS = {  # by a scalar's prefix
+    "": ["ensemble", "draw"],
+    "draw_": ["draw"],
+    "lookup_": ["lookup"],
+    "mean_image_": ["mean_image"],
+}
 
 
 class SynthesisMetrics(PairedMetrics):
@@ -33,7 +38,6 @@ class SynthesisMetrics(PairedMetrics):
         modalities: Names of the channels in order.
         known: Names of those that were given; they are not judged.
         baselines: Learned from the training cases; None: no baselines beside the draws.
-        data_range: Largest minus smallest value an image may have; images lie in ``[0, data_range]``.
     Raises:
         ValueError: If modalities are named twice, or all are known.
     """
@@ -46,9 +50,8 @@ class SynthesisMetrics(PairedMetrics):
         modalities: Sequence[str],
         known: Sequence[str],
         baselines: TrainingBaselines | None = None,
-        data_range: float = 1.0,
     ) -> None:
-        super().__init__([name for name in modalities if name not in known], data_range)
+        super().__init__([name for name in modalities if name not in known])
         self.all = tuple(modalities)
         self.baselines = baselines
 
@@ -90,20 +93,7 @@ class SynthesisMetrics(PairedMetrics):
             alike; over the modalities ``psnr_brain``, ``draw_psnr_brain`` and so on; and
             ``psnr_brain_gain_over_lookup`` in dB.
         """
-        found: dict[str, float] = {}
-        for modality, regions in self.summary().get("image", {}).items():
-            for region, methods in regions.items():
-                named = {"": methods.get("ensemble", methods["draw"])}
-                named |= {prefix: methods[method] for method, prefix in PREFIXES.items() if method in methods}
-                for prefix, metrics in named.items():
-                    for metric, statistics in metrics.items():
-                        found[f"{prefix}{metric}_{modality}_{region}"] = statistics["mean"]
-        for prefix in ("", *PREFIXES.values()):
-            for region in ("brain", "whole"):
-                for metric in ("psnr", "ssim", "mae"):
-                    name = f"{prefix}{metric}"
-                    parts = [found.get(f"{name}_{modality}_{region}") for modality in self.modalities]
-                    found |= mean_of_all(f"{name}_{region}", parts)
+        found = self._image_scalars(self.summary(), METHODS, averaged=list(METHODS))
         if "lookup_psnr_brain" in found:
             found["psnr_brain_gain_over_lookup"] = found["psnr_brain"] - found["lookup_psnr_brain"]
         return found

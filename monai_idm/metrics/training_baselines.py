@@ -17,6 +17,7 @@ from torch import Tensor
 
 __all__ = ["TrainingBaselines"]
 
+_CASES = 64  # of the dataset, from the first on
 _BINS = {1: 64, 2: 32, 3: 16}  # per contrast, so that a bin of all of them still holds voxels
 
 
@@ -28,7 +29,6 @@ class TrainingBaselines:
         modalities: Names of the M contrasts.
         known: Names of those that are given; the others are predicted.
         network_range: Of the items' intensities, which become 0 to 1.
-        limit: How many items to look at, from the first on.
     """
 
     def __init__(
@@ -37,13 +37,11 @@ class TrainingBaselines:
         modalities: Sequence[str],
         known: Sequence[str],
         network_range: Sequence[float] = (-1.0, 1.0),
-        limit: int = 64,
     ) -> None:
         self.dataset = dataset
         self.known = [i for i, name in enumerate(modalities) if name in known]
         self.unknown = [i for i, name in enumerate(modalities) if name not in known]
         self.network_range = tuple(network_range)
-        self.limit = limit
         self.bins = _BINS.get(len(self.known), 8)
         self._mean: Tensor | None = None
 
@@ -74,7 +72,7 @@ class TrainingBaselines:
         size = self.bins ** len(self.known)
         sums, counts = torch.zeros(len(self.unknown), size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
         total, cases = torch.zeros(()), 0
-        for item in islice(iter(self.dataset), self.limit):
+        for item in islice(iter(self.dataset), _CASES):
             low, high = self.network_range
             volume = (item["target"].as_subclass(Tensor).cpu() - low) / (high - low)
             inside = item["mask"].as_subclass(Tensor).cpu()[0] > 0

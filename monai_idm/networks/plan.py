@@ -32,7 +32,7 @@ def plan_activations(network: _Network, shape: Sequence[int], memory_budget_gib:
     Args:
         network: An InvertibleDiffusionUNet.
         shape: Of its input, ``(B, C, *spatial)``.
-        memory_budget_gib: For weights, gradients, activations, and AdamW's states and temporaries; AdamWInBackward
+        memory_budget_gib: GiB for weights, gradients, activations, and AdamW's states and temporaries; AdamWInBackward
             takes less.
     Returns:
         A policy per level.

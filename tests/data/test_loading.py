@@ -102,11 +102,13 @@ def test_a_tensor_that_another_tool_loaded_is_taken_as_it_is(tmp_path, single):
         LoadVolumesd()({"image": torch.zeros(1, 4, 4, 4)})
 
 
-def test_keys_and_mask_have_the_names_given(tmp_path):
-    item = write_case(tmp_path)
-    data = LoadVolumesd(["scan", "missing"], mask_key="brain", allow_missing_keys=True)({"scan": item["image"]})
-    assert set(data) == {"scan", "brain"}
-    assert LoadVolumesd("missing", allow_missing_keys=True)({"subject": "a"}) == {"subject": "a"}
+def test_the_mask_is_of_the_first_key(tmp_path):
+    volumes = smooth_brain(), np.roll(smooth_brain(), 1, axis=0)
+    first, second = ([write_volume(tmp_path / f"{i}.nii.gz", v)] for i, v in enumerate(volumes))
+    data = LoadVolumesd(["scan", "other"])({"scan": first, "other": second})
+    assert set(data) == {"scan", "other", "mask"}
+    assert torch.equal(data["mask"], LoadVolumesd()({"image": first})["mask"])
+    assert not torch.equal(data["mask"], LoadVolumesd()({"image": second})["mask"])
 
 
 @pytest.mark.parametrize("dataset", [Dataset, CacheDataset])

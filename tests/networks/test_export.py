@@ -16,6 +16,9 @@ from monai_idm.reversible.orthogonal import cayley
 from tests.networks.test_invertible_unet import gradients, small
 from tests.reversible.chains import disturb
 
+# every kind of operation once or twice: exporting and compiling take seconds for each
+SHALLOW = {"channels": (16, 32), "num_res_blocks": 1, "attention_levels": (True, False), "num_head_channels": 4}
+
 
 def case(dims=3, batch=2, **overrides):
     net = small(dims, **overrides).double().eval()
@@ -160,7 +163,7 @@ def test_a_frozen_network_is_scripted_with_its_weights():
     ],
 )
 def test_a_network_exports_to_onnx_with_the_weights_that_it_has(frozen, batch):
-    net, x, t, _ = case()
+    net, x, t, _ = case(**SHALLOW)
     net, x = net.float(), x.float()
     if frozen.startswith("frozen"):
         net.freeze()
@@ -179,11 +182,11 @@ def test_a_network_exports_to_onnx_with_the_weights_that_it_has(frozen, batch):
 def test_monai_exports_the_weights_of_the_file(use_trace, frozen, tmp_path):
     config = {
         "imports": ["$import monai_idm"],
-        "network": {"_target_": "InvertibleDiffusionUNet", **case()[0].arguments},
+        "network": {"_target_": "InvertibleDiffusionUNet", **case(**SHALLOW)[0].arguments},
         "network_def": "$@network.freeze()" if frozen else "@network",
     }
     (tmp_path / "net.json").write_text(json.dumps(config))
-    net, *_ = case()
+    net, *_ = case(**SHALLOW)
     net = net.float()
     torch.save(net.state_dict(), tmp_path / "model.pt")
     onnx_export(
@@ -218,7 +221,7 @@ def by_onnx(model, *tensors):
 
 @pytest.mark.parametrize("activations", ["rebuilt", "stored"])
 def test_compiled_branches_give_the_same_gradients(activations):
-    net, x, t, _ = case()
+    net, x, t, _ = case(**SHALLOW)
     expected = gradients(net.with_activations(activations), x, t)
     for module in net.modules():
         if isinstance(module, ResidualBranch):

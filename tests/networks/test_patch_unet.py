@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from monai.data import MetaTensor
 from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDPMScheduler
 from torch._subclasses import FakeTensorMode
@@ -189,43 +188,12 @@ def test_monais_inferer_calls_it():
     torch.testing.assert_close(found, net(torch.cat([noisy, condition], 1), t))
 
 
-def test_timesteps_may_be_one_for_all_integer_float_or_absent():
-    net, x = small(), torch.randn(2, 2, 4, 4, 4)
-    full = net(x, torch.tensor([7, 7]))
-    torch.testing.assert_close(net(x, torch.tensor([7])), full)
-    torch.testing.assert_close(net(x, torch.tensor([7.0])), full)
-    torch.testing.assert_close(net(x), net(x, torch.tensor([0, 0])))
-    assert (net(x) - full).abs().max() > 1e-4
-
-
-def test_metadata_of_an_input_changes_nothing():
-    net, x = small(), torch.randn(1, 2, 4, 4, 4)
-    y = net(MetaTensor(x))
-    assert type(y) is torch.Tensor
-    torch.testing.assert_close(y, net(x))
-
-
 def test_policies_share_weights_and_state():
     net = small()
     twin = net.with_activations("checkpointed")
     assert (net.activations, twin.activations) == ("stored", "checkpointed")
     assert all(p is q for p, q in zip(net.parameters(), twin.parameters(), strict=True))
     assert net.state_dict().keys() == twin.state_dict().keys()
-
-
-@pytest.mark.parametrize(
-    ("shape", "arguments", "match"),
-    [
-        ((1, 2, 6, 8, 8), {}, r"\(6, 8, 8\) is not divisible by 4 on every axis; pad to \(8, 8, 8\)"),
-        ((1, 2, 8, 8, 8), {"context": torch.zeros(1)}, 'mode="concat"'),
-        ((1, 3, 8, 8, 8), {}, "in_channels=2"),
-        ((1, 2, 8, 8), {}, "spatial_dims=3"),
-        ((3, 2, 8, 8, 8), {"timesteps": torch.tensor([1, 2])}, "for a batch of 3"),
-    ],
-)
-def test_unfit_inputs_are_refused(shape, arguments, match):
-    with pytest.raises(ValueError, match=match):
-        small()(torch.zeros(shape), **arguments)
 
 
 @pytest.mark.parametrize(
