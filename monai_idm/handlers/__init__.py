@@ -1,5 +1,6 @@
 """Ignite handlers: they listen to an engine, call a meter or a metrics object, and write what it says."""
 
+from monai_idm.handlers.attach_all import AttachAll
 from monai_idm.handlers.best_weights import BestWeights
 from monai_idm.handlers.checked_checkpoint_loader import CheckedCheckpointLoader
 from monai_idm.handlers.data_wait import DataWaitHandler
@@ -18,6 +19,7 @@ from monai_idm.handlers.training_checkpoint import TrainingCheckpoint
 from monai_idm.handlers.validate_last import ValidateLast
 
 __all__ = [
+    "AttachAll",
     "BestWeights",
     "CheckedCheckpointLoader",
     "DataWaitHandler",

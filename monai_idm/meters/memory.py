@@ -65,10 +65,6 @@ class LiveBytes(TorchDispatchMode):
             if _has_storage(tensor):
                 self._count(tensor.untyped_storage())
 
-    def reset_peak(self) -> None:
-        """Start a new peak at what is alive now."""
-        self.peak_bytes = self.current_bytes
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         given: set[int] | None = None

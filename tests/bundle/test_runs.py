@@ -207,6 +207,7 @@ def test_full_ddpm_sampling_takes_every_step(trained, tmp_path):
     run.initialize()
     inferer = run.inferer
     assert inferer.scheduler is None
+    assert type(inferer.inferer.scheduler).__name__ == "StridedDDPMScheduler"
     assert len(inferer.inferer.scheduler.timesteps) == 2000
 
 
@@ -216,7 +217,7 @@ def test_weights_of_another_convention_or_network_are_refused(trained, tmp_path)
     assert "prediction_type: v_prediction in the checkpoint, epsilon here" in chain(error.value)
     with pytest.raises(Exception, match="Failed to evaluate") as error:
         sample(trained, tmp_path, preset="base")
-    assert "belongs to another network (channels" in chain(error.value)
+    assert "preset: light in the checkpoint, base here" in chain(error.value)
 
 
 def test_phantoms_do_not_replace_a_model_of_data(trained, tmp_path):

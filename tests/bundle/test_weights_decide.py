@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from idm_bundle.packaging import package
 from idm_bundle.studies.configs import configured
@@ -36,6 +37,14 @@ def weights(folder: Path, *overlays: str, everywhere: bool = False, **changes) -
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory) -> Path:
     return write_phantoms(tmp_path_factory.mktemp("cases"), 1, (32, 32, 24))
+
+
+def trained_settings(folder: Path, name: str):
+    """What a config of a packaged bundle takes for trained."""
+    config = ConfigParser()
+    config.read_config(folder / "configs" / f"{name}.json")
+    config["bundle_root"] = str(folder)
+    return config.get_parsed_content("trained")
 
 
 def infer(name: str, folder: Path, ckpt_file: Path, **values):
@@ -127,11 +136,13 @@ def test_made_contrasts_have_one_air_whatever_the_scale_of_the_input(cases, tmp_
 def test_a_packaged_bundle_says_what_was_trained(task, knobs, tmp_path):
     folder = package(weights(tmp_path, *task, **knobs), tmp_path / "out")
     said = {knob: value for knob, value in knobs.items() if knob != "lambda_r"}
-    for name in ("train", "inference", "evaluate"):
-        config = json.loads((folder / "configs" / f"{name}.json").read_text())
-        assert {**config, **said} == config
-    untrained = json.loads((folder / "configs" / "inference.json").read_text())["untrained"]
-    assert {**untrained, **said} == untrained  # also before the weights are there
+    train = json.loads((folder / "configs" / "train.json").read_text())
+    assert {**train, **said} == train
+    for weights_there in (True, False):  # as for a tool that looks at a bundle without them
+        for name in ("inference", "evaluate") if weights_there else ("inference",):
+            settings = trained_settings(folder, name)
+            assert {knob: settings[knob] for knob in said} == said
+        (folder / "models" / "model.pt").unlink(missing_ok=True)
 
 
 def test_what_a_training_saw_is_in_its_weights_and_judges_them(tmp_path):

@@ -98,7 +98,9 @@ def test_a_sampler_that_is_none_is_refused_with_the_names(config, name):
     parser.read_config([CONFIGS / "train.yaml", CONFIGS / "segmentation.yaml"] if config == "segmentation"
                        else CONFIGS / f"{config}.yaml")  # fmt: skip
     parser["sampler"] = name
-    part = "few_step_scheduler" if "few_step_scheduler" in parser else "scheduler"
+    parser["num_inference_steps"] = 2
+    parser["ckpt_file"] = "none.pt"
+    part = "few_step_scheduler" if "few_step_scheduler" in parser else "inferer"
     with pytest.raises(RuntimeError) as failed:
         parser.get_parsed_content(part)
     assert f"sampler='{name}' is no sampler of few steps; choose one of DPMSolver" in chain(failed.value)

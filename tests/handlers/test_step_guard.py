@@ -69,6 +69,15 @@ def test_a_step_whose_loss_is_no_number_is_left_out_and_named(optimizer, to_none
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_first_step_may_be_bad_too(optimizer):
+    engine, weights = trainer({0: float("nan")}, optimizer, policy="skip")
+    before = nn.utils.parameters_to_vector(engine.network.parameters()).detach().clone()
+    engine.run()
+    assert torch.equal(weights[0], before)
+    assert not torch.equal(weights[1], before)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_it_ends_the_training_unless_told_otherwise(optimizer, tmp_path):
     engine, weights = trainer({4: float("nan")}, optimizer, tmp_path=tmp_path)
     with pytest.raises(BadNumbers, match=r"iteration 3: the loss is nan; cases case_004, case_005\. Training ends"):

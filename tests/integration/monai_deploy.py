@@ -33,6 +33,7 @@ REQUIREMENTS = [
     "scipy",
     "tensorboard",
     "nvidia-ml-py",
+    "tqdm",
 ]
 
 
@@ -61,7 +62,7 @@ def install(work: Path) -> Path:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(work / "venv")], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
-    found = subprocess.run([str(python), "-c", "import monai_idm"], capture_output=True, cwd="/", check=False)
+    found = subprocess.run([str(python), "-I", "-c", "import monai_idm"], capture_output=True, check=False)
     assert found.returncode, "this project must not be installed there"
     print("installed:", ", ".join(REQUIREMENTS), flush=True)
     return python

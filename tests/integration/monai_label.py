@@ -63,9 +63,8 @@ def install(work: Path) -> Path:
     if not label.exists():
         subprocess.run([sys.executable, "-m", "venv", str(work / "venv")], check=True)
         subprocess.run([str(label.with_name("pip")), "install", "-q", *REQUIREMENTS], check=True)
-    found = subprocess.run(
-        [str(label.with_name("python")), "-c", "import monai_idm"], capture_output=True, cwd="/", check=False
-    )
+    python = label.with_name("python")
+    found = subprocess.run([str(python), "-I", "-c", "import monai_idm"], capture_output=True, check=False)
     assert found.returncode, "this project must not be installed there"
     say("installed", ", ".join(REQUIREMENTS))
     return label

@@ -23,8 +23,8 @@ from idm_bundle.studies.configs import configured
 from monai_idm import __version__
 from monai_idm.checkpoints import PHANTOM, fingerprint, read_record
 from monai_idm.data import generate_phantom
-from monai_idm.data.regions import REGIONS
 from monai_idm.trained import task_of
+from tests.bundle.test_weights_decide import trained_settings
 from tests.bundle.workspace import chain
 
 TASKS: dict[str, list[str]] = {"generation": [], "segmentation": ["segmentation"], "synthesis": ["synthesis"]}
@@ -55,10 +55,13 @@ def read(folder: Path, name: str) -> dict:
 def test_a_bundle_says_what_its_weights_were_trained_for(task, knobs, tmp_path):
     file = weights(tmp_path, *TASKS[task], source="/home/someone/BraTS2020", **knobs)
     folder = package(file, tmp_path / "out")
-    for name in ("train", "inference", "evaluate"):
-        config = read(folder, f"{name}.json")
-        assert {**config, **knobs} == config
-        assert config["spatial_size"] == [16, 24, 16]
+    knobs |= {"spatial_size": [16, 24, 16]}
+    train = read(folder, "train.json")
+    assert {**train, **knobs} == train
+    for name in ("inference", "evaluate"):
+        settings = trained_settings(folder, name)
+        stride = {"bookend_stride": settings["preset"]["bookend_stride"]}  # the network's, from its arguments
+        assert {**{knob: settings[knob] for knob in knobs}, **stride} == {**stride, **knobs}
     metadata = json.loads((folder / "configs" / "metadata.json").read_text())
     network = configured({}, *TASKS[task])
     network.update(knobs)
@@ -81,9 +84,12 @@ def test_a_bundle_says_what_its_weights_were_trained_for(task, knobs, tmp_path):
 def test_any_to_any_synthesis_stays_so(tmp_path):
     folder = package(weights(tmp_path, "synthesis", modalities=["t1", "t1ce", "t2", "flair"], known=None), tmp_path)
     assert read(folder, "train.json")["known"] is None
-    inference = read(folder, "inference.json")
-    assert inference["any_to_any"]
-    assert inference["known"] == ["t1", "t1ce", "t2"]
+    assert trained_settings(folder, "inference")["known"] is None
+    assert trained_settings(folder, "evaluate")["known"] is None
+    config = ConfigParser(read(folder, "inference.json"))
+    config["bundle_root"] = str(folder)
+    assert config.get_parsed_content("given") == ["t1", "t1ce", "t2"]
+    assert config.get_parsed_content("made") == ["flair"]
 
 
 def test_the_zip_holds_what_the_folder_holds_and_the_code(tmp_path):
@@ -227,8 +233,9 @@ def test_no_bundle_no_checks(tmp_path):
 
 
 def test_every_task_has_its_own_name():
-    names = {task_of(c).name for c in ({}, {"regions": []}, {"known": None})}
-    assert len(names) == 3
+    names = {task_of({"convention": c}).name for c in ({}, {"regions": []}, {"known": None})}
+    assert names == {"generation", "segmentation", "synthesis"}
+    assert {task_of({"task": name, "convention": {}}).name for name in names} == names
 
 
 def test_a_check_that_lacks_its_package_says_so(bundle, monkeypatch):
@@ -263,12 +270,3 @@ def test_monai_deploy_finds_what_its_operator_looks_for(tmp_path):
     own = config.get_parsed_content("network_def")
     own.load_state_dict(torch.load(weights_file, weights_only=True))
     assert (inferer(case[given][None], own) != pred).float().mean() < 0.01
-
-
-def test_every_region_that_can_be_trained_has_a_name_in_a_bundle():
-    for region in REGIONS:
-        inputs, outputs = task_of({"regions": [region]}).channels(
-            {"regions": [region], "modalities": ["t1"], "prediction_type": "sample"}
-        )
-        assert len(outputs) == 1
-        assert len(inputs) == 5  # the mask, a contrast, three coordinates
