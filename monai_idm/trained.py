@@ -79,10 +79,12 @@ class TrainedModel:
                 f"{self.file} was trained otherwise ({'; '.join(different)}); leave these knobs out, for the weights "
                 "say them, or choose other weights with --ckpt_file"
             )
-        self._settings |= {name: value for name, value in given.items() if name not in self._said}
+        if "preset" in self._said:  # which may be given by its name
+            given = {**given, "preset": self["preset"]}
+        self._settings |= given
         if self.record:
             tell_unsaid(self.record, self._settings)
-        return {**given, **{name: self[name] for name in self._said if name not in self.free or name not in given}}
+        return {**self._said, **given}
 
     @property
     def task(self) -> Task:

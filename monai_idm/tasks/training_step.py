@@ -32,6 +32,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from monai_idm.handlers import StepGuard
+from monai_idm.losses import InvertibleDiffusionLoss
 from monai_idm.noise import mixed_seed
 from monai_idm.schedulers import check_noise_levels, check_prediction_type, prediction_target
 from monai_idm.tasks.task import Task
@@ -43,8 +44,9 @@ class TrainingStep:
     """``iteration_update`` of MONAI's SupervisedTrainer: its own step, with the draws of diffusion.
 
     Network, optimizer, inferer, loss and ``accumulation_steps`` are the trainer's. The inferer, MONAI's SimpleInferer,
-    calls the network; the loss is called as :class:`~monai_idm.losses.InvertibleDiffusionLoss` is. Events, their order
-    and the output are those of MONAI's step: ``image`` x_0, ``label`` the target, ``pred`` the prediction, ``loss``.
+    calls the network; the loss, which may be any, is called with prediction and target, and an
+    :class:`~monai_idm.losses.InvertibleDiffusionLoss` with all that it asks for. Events, their order and the output are
+    those of MONAI's step: ``image`` x_0, ``label`` the target, ``pred`` the prediction, ``loss``.
 
     Draws depend on the seed and the trainer's iteration alone: a training that goes on after an interruption draws what
     it would have drawn without. B counts the batches of all processes, which draw together what one process would draw
@@ -121,7 +123,10 @@ class TrainingStep:
         output[CommonKeys.PRED] = prediction = y if w is None else y * w
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
 
-        output[CommonKeys.LOSS] = engine.loss_function(prediction, target, x=x, timesteps=t, output=y)
+        own = isinstance(engine.loss_function, InvertibleDiffusionLoss)  # others compare what they are given
+        output[CommonKeys.LOSS] = engine.loss_function(
+            prediction, target, **({"x": x, "timesteps": t, "output": y} if own else {})
+        ).mean()
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         return output[CommonKeys.LOSS]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import re
 
@@ -107,7 +108,7 @@ def test_the_page_of_knobs_names_every_knob(file):
     ends = {"train": "\n# data\n", "inference": "\n# what was trained"}
     head = file.read_text().split(ends.get(file.stem.split("_")[0], "\n\n"))[0]
     page = (CONFIGS.parent / "docs" / "KNOBS.md").read_text()
-    knobs = set(re.findall(r"^([a-z_]+):", head, flags=re.MULTILINE)) - {"imports"}
+    knobs = set(re.findall(r"^([a-z_]+):", head, flags=re.MULTILINE)) - {"imports", "initialize"}
     assert not {knob for knob in knobs if f"`{knob}`" not in page}
 
 
@@ -128,3 +129,28 @@ def test_a_device_may_be_given_by_its_name(tmp_path):
     config.read_config(CONFIGS / "train.yaml")
     config["device"] = "cpu"  # as MONAI Label does
     assert config.get_parsed_content("train#dataloader#pin_memory") is False
+
+
+LIMITS = {"train": 300, "inference": 90, "evaluate": 40}
+
+
+def lines(file) -> list[str]:
+    stripped = (line.strip() for line in file.read_text().splitlines())
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_config_is_short_and_has_no_program_in_it(file):
+    assert len(file.read_text().splitlines()) <= LIMITS.get(file.stem.split("_")[0], 100)
+    assert "lambda " not in file.read_text()
+
+
+def test_no_two_configs_say_the_same():
+    files = sorted(CONFIGS.glob("*.yaml"))
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 1050
+    runs = {}
+    for file in files:
+        text = lines(file)
+        runs[file.stem] = {tuple(text[i : i + 6]) for i in range(len(text) - 5)}
+    for one, other in itertools.combinations(runs, 2):
+        assert not runs[one] & runs[other], (one, other)

@@ -31,8 +31,7 @@ socket.socket().connect_ex(("127.0.0.1", 9))
 def test_training_evaluation_and_sampling_open_no_connection(tmp_path):
     places = {"bundle_root": str(CONFIGS.parent), "output_dir": str(tmp_path / "output")}
     values = {**TINY, **SMALLEST, **places, "ckpt_dir": str(tmp_path / "models"), "num_workers": 1, "max_epochs": 1}
-    network = {name: value for name, value in SMALLEST.items() if name.startswith("network_def#")}
-    sampling = {"ckpt_file": str(tmp_path / "models" / "model.pt"), "num_inference_steps": 2, **network, **places}
+    sampling = {"ckpt_file": str(tmp_path / "models" / "model.pt"), "num_inference_steps": 2, **places}
     train, evaluate, inference = (str(CONFIGS / f"{name}.yaml") for name in ("train", "evaluate", "inference"))
     runs = [
         {"run_id": "training", "config_file": train, **values},
