@@ -191,7 +191,7 @@ def test_weights_of_version_0_1_0_say_what_they_can(task, tmp_path, caplog):
     assert {name: trained[name] for name in unsaid} == unsaid
     assert "of version 0.1.0, do not say" in caplog.text
     assert all(f"{name}={value}" in caplog.text for name, value in unsaid.items())
-    with pytest.raises(ValueError, match="modalities: .* in the checkpoint, .* here"):
+    with pytest.raises(ValueError, match=r"modalities: .* in the checkpoint, .* here"):
         trained.agree({**unsaid, "modalities": ["pd"]})
     with pytest.raises(ValueError, match=r"network_range: \[0, 1\] in the checkpoint, \[-1, 1\] here"):
         trained.agree({"network_range": [-1, 1]})
@@ -205,9 +205,7 @@ def test_weights_of_another_task_are_refused(task, older, tmp_path):
         if name == task.name:
             assert TrainedModel(file, name).task.settings == task.settings
         else:
-            with pytest.raises(
-                ValueError, match=rf"weights of a {task.name}, and this config does {name}; .*ckpt_file"
-            ):
+            with pytest.raises(ValueError, match=rf"weights of a {task.name}, and this config does {name};"):
                 TrainedModel(file, name)
 
 
@@ -263,12 +261,8 @@ def test_the_network_and_the_task_are_those_of_the_training(task, changes, tmp_p
 
 
 def test_sampler_inferer_and_preprocessing_are_those_of_the_training(tmp_path):
-    scheduler = {
-        "num_train_timesteps": 40,
-        "schedule": "cosine",
-        "prediction_type": "sample",
-        "zero_terminal_snr": True,
-    }
+    scheduler = {"num_train_timesteps": 40, "schedule": "cosine", "prediction_type": "sample"}
+    scheduler["zero_terminal_snr"] = True
     grid = {"network_range": (0, 1), "zoom": False, "window_percentiles": (1, 99)}
     trained = TrainedModel(save(tmp_path, ANY, scheduler=scheduler, **grid), "synthesis")
     for sampler in (trained.sampler("StridedHeunScheduler", 5), trained.sampler("any", None, "fixed_large")):
