@@ -175,6 +175,16 @@ def test_before_weights_say_anything_defaults_serve_and_what_is_given_is_taken(f
             trained.agree({"preset": "base"})
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_before_there_are_weights_the_network_is_that_of_a_training(task, tmp_path):
+    trained = TrainedModel(tmp_path / "absent.pt", task)
+    own = {"classes": ["HGG", "LGG"]} if task == "generation" else {"modalities": ["t1", "t2", "flair"]}
+    trained.agree({**own, "bookend_stride": 2})
+    theirs = configured({"device": "cpu", **own, "bookend_stride": 2}, *TASKS[task]).get_parsed_content("network_def")
+    assert trained.network().arguments == theirs.arguments
+    assert (theirs.num_class_embeds is None) == (task == "segmentation")
+
+
 @pytest.mark.parametrize("task", [GENERATION, SEGMENTATION, ONE], ids=lambda task: task.name)
 def test_weights_of_version_0_1_0_say_what_they_can(task, tmp_path, caplog):
     file = save(tmp_path, task, older=True, zoom=False, network_range=(0, 1))
@@ -253,6 +263,7 @@ def test_the_network_and_the_task_are_those_of_the_training(task, changes, tmp_p
     found = trained.network(precision="float32", activations="stored")
     found.load_state_dict(read_weights(file)[0])
     assert found.activations == "stored"
+    assert found.inverse_head is None  # no prediction uses it
     x, t = torch.randn(2, len(theirs.inputs), 8, 8, 8), torch.tensor([3, 900])
     classes = {} if theirs.num_classes is None else {"class_labels": torch.tensor([0, 1])}
     torch.testing.assert_close(found(x, t, **classes), network(x, t, **classes))
@@ -263,11 +274,11 @@ def test_the_network_and_the_task_are_those_of_the_training(task, changes, tmp_p
 def test_sampler_inferer_and_preprocessing_are_those_of_the_training(tmp_path):
     scheduler = {"num_train_timesteps": 40, "schedule": "cosine", "prediction_type": "sample"}
     scheduler["zero_terminal_snr"] = True
-    grid = {"network_range": (0, 1), "zoom": False, "window_percentiles": (1, 99)}
+    grid = {"network_range": (-2, 3), "zoom": False, "window_percentiles": (1, 99)}
     trained = TrainedModel(save(tmp_path, ANY, scheduler=scheduler, **grid), "synthesis")
     for sampler in (trained.sampler("StridedHeunScheduler", 5), trained.sampler("any", None, "fixed_large")):
         assert sampler.settings == scheduler
-        assert sampler.clip_sample_values == (0, 1)
+        assert sampler.clip_sample_values == (-2, 3)
         training = InvertibleDiffusionInferer(StridedDDPMScheduler(**scheduler)).scheduler
         assert torch.equal(sampler.alphas_cumprod, training.alphas_cumprod)
     few, every = trained.sampler("StridedHeunScheduler", 5), trained.sampler("any", None, "fixed_large")

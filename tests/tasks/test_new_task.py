@@ -10,10 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.engines import SupervisedEvaluator
 
 from idm_bundle.packaging import package
 from monai_idm.checkpoints import read_record, read_weights
-from monai_idm.tasks import Task
+from monai_idm.schedulers import StridedDDIMScheduler
+from monai_idm.tasks import DrawingInferer, DrawingIteration, Task
 from monai_idm.tasks.task import CONTRASTS
 from monai_idm.trained import TrainedModel
 from tests.bundle.workspace import CONFIGS, TINY, workflow
@@ -158,6 +160,23 @@ def test_its_weights_make_network_and_inferer_and_the_condition_is_heard(trained
     assert draws.shape == (1, 2, 2, 16, 16, 16)
     assert torch.equal(draw(blurred, network), draws.mean(1))
     assert (draw.draws(-blurred, network) - draws).abs().max() > 1e-3
+
+
+class Copying(torch.nn.Module):
+    """Predicts that the image is its condition."""
+
+    def forward(self, x, timesteps, context=None):
+        return x[:, 1:]
+
+
+def test_a_validation_step_draws_under_the_condition_of_the_task():
+    batch = {key: torch.randn(2, 1, 4, 6, 4) for key in ("image", "blurred")}
+    inferer = DrawingInferer(StridedDDIMScheduler(100, "cosine", "sample", clip_sample=False), Deblurring(["t1"]))
+    evaluator = SupervisedEvaluator(
+        torch.device("cpu"), [batch], Copying(), inferer=inferer, iteration_update=DrawingIteration(), decollate=False
+    )
+    evaluator.run()
+    torch.testing.assert_close(evaluator.state.output["pred"], batch["blurred"])
 
 
 def test_its_inference_asks_for_the_weights_alone(trained, bundle):
