@@ -133,9 +133,8 @@ def _write_configs(root: Path, bundle: Path, trained: _Weights) -> None:
         knobs = {**_PLACES, **settings}
         if name == "inference":
             knobs["output_dir"] = f"{_PLACES['output_dir']} + '/{name}'"
+        if name != "train":
             content["trained"]["untrained"] = settings  # for tools that look at a bundle without its weights
-        elif name != "train":
-            knobs = dict(_PLACES)  # evaluation asks the weights
         content |= {knob: value for knob, value in knobs.items() if knob in content}
         content["initialize"] = [f"$monai_idm.require_version('{__version__}')", *content["initialize"]]
         _write_json(bundle / "configs" / f"{name}.json", content)

@@ -19,9 +19,10 @@ from typing import Any
 
 from monai.utils import ensure_tuple
 
-from monai_idm.data.layouts.case import MODALITIES, Case, visible_folders
+from monai_idm.data.layouts.case import Case, visible_folders
 from monai_idm.data.layouts.folders import case_in, folder_cases
 from monai_idm.data.layouts.task_folder import task_folder_cases
+from monai_idm.data.modalities import MODALITIES
 from monai_idm.file_stem import OwnStems
 
 __all__ = ["brats_datalist", "problem_cases"]

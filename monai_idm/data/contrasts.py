@@ -6,8 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from monai_idm.data.layouts.case import NAMES, NIFTI
+from monai_idm.data.layouts.case import NIFTI
 from monai_idm.data.layouts.task_folder import channel_order
+from monai_idm.data.modalities import NAMES
 
 __all__ = ["contrast_of", "require_contrast", "stated_order"]
 

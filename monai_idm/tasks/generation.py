@@ -16,9 +16,10 @@ from monai.networks.schedulers.scheduler import Scheduler
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
+from monai_idm.data.modalities import title_of
 from monai_idm.noise import seeded_noise
 from monai_idm.schedulers import check_sampler
-from monai_idm.tasks.task import CONTRASTS, Task
+from monai_idm.tasks.task import Task
 
 __all__ = ["GenerateVolumes", "Generation", "SamplingPrepareBatch"]
 
@@ -46,7 +47,7 @@ class Generation(Task):
 
     @property
     def drawn(self) -> list[str]:
-        return [CONTRASTS.get(name, name) for name in self.modalities]
+        return [title_of(name) for name in self.modalities]
 
     @property
     def num_classes(self) -> int | None:

@@ -17,8 +17,9 @@ import torch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
+from monai_idm.data.modalities import title_of
 from monai_idm.tasks.drawing import DrawingInferer
-from monai_idm.tasks.task import CONTRASTS, Task
+from monai_idm.tasks.task import Task
 
 __all__ = ["REGION_TITLES", "DiffusionSegmentationInferer", "Segmentation"]
 
@@ -75,7 +76,7 @@ class Segmentation(Task):
 
     @property
     def inputs(self) -> list[str]:
-        condition = [CONTRASTS.get(name, name) for name in self.condition_channels]
+        condition = [title_of(name) for name in self.condition_channels]
         return [*(f"noisy mask of the {region}" for region in self.drawn), *condition]
 
     @property

@@ -21,9 +21,10 @@ from monai.transforms import MapTransform, Randomizable
 from monai.utils import convert_to_dst_type
 from torch import Tensor
 
+from monai_idm.data.modalities import title_of
 from monai_idm.data.tracked import as_tensor
 from monai_idm.tasks.drawing import DrawingInferer
-from monai_idm.tasks.task import CONTRASTS, Task
+from monai_idm.tasks.task import Task
 
 __all__ = ["ChooseKnownd", "DiffusionSynthesisInferer", "Synthesis"]
 
@@ -56,7 +57,7 @@ class Synthesis(Task):
 
     @property
     def drawn(self) -> list[str]:
-        return [CONTRASTS.get(name, name) for name in self.modalities]
+        return [title_of(name) for name in self.modalities]
 
     @property
     def num_classes(self) -> int:

@@ -17,9 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-__all__ = ["CONTRASTS", "Task", "predicted", "task_named"]
+__all__ = ["Task", "predicted", "task_named"]
 
-CONTRASTS = {"t1": "T1", "t1ce": "T1 with contrast agent", "t2": "T2", "flair": "FLAIR"}
 _PREDICTED = {"v_prediction": "velocity of", "epsilon": "noise of", "sample": ""}
 
 

@@ -7,18 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["MODALITIES", "NAMES", "Case", "nifti_files", "visible_folders"]
+__all__ = ["NIFTI", "Case", "nifti_files", "visible_folders"]
 
-MODALITIES = ("t1", "t1ce", "t2", "flair")
-
-# what files and dataset.json call a volume, in lower case -> what it is called here
-NAMES = {
-    **{"t1": "t1", "t1n": "t1", "t1w": "t1"},
-    **{"t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce"},
-    **{"t2": "t2", "t2w": "t2"},
-    **{"flair": "flair", "t2f": "flair"},
-    "seg": "seg",
-}
 NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?", re.IGNORECASE)
 _NAMED = 3  # files: enough to see the pattern, few enough to read
 

@@ -7,7 +7,8 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from monai_idm.data.layouts.case import NAMES, Case, nifti_files, visible_folders
+from monai_idm.data.layouts.case import Case, nifti_files, visible_folders
+from monai_idm.data.modalities import NAMES
 
 __all__ = ["case_in", "folder_cases"]
 

@@ -16,7 +16,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from monai_idm.data.layouts.case import MODALITIES, NAMES, NIFTI, Case, nifti_files
+from monai_idm.data.layouts.case import NIFTI, Case, nifti_files
+from monai_idm.data.modalities import MODALITIES, NAMES
 
 __all__ = ["channel_order", "task_folder_cases"]
 
