@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from idm_bundle.__main__ import main
 from idm_bundle.report import report
 from monai_idm.checkpoints import PHANTOM, RunRecord
+from monai_idm.schedulers import StridedDDPMScheduler
 
 PSNR = {"mean": 26.5, "sd": 0.5, "n": 8, "ci95": [26.25, 26.75]}
 
@@ -55,7 +56,7 @@ class Reader(HTMLParser):
 def test_a_page_shows_curves_tables_pictures_and_settings(tmp_path):
     folder = run(tmp_path / "output")
     linear = torch.nn.Linear(1, 1)
-    record = RunRecord({"schedule": "cosine"}, seed=7)
+    record = RunRecord(parts=[StridedDDPMScheduler(100, "cosine")], seed=7)
     record.describe_data(PHANTOM, 64, [32, 32, 32], 5.0)
     torch.save(record.sign(linear).state_dict(), tmp_path / "model.pt")
     page = Reader(report(folder, tmp_path / "model.pt").read_text())

@@ -65,7 +65,7 @@ def tutorial(output: str = "tutorial", dataset_dir: str | None = None, **changes
         for method in ("reconstruction", "gaussian_blur"):
             print(f"{modality}, {method}: PSNR {regions['brain'][method]['psnr']['mean']:.2f} dB in the brain")
 
-    # 5. Another workflow draws volumes from noise, here by 20 steps.
+    # 5. Another workflow draws volumes from noise, here in 20 steps. What was trained, it takes from the weights.
     sampling = create_workflow(
         config_file=str(CONFIGS / "inference.yaml"),
         workflow_type="infer",
@@ -73,7 +73,7 @@ def tutorial(output: str = "tutorial", dataset_dir: str | None = None, **changes
         output_dir=str(folder / "samples"),
         num_samples=1,
         num_inference_steps=20,
-        **{name: changes[name] for name in ("preset", "bookend_stride", "device") if name in changes},
+        **{name: changes[name] for name in ("device",) if name in changes},
     )
     sampling.run()
     sampling.finalize()

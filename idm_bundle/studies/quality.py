@@ -30,8 +30,8 @@ _MONAI = {
     "network_def": {
         "_target_": "DiffusionModelUNet",
         "spatial_dims": 3,
-        "in_channels": "$len(@modalities)",
-        "out_channels": "$len(@modalities)",
+        "in_channels": "$len(@task.inputs)",
+        "out_channels": "$len(@task.drawn)",
         "channels": [32, 48, 56, 56],  # 2.99M parameters
         "num_res_blocks": 1,
         "attention_levels": [False, False, True, False],

@@ -22,8 +22,8 @@ _PATCHDDM = {
     "network_def": {
         "_target_": "monai_idm.networks.PatchDiffusionUNet.from_preset",
         "preset": "light",
-        "in_channels": "$len(@regions) + len(@modalities) + 3 * @coordinates",
-        "out_channels": "$len(@regions)",
+        "in_channels": "$len(@task.inputs)",
+        "out_channels": "$len(@task.drawn)",
     },
     "activations": "stored",
 }
@@ -45,6 +45,7 @@ _VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "reversible, 16^3, three regions": {**_PATCH, "regions": ["core", "whole", "enhancing"]},
     },
 }
+_BLENDED = {"sw_batch_size": 8, "overlap": 0.25, "mode": "gaussian"}  # as DrawingInferer does, eight at once
 _SAMPLERS = {"DDIM": "StridedDDIMScheduler", "Heun": "StridedHeunScheduler"}
 _STEPS = {"DDIM": (1, 2, 5, 10, 20, 50, 100, 1000), "Heun": (1, 2, 5, 10, 25)}
 
@@ -74,8 +75,8 @@ def compare(
         found["hd95_mm"] = scores["hd95_mm_whole"]
         found |= {f"dice_{region}": scores[f"dice_{region}"] for region in changes.get("regions", ())}
         if in_patches:
-            windows = {"inference_patch_size": changes["patch_size"], "window#sw_batch_size": 8}
-            found["dice_in_patches"] = _evaluate({**values, **windows})["dice"]
+            window = {"_target_": "SlidingWindowInferer", "roi_size": changes["patch_size"], **_BLENDED}
+            found["dice_in_patches"] = _evaluate({**values, "draw#window": window})["dice"]
     return found
 
 

@@ -20,10 +20,19 @@ from monai_idm.tasks import GenerateVolumes
 
 __all__ = ["STUDIES"]
 
+
+def _sampler(**settings: Any) -> dict[str, Any]:
+    """The sampler of the training's settings, but for these."""
+    return {
+        "few_step_scheduler": "$monai_idm.schedulers.named_sampler(@sampler, num_inference_steps=@num_inference_steps, "
+        f"**{{**@scheduler.settings, **{settings}}})"
+    }
+
+
 _PLANTED: dict[str, dict[str, Any]] = {
-    "another prediction_type": {"few_step_scheduler#prediction_type": "epsilon"},
-    "another schedule": {"few_step_scheduler#schedule": "linear_beta"},
-    "another range": {"few_step_scheduler#clip_sample_min": 0.0},
+    "another prediction_type": _sampler(prediction_type="epsilon"),
+    "another schedule": _sampler(schedule="linear_beta"),
+    "another range": _sampler(clip_sample_min=0.0),
     "one noise for all": {"validate#generate#_target_": "idm_bundle.studies.warning.SameVolumes"},
 }
 

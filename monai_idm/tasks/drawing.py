@@ -103,16 +103,18 @@ class DrawingInferer(Inferer):
 
 
 class DrawingIteration:
-    """``iteration_update`` of a MONAI evaluator whose inferer is a :class:`DrawingInferer`.
+    """``iteration_update`` of a MONAI evaluator whose inferer is a :class:`DrawingInferer`; its task says what of a
+    batch is the condition.
 
     Leaves in the output, for N draws of C channels: ``draws`` ``(B, N, C, *spatial)``; ``draw``, the first of them,
     their ``mean`` and ``variance`` ``(B, C, *spatial)``; and ``pred``, what the inferer's call makes of them.
     """
 
     def __call__(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
-        image = batchdata[CommonKeys.IMAGE].to(engine.state.device, non_blocking=engine.non_blocking)
+        condition = engine.inferer.task.condition(batchdata)
+        condition = condition.to(engine.state.device, non_blocking=engine.non_blocking)
         with engine.mode(engine.network):
-            draws = engine.inferer.draws(image, engine.network)
+            draws = engine.inferer.draws(condition, engine.network)
         engine.state.output = {
             "draws": draws,
             "draw": draws[:, 0],

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import copy
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from monai_idm.checkpoints import PHANTOM, RunRecord, TrainingSplit, read_record, trained_settings
+from monai_idm.checkpoints import PHANTOM, RunRecord, TrainingSplit, read_record
 
 CONVENTION = {"network_range": [-1.0, 1.0], "prediction_type": "v_prediction"}
 
 
-def save(file, data=PHANTOM, key=None, **convention):
-    record = RunRecord({**CONVENTION, **convention}, seed=7)
+def recorded(seed=None, **settings):
+    """The record of a run with a part that has these settings."""
+    return RunRecord(parts=[SimpleNamespace(settings=settings)], seed=seed)
+
+
+def save(file, data=PHANTOM, key=None):
+    record = recorded(**CONVENTION, seed=7)
     record.describe_data(data, 12, (32, 32, 32), 2.5)
     weights = record.sign(nn.Linear(2, 3)).state_dict()
     torch.save(weights if key is None else {key: weights, "trainer": {"epoch": 1}}, file)
@@ -44,11 +50,11 @@ def test_weights_without_a_record_have_none(tmp_path):
 def test_loading_under_another_convention_is_refused_by_name(tmp_path):
     save(tmp_path / "model.pt")
     state = torch.load(tmp_path / "model.pt", weights_only=True)
-    same = RunRecord(CONVENTION)
+    same = recorded(**CONVENTION)
     same.sign(nn.Linear(2, 3)).load_state_dict(state)
     assert same.loaded is not None
     assert same.loaded["data"]["spacing_mm"] == 2.5
-    other = RunRecord({**CONVENTION, "prediction_type": "epsilon"}).sign(nn.Linear(2, 3))
+    other = recorded(**{**CONVENTION, "prediction_type": "epsilon"}).sign(nn.Linear(2, 3))
     with pytest.raises(ValueError, match="prediction_type: v_prediction in the checkpoint, epsilon here"):
         other.load_state_dict(state)
     with pytest.raises(ValueError, match="another convention"):
@@ -56,7 +62,7 @@ def test_loading_under_another_convention_is_refused_by_name(tmp_path):
 
 
 def test_a_signed_network_can_be_copied():
-    network = RunRecord(CONVENTION).sign(nn.Linear(2, 3))
+    network = recorded(**CONVENTION).sign(nn.Linear(2, 3))
     copy.deepcopy(network).load_state_dict(network.state_dict())
 
 
@@ -64,7 +70,7 @@ def test_phantoms_do_not_replace_a_model_of_data(tmp_path):
     save(tmp_path / "data.pt", data="BraTS2020")
     save(tmp_path / "phantom.pt")
     torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "foreign.pt")
-    phantoms, data = RunRecord(CONVENTION), RunRecord(CONVENTION)
+    phantoms, data = recorded(**CONVENTION), recorded(**CONVENTION)
     phantoms.describe_data(PHANTOM, 3, (8, 8, 8), 1.0)
     data.describe_data("BraTS2021", 3, (8, 8, 8), 1.0)
     with pytest.raises(FileExistsError, match="12 cases of BraTS2020"):
@@ -88,7 +94,7 @@ def network(*splits):
     linear, record = nn.Linear(2, 3), None
     for split in splits:
         before = linear.state_dict()
-        record = RunRecord(CONVENTION)
+        record = recorded(**CONVENTION)
         linear = record.sign(nn.Linear(2, 3))
         linear.load_state_dict(before)
         record.describe_data("BraTS2020", 3, (8, 8, 8), 1.0, split)
@@ -132,7 +138,7 @@ def test_a_training_goes_on_with_the_cases_it_had(tmp_path):
         ({**SPLIT, "training": SPLIT["training"] + SPLIT["test"], "test": []}, "in training, test"),
         ({**SPLIT, "validation": SPLIT["validation"][:1]}, "in validation"),
     ):
-        record = RunRecord(CONVENTION)
+        record = recorded(**CONVENTION)
         record.describe_data("BraTS2020", 3, (8, 8, 8), 1.0, cases)
         record.sign(nn.Linear(2, 3)).load_state_dict(linear.state_dict())
         if said is None:
@@ -156,20 +162,20 @@ WHOLE = CONVENTION | {"zoom": True, "window_percentiles": [0.5, 99.5], "label_ma
     [("zoom", False), ("label_map", "brats2023"), ("window_percentiles", [0, 100]), ("coordinates", False)],
 )
 def test_preprocessing_and_labels_have_to_be_those_of_the_training(knob, value):
-    state = RunRecord(WHOLE | {knob: value}).sign(nn.Linear(2, 3)).state_dict()
+    state = recorded(**WHOLE | {knob: value}).sign(nn.Linear(2, 3)).state_dict()
     with pytest.raises(ValueError, match=re.escape(f"{knob}: {value} in the checkpoint, {WHOLE[knob]} here")):
-        RunRecord(WHOLE).sign(nn.Linear(2, 3)).load_state_dict(state)
+        recorded(**WHOLE).sign(nn.Linear(2, 3)).load_state_dict(state)
 
 
 def test_weights_of_another_task_are_refused():
-    state = RunRecord(WHOLE | {"regions": ["whole"]}).sign(nn.Linear(2, 3)).state_dict()
+    state = recorded(**WHOLE, regions=["whole"]).sign(nn.Linear(2, 3)).state_dict()
     with pytest.raises(ValueError, match=r"regions: \['whole'\] in the checkpoint, nothing here"):
-        RunRecord(CONVENTION).sign(nn.Linear(2, 3)).load_state_dict(state)
+        recorded(**CONVENTION).sign(nn.Linear(2, 3)).load_state_dict(state)
 
 
 def test_what_older_weights_do_not_say_is_in_the_log(caplog):
-    state = RunRecord(CONVENTION).sign(nn.Linear(2, 3)).state_dict()
-    linear = RunRecord(WHOLE).sign(nn.Linear(2, 3))
+    state = recorded(**CONVENTION).sign(nn.Linear(2, 3)).state_dict()
+    linear = recorded(**WHOLE).sign(nn.Linear(2, 3))
     for _ in range(2):
         linear.load_state_dict(state)
     assert caplog.text.count("do not say with what values of these knobs they were trained") == 1
@@ -181,12 +187,12 @@ def test_what_older_weights_do_not_say_is_in_the_log(caplog):
 )
 def test_the_grid_has_to_be_that_of_the_training_where_it_decides_what_a_voxel_is(zoom, coordinates, free):
     convention = CONVENTION | {"zoom": zoom, "coordinates": coordinates}
-    trained = RunRecord(convention)
+    trained = recorded(**convention)
     trained.describe_data(PHANTOM, 3, (8, 8, 8), 1.0)
     state = trained.sign(nn.Linear(2, 3)).state_dict()
-    RunRecord(convention, spatial_size=(8, 8, 8)).sign(nn.Linear(2, 3)).load_state_dict(state)
-    RunRecord(convention).sign(nn.Linear(2, 3)).load_state_dict(state)  # as for samples, which have a grid of their own
-    larger = RunRecord(convention, spatial_size=(16, 16, 16)).sign(nn.Linear(2, 3))
+    recorded(**convention, spatial_size=[8, 8, 8]).sign(nn.Linear(2, 3)).load_state_dict(state)
+    recorded(**convention).sign(nn.Linear(2, 3)).load_state_dict(state)  # as for samples, of any size
+    larger = recorded(**convention, spatial_size=[16, 16, 16]).sign(nn.Linear(2, 3))
     if free:
         larger.load_state_dict(state)
     else:
@@ -194,13 +200,12 @@ def test_the_grid_has_to_be_that_of_the_training_where_it_decides_what_a_voxel_i
             larger.load_state_dict(state)
 
 
-def test_inference_takes_what_the_weights_say(tmp_path):
-    defaults = {"zoom": True, "prediction_type": "sample", "spatial_size": [4, 4, 4], "preset": "light", "unsaid": 1}
-    assert trained_settings(tmp_path / "absent.pt", defaults) == defaults
-    save(tmp_path / "model.pt", zoom=False)
-    assert trained_settings(tmp_path / "model.pt", defaults) == defaults | CONVENTION | {
-        "zoom": False,
-        "spatial_size": [32, 32, 32],
-    }
-    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "bare.pt")
-    assert trained_settings(tmp_path / "bare.pt", defaults) == defaults
+def test_the_convention_is_what_the_task_and_the_parts_say():
+    task = SimpleNamespace(name="segmentation", settings={"regions": ["whole"]})
+    parts = [SimpleNamespace(settings={"schedule": "cosine"}), SimpleNamespace(settings={"spatial_size": [8, 8, 8]})]
+    record = RunRecord(task, parts, seed=3)
+    assert record.content["task"] == "segmentation"
+    assert record.content["convention"] == {"regions": ["whole"], "schedule": "cosine"}
+    assert record.spatial_size == [8, 8, 8]  # of the grid, which not every network depends on
+    assert record.content["seed"] == 3
+    assert "task" not in RunRecord().content

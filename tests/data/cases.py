@@ -25,35 +25,18 @@ preprocessing:
   - _target_: LoadVolumesd
     keys: image
     modalities: "@modalities"
-  - _target_: AirToZerod
+  - _target_: BrainToGridd
     keys: image
-  - _target_: Orientationd
-    keys: [image, mask]
-    axcodes: RAS
-    labels: [[L, R], [P, A], [I, S]]
-  - _target_: CropForegroundd
-    keys: [image, mask]
-    source_key: mask
-  - _target_: WindowIntensityd
-    keys: image
-  - _target_: FitToGridd
-    keys: [image, mask]
     spatial_size: "@spatial_size"
+    network_range: "@network_range"
     zoom: "@zoom"
-  - _target_: ScaleToNetworkRanged
-    keys: image
-    minimum: "$@network_range[0]"
-    maximum: "$@network_range[1]"
 postprocessing:
   _target_: Compose
   transforms:
-  - _target_: EnsureTyped  # Invertd passes over plain tensors
-    keys: pred
-  - _target_: Invertd
+  - _target_: ToNatived
     keys: pred
     transform: "@preprocessing"
     orig_keys: image
-    nearest_interp: false
   - _target_: SaveVolumesd
     keys: pred
     output_dir: "@output_dir"

@@ -30,7 +30,7 @@ def trained(tmp_path, data, **options):
     """Weights as a training leaves them, and its datalist."""
     written = tmp_path / "output" / "datalist.json"
     datalist = prepare_datalist(data, written, **options)
-    record = RunRecord({})
+    record = RunRecord()
     split = split_of(datalist["training"], datalist["validation"], written)
     record.describe_data(str(data), len(datalist["training"]), (8, 8, 8), 1.0, split)
     torch.save(record.sign(nn.Linear(2, 3)).state_dict(), tmp_path / "model.pt")

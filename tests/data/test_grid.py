@@ -74,7 +74,7 @@ def test_masks_keep_their_values_and_stay_on_the_image():
         "mask": MetaTensor((values != 0).float()),
         "label": MetaTensor((values > 0.5) * 4),
     }
-    fitted = FitToGridd(["image", "mask", "label"], 20, mask_key=["mask", "label"])(data)
+    fitted = FitToGridd(["image", "mask", "label"], 20, mode=["trilinear", "nearest", "nearest"])(data)
     assert fitted["mask"].unique().tolist() == [0, 1]
     assert fitted["label"].unique().tolist() == [0, 4]
     torch.testing.assert_close(fitted["mask"].affine, fitted["image"].affine)
@@ -139,7 +139,7 @@ def test_invertd_returns_to_shape_affine_and_values(zoom, matrix):
 
 def test_masks_invert_to_masks():
     mask = MetaTensor((torch.as_tensor(smooth_brain()) != 0).float()[None])
-    transform = Compose([FitToGridd("mask", 30)])
+    transform = Compose([FitToGridd("mask", 30, "nearest")])
     data = transform({"mask": mask})
     pred = Invertd("pred", transform, "mask", nearest_interp=False)(data | {"pred": data["mask"].clone()})["pred"]
     assert pred.unique().tolist() == [0, 1]

@@ -8,7 +8,7 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, Invertd, ScaleIntensityRanged
 
-from monai_idm.data import ScaleToNetworkRanged, WindowIntensityd
+from monai_idm.data import ScaleToNetworkRanged, ToImageRanged, WindowIntensityd
 from monai_idm.data.intensity import air_level
 from tests.data.cases import SHAPE, smooth_brain
 
@@ -141,11 +141,28 @@ def test_the_inverse_clips_what_a_network_overshoots():
     assert transform.inverse({"image": 3 * y - 0.1})["image"].aminmax() == (0, 1)
 
 
-def test_monai_has_the_way_back_for_plain_tensors():
+@pytest.mark.parametrize("network_range", [(-1.0, 1.0), (0.0, 1.0), (-2.0, 3.0)])
+@pytest.mark.parametrize("clip", [True, False])
+def test_plain_images_come_back_by_monais_transform(network_range, clip):
     x = torch.rand(2, 5, 4, 3)
-    y = ScaleToNetworkRanged("pred", -2, 3)({"pred": x})["pred"]
-    back = ScaleIntensityRanged("pred", a_min=-2, a_max=3, b_min=0, b_max=1, clip=True)
+    low, high = network_range
+    y = ScaleToNetworkRanged("pred", low, high)({"pred": x})["pred"]
+    back = ToImageRanged("pred", network_range, clip)
     torch.testing.assert_close(back({"pred": y})["pred"].as_tensor(), x)
+    beyond = {"pred": MetaTensor(3 * y - 0.1, affine=2 * torch.eye(4))}
+    theirs = ScaleIntensityRanged("pred", a_min=low, a_max=high, b_min=0, b_max=1, clip=clip)
+    found, expected = back(beyond)["pred"], theirs(beyond)["pred"]
+    assert torch.equal(found.as_tensor(), expected.as_tensor())
+    assert torch.equal(found.affine, expected.affine)
+    assert (found.min() >= 0 and found.max() <= 1) == clip
+
+
+@pytest.mark.parametrize("network_range", [(-1.0, 1.0), (0.0, 1.0), (-2.0, 3.0)])
+def test_a_variance_comes_back_as_that_of_the_images(network_range):
+    draws = torch.rand(6, 2, 5, 4, 3)
+    seen = ScaleToNetworkRanged("draws", *network_range)({"draws": draws})["draws"]
+    found = ToImageRanged("variance", network_range, squared=True)({"variance": seen.var(0)})["variance"]
+    torch.testing.assert_close(found.as_tensor(), draws.var(0))
 
 
 def test_an_empty_network_range_is_an_error():

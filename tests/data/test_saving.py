@@ -44,8 +44,8 @@ def test_what_is_saved_can_be_loaded(tmp_path):
 
 
 def test_each_key_has_its_postfix(tmp_path):
-    data = {"pred": make_volume(), "image": make_volume(), "name": "a"}
-    SaveVolumesd(["pred", "image"], tmp_path, ["t1", "t2"], ["rebuilt", ""], subject_key="name")(data)
+    data = {"pred": make_volume(), "image": make_volume(), "subject": "a"}
+    SaveVolumesd(["pred", "image"], tmp_path, ["t1", "t2"], ["rebuilt", ""])(data)
     assert names(tmp_path) == ["a_t1.nii.gz", "a_t1_rebuilt.nii.gz", "a_t2.nii.gz", "a_t2_rebuilt.nii.gz"]
 
 
@@ -120,5 +120,5 @@ def test_items_without_a_subject_are_passed_over_where_that_is_allowed(tmp_path)
     data = {"pred": make_volume()}
     SaveVolumesd("pred", tmp_path, ["t1", "t2"], allow_missing_keys=True)(data)
     assert names(tmp_path) == []
-    with pytest.raises(ValueError, match="choose another subject_key"):
+    with pytest.raises(ValueError, match="give it in the datalist"):
         SaveVolumesd("pred", tmp_path, ["t1", "t2"])(data)

@@ -36,7 +36,7 @@ class Timed(nn.Sequential):
         return super().forward(x)
 
 
-def error(prediction, target, **_):
+def error(prediction, target):
     """A loss for steps of diffusion."""
     return nn.functional.mse_loss(prediction, target)
 

@@ -50,6 +50,7 @@ def test_draws_mean_variance_and_labels_agree_and_reach_the_report():
     for i, output in enumerate(outputs):
         assert output["draws"].shape == (4, 1, *SIZE)
         torch.testing.assert_close(output["draws"], draws[i])
+        assert torch.equal(output["draw"], output["draws"][0])
         torch.testing.assert_close(output["mean"], draws[i].mean(0))
         torch.testing.assert_close(output["variance"], ((draws[i] - draws[i].mean(0)) ** 2).mean(0))
         torch.testing.assert_close(output["pred"], inferer(condition, network)[i])

@@ -96,7 +96,7 @@ def test_a_real_network_segments():
 
 def test_a_condition_that_lacks_channels_is_refused():
     inputs, _ = condition()
-    with pytest.raises(ValueError, match=r"8 channels, for 1 of the mask and 2 of the condition; were the coordinates"):
+    with pytest.raises(ValueError, match=r"8 channels, and an input of 3: 1 of .* of 2; .* AddCoordinatesd"):
         DiffusionSegmentationInferer(scheduler())(inputs, Oracle(8))
 
 

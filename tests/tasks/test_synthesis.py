@@ -116,6 +116,6 @@ SMALL = {"attention_levels": (False, False), "norm_num_groups": 4, "embedding_ch
 def test_an_input_without_masks_is_refused():
     with pytest.raises(ValueError, match="6 channels, the contrasts and which are known: use ChooseKnownd"):
         DiffusionSynthesisInferer(scheduler(), 3)(batch()["target"], Watched())
-    for arguments in ({"num_contrasts": 0}, {"num_contrasts": 3, "num_draws": 0}):
-        with pytest.raises(ValueError, match="=0; choose 1 or more"):
-            DiffusionSynthesisInferer(scheduler(), **arguments)
+    for contrasts, draws in ((0, 1), (3, 0)):
+        with pytest.raises(ValueError, match=f"{draws} draws of {contrasts} channels; choose 1 or more of each"):
+            DiffusionSynthesisInferer(scheduler(), contrasts, num_draws=draws)

@@ -21,7 +21,7 @@ from monai_idm.optimizers import AdamWInBackward
 from monai_idm.schedulers import predicted_noise, predicted_sample
 from monai_idm.tasks import ChooseKnownd, Generation, Segmentation, Synthesis, TrainingStep
 from tests.networks.test_invertible_unet import small
-from tests.tasks.supervised import SAMPLE, Supervised, Timed, error, trainer
+from tests.tasks.supervised import SAMPLE, Supervised, Timed, trainer
 
 SIZE = (4, 6, 4)
 NAMES = ["t1", "t1ce", "t2"]
@@ -261,18 +261,26 @@ def test_the_loss_gets_what_its_terms_need():
 def test_the_inverse_starts_from_all_that_the_network_put_out():
     given = []
 
-    def loss(prediction, target, **named):
-        given.append({"prediction": prediction, **named})
-        return error(prediction, target)
+    class Noting(InvertibleDiffusionLoss):
+        def __call__(self, prediction, target, **named):
+            given.append({"prediction": prediction, **named})
+            return super().__call__(prediction, target, **named)
 
     task, batch, _ = CASES["synthesis"]
-    _, seen = one_step(TrainingStep(task, SAMPLE), batch, network := Watched(3), loss=loss)
+    _, seen = one_step(TrainingStep(task, SAMPLE), batch, network := Watched(3), loss=Noting(network))
     output = given[0]["output"]
     assert torch.equal(given[0]["x"], seen["x"])
     assert given[0]["prediction"][:, 0].abs().max() == 0  # t1 is known in both cases
     assert output[:, 0].abs().min() > 0
     assert torch.equal(given[0]["prediction"], output * task.weight(batch["image"]))
     assert network.scale.grad is not None
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_any_other_loss_compares_prediction_and_target_alone(reduction):
+    task, batch, _ = CASES["synthesis"]
+    output, _ = one_step(TrainingStep(task, SAMPLE), batch, loss=nn.L1Loss(reduction=reduction))
+    torch.testing.assert_close(output["loss"], (output["pred"] - output["label"]).abs().mean())
 
 
 def test_metadata_stays_behind():

@@ -14,10 +14,11 @@ from monai_idm.handlers import ReconstructionErrorHandler
 from monai_idm.inferers import InvertibleDiffusionInferer
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.schedulers import StridedDDIMScheduler, StridedDDPMScheduler
-from monai_idm.tasks import GenerateVolumes, ReconstructionIteration
+from monai_idm.tasks import GenerateVolumes, Generation, ReconstructionIteration
 from tests.reversible.chains import disturb
 
 SCHEDULER = DDPMScheduler(100, "cosine")
+ONE = Generation(["t1"])
 DDIM = StridedDDIMScheduler(100, "cosine", num_inference_steps=10)
 
 
@@ -103,11 +104,13 @@ def test_a_case_s_class_reaches_the_network():
     first, second = (case["noise_pred"] - case["noise"] for case in evaluator.state.output)
     torch.testing.assert_close(second.mean() - first.mean(), torch.tensor(3.0), rtol=0.1, atol=0)
     seen = []
-    sampler = GenerateVolumes((4, 4), 1, scheduler=DDIM, class_label=2)
     evaluator.network = lambda x, timesteps, context=None, class_labels=None: seen.append(class_labels) or x
     evaluator.mode = lambda network: torch.no_grad()
-    sampler(evaluator)
-    assert seen[0].tolist() == [2, 2]
+    GenerateVolumes(Generation(["t1"], classes=["HGG", "LGG"]), (4, 4), scheduler=DDIM)(evaluator)
+    assert {tuple(labels.tolist()) for labels in seen} == {(0, 0)}
+    seen.clear()
+    GenerateVolumes(ONE, (4, 4), scheduler=DDIM)(evaluator)
+    assert {*seen} == {None}
 
 
 def test_a_stochastic_sampler_leaves_the_random_state_of_training():
@@ -115,14 +118,14 @@ def test_a_stochastic_sampler_leaves_the_random_state_of_training():
     for scheduler in (DDIM, None):  # DDPM draws noise, DDIM does not
         torch.manual_seed(9)
         evaluator, _ = run(["a"], scheduler=scheduler)
-        GenerateVolumes((4, 4), 1, (-1.0, 1.0), scheduler)(evaluator)
+        GenerateVolumes(ONE, (4, 4), (-1.0, 1.0), scheduler)(evaluator)
         found.append(torch.rand(3))
     assert torch.equal(*found)
 
 
 def test_generated_volumes_are_in_range_and_the_same_every_time():
     evaluator, _ = run(["a"])
-    generate = GenerateVolumes((4, 4), 1, (-1.0, 1.0), DDIM, num_volumes=3, seed=5)
+    generate = GenerateVolumes(ONE, (4, 4), (-1.0, 1.0), DDIM, num_volumes=3, seed=5)
     generate(evaluator)
     first = evaluator.state.generated
     assert first.shape == (3, 1, 4, 4)
@@ -135,9 +138,8 @@ def test_a_generated_volume_does_not_depend_on_how_many_there_are():
     evaluator, _ = run(["a"], network=Blind())
     found = []
     for seed, number in ((5, 3), (6, 1)):
-        GenerateVolumes((4, 4), 1, scheduler=StridedDDPMScheduler(100, "cosine"), num_volumes=number, seed=seed)(
-            evaluator
-        )
+        ddpm = StridedDDPMScheduler(100, "cosine")
+        GenerateVolumes(ONE, (4, 4), scheduler=ddpm, num_volumes=number, seed=seed)(evaluator)
         found.append(evaluator.state.generated)
     torch.testing.assert_close(found[0][1], found[1][0])
     assert not torch.equal(found[0][0], found[0][1])
