@@ -51,6 +51,8 @@ class RunRecord:
         task: Task of the run.
         parts: Other parts of the run whose settings belong to the convention: noise schedule, preprocessing.
         seed: Seed of the run.
+    Raises:
+        TypeError: If a part does not say its settings.
     """
 
     def __init__(
@@ -59,6 +61,11 @@ class RunRecord:
         parts: Sequence[HasSettings] = (),
         seed: int | None = None,
     ) -> None:
+        if silent := [type(part).__name__ for part in parts if not hasattr(part, "settings")]:
+            raise TypeError(
+                f"{', '.join(silent)} has no settings, which the weights would have to say later; take one of ours, as "
+                "StridedDDPMScheduler or BrainToGridd, or give yours a dictionary settings of plain values"
+            )
         convention = {name: value for part in parts for name, value in part.settings.items()}
         self.spatial_size: Sequence[int] | None = convention.pop("spatial_size", None)
         self.content: dict[str, Any] = {
