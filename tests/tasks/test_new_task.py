@@ -14,9 +14,9 @@ from monai.engines import SupervisedEvaluator
 
 from idm_bundle.packaging import package
 from monai_idm.checkpoints import read_record, read_weights
+from monai_idm.data.modalities import title_of
 from monai_idm.schedulers import StridedDDIMScheduler
 from monai_idm.tasks import DrawingInferer, DrawingIteration, Task
-from monai_idm.tasks.task import CONTRASTS
 from monai_idm.trained import TrainedModel
 from tests.bundle.workspace import CONFIGS, TINY, workflow
 
@@ -38,7 +38,7 @@ class Deblurring(Task):
 
     @property
     def drawn(self):
-        return [CONTRASTS[name] for name in self.modalities]
+        return [title_of(name) for name in self.modalities]
 
     def image(self, batch):
         return batch["image"]
