@@ -101,7 +101,8 @@ def _settings(weights: Path | None) -> Iterator[str]:
         data["source"] = Path(data["source"]).name  # whoever reads the page need not know the machine
     if data.get("source") == PHANTOM:
         yield '<p class="note">Trained on generated phantoms: no patient\'s data, and nothing about patients.</p>'
-    rows = {**data, **record.get("convention", {}), "seed": record.get("seed"), **record.get("versions", {})}
+    run = {name: record[name] for name in ("task", "seed") if name in record}
+    rows = {**run, **data, **record.get("convention", {}), **record.get("versions", {})}
     yield _section("Settings", _table([], [[name, str(value)] for name, value in rows.items()]))
 
 

@@ -16,6 +16,7 @@ from idm_bundle.__main__ import main
 from idm_bundle.report import report
 from monai_idm.checkpoints import PHANTOM, RunRecord
 from monai_idm.schedulers import StridedDDPMScheduler
+from monai_idm.tasks import Generation
 
 PSNR = {"mean": 26.5, "sd": 0.5, "n": 8, "ci95": [26.25, 26.75]}
 
@@ -56,14 +57,15 @@ class Reader(HTMLParser):
 def test_a_page_shows_curves_tables_pictures_and_settings(tmp_path):
     folder = run(tmp_path / "output")
     linear = torch.nn.Linear(1, 1)
-    record = RunRecord(parts=[StridedDDPMScheduler(100, "cosine")], seed=7)
+    record = RunRecord(Generation(["t1"]), [StridedDDPMScheduler(100, "cosine")], seed=7)
     record.describe_data(PHANTOM, 64, [32, 32, 32], 5.0)
     torch.save(record.sign(linear).state_dict(), tmp_path / "model.pt")
     page = Reader(report(folder, tmp_path / "model.pt").read_text())
     tags = [tag for tag, _ in page.tags]
     assert tags.count("svg") == 3
     assert tags.count("img") == 2  # of the montages the newest
-    for said in ("26.5 ± 0.5 [26.25, 26.75]", "image, t1, brain, <blur>", "cases 8", "cosine", "no patient's data"):
+    settings = ("taskgeneration", "seed7", "schedulecosine", "no patient's data")
+    for said in ("26.5 ± 0.5 [26.25, 26.75]", "image, t1, brain, <blur>", "cases 8", *settings):
         assert said in page.text
     assert "montage_epoch0002.png" in page.text
     assert "montage_epoch0001.png" not in page.text

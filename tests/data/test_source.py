@@ -8,10 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from monai.data import Dataset
+from monai.transforms import Compose
 from torch.utils.data import TensorDataset
 
-from monai_idm.checkpoints import PHANTOM
-from monai_idm.data import brats_datalist, data_source, dataset_or_phantoms
+from monai_idm.checkpoints import PHANTOM, RunRecord
+from monai_idm.data import (
+    BrainToGridd,
+    LoadVolumesd,
+    brats_datalist,
+    data_source,
+    dataset_or_phantoms,
+    described,
+    grid_spacing_mm,
+    prepare_datalist,
+    split_of,
+)
 
 
 def test_without_a_dataset_phantoms_are_written_and_announced(tmp_path, caplog):
@@ -49,3 +60,26 @@ def test_the_source_is_where_the_cases_lie(tmp_path):
 )
 def test_the_source_of_someone_elses_dataset(dataset, source, tmp_path):
     assert data_source(dataset, None, tmp_path / "phantoms") == source
+
+
+def test_a_training_s_data_are_described_for_its_record(tmp_path):
+    phantoms = dataset_or_phantoms(None, tmp_path / "phantoms", 3, (32, 32, 24), 0)
+    datalist = prepare_datalist(phantoms, tmp_path / "datalist.json", fractions=(0.4, 0.3, 0.3))
+    load = Compose([LoadVolumesd("image"), BrainToGridd("image", (32, 32, 32), zoom=False)])
+    parts = [Dataset(datalist[part], load) for part in ("training", "validation")]
+    found = described(*parts, None, tmp_path, [32, 32, 32])
+    spacing = found.pop("spacing_mm")
+    assert spacing == pytest.approx(grid_spacing_mm(parts[1]))
+    assert found == {
+        "source": PHANTOM,
+        "num_cases": 1,
+        "spatial_size": [32, 32, 32],
+        "split": split_of(*parts, tmp_path / "datalist.json"),
+    }
+    record = RunRecord()
+    record.describe_data(**found, spacing_mm=spacing)
+    assert record.content["data"]["spacing_mm"] == spacing
+    assert {part: len(record.content["split"][part]["subjects"]) for part in found["split"]} == {
+        part: len(datalist[part]) for part in found["split"]
+    }
+    assert described(*parts, "/data/BraTS2020", tmp_path, [32, 32, 32])["source"] == "/data/BraTS2020"
