@@ -13,10 +13,10 @@ from tests.handlers.trainers import trainer
 
 def test_a_run_on_phantoms_stops_before_it_replaces_a_model_of_data(tmp_path):
     file = tmp_path / "model.pt"
-    theirs = RunRecord({})
+    theirs = RunRecord()
     theirs.describe_data("BraTS2020", 369, (64, 64, 64), 2.8)
     torch.save(theirs.sign(nn.Linear(3, 1)).state_dict(), file)
-    record = RunRecord({})
+    record = RunRecord()
     data = {"source": PHANTOM, "num_cases": 32, "spatial_size": [32, 32, 32], "spacing_mm": 5.0}
     handler = RecordHandler(record, file, data)
     assert record.content["data"] == data
