@@ -6,7 +6,7 @@ from monai_idm.data.brain import BrainToGridd
 from monai_idm.data.brats import brats_datalist, problem_cases
 from monai_idm.data.cache import CheckedPersistentDataset
 from monai_idm.data.channels import SelectChannelsd
-from monai_idm.data.classes import class_label, read_class_labels
+from monai_idm.data.classes import read_class_labels, sampled_classes
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.evaluation import evaluation_datalist, split_of
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
@@ -48,7 +48,6 @@ __all__ = [
     "ToNatived",
     "WindowIntensityd",
     "brats_datalist",
-    "class_label",
     "data_source",
     "dataset_or_phantoms",
     "described",
@@ -61,6 +60,7 @@ __all__ = [
     "read_class_labels",
     "read_patients",
     "sample_list",
+    "sampled_classes",
     "split_by_subject",
     "split_of",
     "with_patients",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from monai_idm.data.table import read_column
 
-__all__ = ["class_label", "read_class_labels"]
+__all__ = ["read_class_labels", "sampled_classes"]
 
 
 def read_class_labels(
@@ -31,17 +31,21 @@ def read_class_labels(
     return {subject: list(classes).index(name) for subject, name in found.items()}
 
 
-def class_label(name: str | None, classes: Sequence[str] | None) -> int | None:
-    """The number of a class, or None where there are no classes.
+def sampled_classes(name: str | None, classes: Sequence[str] | None) -> list[int]:
+    """The numbers of the classes that samples shall have, in turn; none where there are no classes.
 
     Args:
-        name: Of the class.
+        name: Name of the one class that is wanted; None: all of them.
         classes: All names, in the order of their numbers.
     Raises:
-        ValueError: If there are classes, and the name is none of them, or the other way round.
+        ValueError: If the name is that of no class.
     """
-    if name is None and not classes:
-        return None
-    if name is None or classes is None or name not in classes:
-        raise ValueError(f"class_name={name!r} is none of classes={classes}; give both as in training, or neither")
-    return list(classes).index(name)
+    numbers = {known: number for number, known in enumerate(classes or ())}
+    if name is None:
+        return [*numbers.values()]
+    if name not in numbers:
+        raise ValueError(
+            f"class_name={name!r} is none of classes={classes}, which the network was trained with; choose one of "
+            "these, or leave it out"
+        )
+    return [numbers[name]]

@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 def sample_list(
     num_samples: int,
     seed: int = 0,
-    class_label: int | None = None,
+    classes: Sequence[int] = (),
     output_dir: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def sample_list(
     Args:
         num_samples: How many.
         seed: Sample i has seed ``seed + i``.
-        class_label: Of all samples, for networks that know classes.
+        classes: Numbers of the classes that samples have in turn, by their seeds; empty for networks that know none.
         output_dir: Where :class:`SaveSettingsd` left what an earlier run has drawn, which is not drawn again.
         settings: As of SaveSettingsd.
     Raises:
@@ -49,8 +49,8 @@ def sample_list(
     samples = []
     for number in range(seed, seed + num_samples):
         sample: dict[str, Any] = {"subject": f"sample_{number:03d}", "seed": number}
-        if class_label is not None:
-            sample["class_label"] = class_label
+        if classes:
+            sample["class_label"] = classes[number % len(classes)]
         if output_dir is None or not _drawn_before(Path(output_dir), sample, settings or {}):
             samples.append(sample)
     if len(samples) < num_samples:

@@ -196,9 +196,19 @@ def test_a_network_learns_classes_and_samples_one(tmp_path):
     )
     a, b = (nib.load(folder / "sample_000_t1.nii.gz").get_fdata() for folder in (first, second))
     assert not np.array_equal(a, b)
+    sample(tmp_path, tmp_path / "both", num_samples=2)  # the weights know the classes: each in turn
+    drawn = [json.loads((tmp_path / "both" / "output" / f"sample_{i:03d}.json").read_text())["class_label"] for i in (0, 1)]
+    assert drawn == [0, 1]
+    first = nib.load(tmp_path / "both" / "output" / "sample_000_t1.nii.gz").get_fdata()
+    np.testing.assert_allclose(first, a, atol=1e-4)
     with pytest.raises(Exception, match=r"Failed to (evaluate|instantiate)") as error:
-        sample(tmp_path, tmp_path / "c", num_samples=1)
-    assert "class_name=None is none of classes=['HGG', 'LGG']" in chain(error.value)  # the weights know the classes
+        sample(tmp_path, tmp_path / "c", num_samples=1, class_name="GBM")
+    assert "class_name='GBM' is none of classes=['HGG', 'LGG']" in chain(error.value)
+    values = {**TINY, "ckpt_dir": str(tmp_path / "models"), "num_samples": 2, "evaluation_split": "validation"}
+    judge = workflow(["train", "evaluate_generation"], "train", tmp_path, **values)  # without the file of classes
+    judge.initialize()
+    judge.run()
+    assert json.loads((tmp_path / "output" / "generation" / "generation.json").read_text())["summary"]["cases"] == 2
 
 
 def test_full_ddpm_sampling_takes_every_step(trained, tmp_path):

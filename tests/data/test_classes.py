@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monai_idm.data import class_label, prepare_datalist, read_class_labels
+from monai_idm.data import prepare_datalist, read_class_labels, sample_list, sampled_classes
 from tests.data.test_brats import make_cases
 
 GRADES = "Grade,BraTS_2020_subject_ID\nHGG,a\nLGG,b\nHGG,c\n"
@@ -44,8 +44,16 @@ def test_every_item_of_a_split_has_its_class(tmp_path):
 
 
 def test_a_class_is_asked_for_by_name():
-    assert class_label("LGG", ["HGG", "LGG"]) == 1
-    assert class_label(None, None) is None
-    for name, classes in [("LGG", None), (None, ["HGG"]), ("GBM", ["HGG"])]:
-        with pytest.raises(ValueError, match="give both as in training, or neither"):
-            class_label(name, classes)
+    assert sampled_classes("LGG", ["HGG", "LGG"]) == [1]
+    assert sampled_classes(None, ["HGG", "LGG"]) == [0, 1]
+    assert sampled_classes(None, None) == []
+    for name, classes in [("LGG", None), ("GBM", ["HGG"])]:
+        with pytest.raises(ValueError, match=f"class_name='{name}' is none of classes"):
+            sampled_classes(name, classes)
+
+
+def test_a_sample_has_its_class_by_its_seed_whatever_is_drawn_with_it():
+    many = {item["seed"]: item["class_label"] for item in sample_list(6, 0, [0, 1, 2])}
+    assert [*many.values()] == [0, 1, 2, 0, 1, 2]
+    assert all(item["class_label"] == many[item["seed"]] for item in sample_list(3, 2, [0, 1, 2]))
+    assert all("class_label" not in item for item in sample_list(2))

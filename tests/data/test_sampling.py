@@ -43,17 +43,17 @@ def test_what_is_drawn_is_not_drawn_again_unless_it_would_be_another(tmp_path):
     settings = {"num_inference_steps": 10, "spatial_size": (4, 4, 4)}
     save = SaveSettingsd(tmp_path, settings, RECORD)
     listed = lambda n, **changes: sample_list(n, 3, **{"output_dir": tmp_path, "settings": settings, **changes})  # noqa: E731
-    first, second = listed(2, class_label=1)
+    first, second = listed(2, classes=[1])
     assert save(first) is first
     written = json.loads((tmp_path / "sample_003.json").read_text())
     assert (written["seed"], written["class_label"], written["settings"]["num_inference_steps"]) == (3, 1, 10)
     assert written["checkpoint"] == {"data": {"num_cases": 3}, "seed": 7}  # and no hashes of cases
     assert written["versions"]["torch"]
-    assert listed(2, class_label=1) == [second]
-    assert listed(1, class_label=1) == []
-    for changes, name in [({"class_label": 0}, "class_label"), ({"settings": {"spatial_size": [4, 4, 4]}}, "num_inf")]:
+    assert listed(2, classes=[1]) == [second]
+    assert listed(1, classes=[1]) == []
+    for changes, name in [({"classes": [0]}, "class_label"), ({"settings": {"spatial_size": [4, 4, 4]}}, "num_inf")]:
         with pytest.raises(ValueError, match=rf"sample_003.json is of a sample with other settings \({name}"):
-            listed(2, **{"class_label": 1, **changes})
+            listed(2, **{"classes": [1], **changes})
 
 
 def test_settings_lie_beside_the_volumes_of_their_case(tmp_path):
