@@ -43,7 +43,7 @@ def train(programs, tmp_path):
     def run(room=0, largest_file=0, **changes):
         values = {
             "config_file": str(CONFIGS / "train.yaml"), "bundle_root": str(CONFIGS.parent),
-            "output_dir": str(tmp_path / "output"), "ckpt_dir": str(tmp_path / "models"), **TINY, **SMALLEST, **changes,
+            "output_dir": str(tmp_path / "output"), "ckpt_dir": str(tmp_path / "models"), **TINY, **SMALLEST, "demo#spatial_size": [8, 8, 8], **changes,
         }  # fmt: skip
         return programs.run(PROGRAM, tmp_path, json.dumps(values), str(room), str(largest_file))
 
@@ -115,7 +115,7 @@ def test_one_damaged_file_of_many_ends_a_training_in_order(train, tmp_path):
     write_phantoms(tmp_path / "data", 20, (48, 48, 32), seed=0)
     damaged = sorted((tmp_path / "data").glob("*/*_t1.nii.gz"))[9]
     os.truncate(damaged, damaged.stat().st_size // 2)
-    size = {"dataset_dir": str(tmp_path / "data"), "spatial_size": [16, 16, 16], "max_epochs": 1}
+    size = {"dataset_dir": str(tmp_path / "data"), "spatial_size": [8, 8, 8], "max_epochs": 1}
     for _ in range(3):  # threads of the cache still compute then: it was an abort, 17 times of 18
         done = train(**size)
         assert done.returncode == 1, done.stderr
