@@ -14,9 +14,16 @@ from idm_bundle.studies.configs import SMALLEST, configured
 from idm_bundle.studies.runs import demo
 from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, compare, sample
 from monai_idm.data import dataset_or_phantoms
+from monai_idm.handlers import MontageHandler
 from tests.bundle.workspace import TINY
 
 DEMO = {name: TINY[name] for name in ("device", "demo#num_subjects", "demo#phantom_size")}
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """They take longer than all else here, and no study looks at them."""
+    monkeypatch.setattr(MontageHandler, "_draw", lambda *_: None)
 
 
 @pytest.mark.parametrize(("study", "variant"), [(s, v) for s, variants in _VARIANTS.items() for v in variants])
@@ -141,7 +148,7 @@ def test_sampling_is_judged_by_num_inference_steps_and_draws(monkeypatch):
 
 
 def test_a_training_that_is_killed_ends_where_an_undisturbed_one_does():
-    found = kills.killed(steps=12, side=8, kills=2)
+    found = kills.killed(steps=12, side=8, kills=2, **{"demo#val_interval": 4})
     assert found["kills"] == 2
     assert found["half_written"] >= 1
     assert found["compared"] > 100

@@ -43,7 +43,8 @@ def train(programs, tmp_path):
     def run(room=0, largest_file=0, **changes):
         values = {
             "config_file": str(CONFIGS / "train.yaml"), "bundle_root": str(CONFIGS.parent),
-            "output_dir": str(tmp_path / "output"), "ckpt_dir": str(tmp_path / "models"), **TINY, **SMALLEST, "demo#spatial_size": [8, 8, 8], **changes,
+            "output_dir": str(tmp_path / "output"), "ckpt_dir": str(tmp_path / "models"),
+            **TINY, **SMALLEST, "demo#spatial_size": [8, 8, 8], **changes,
         }  # fmt: skip
         return programs.run(PROGRAM, tmp_path, json.dumps(values), str(room), str(largest_file))
 

@@ -58,7 +58,8 @@ def test_a_training_ends_with_the_weights_of_its_last_epoch_validated(epochs, in
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_been(tmp_path, caplog):
     caplog.set_level("INFO")
-    changes = {**SMALLEST, "demo#spatial_size": [8, 8, 8], "num_workers": 1, "demo#max_epochs": 3, "demo#epoch_length": 3}
+    changes = {**SMALLEST, "demo#spatial_size": [8, 8, 8], "demo#max_epochs": 3, "demo#epoch_length": 3}
+    changes["num_workers"] = 1
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(whole, **changes)
     shutil.copytree(whole, stopped)
@@ -260,7 +261,8 @@ def test_the_bundle_is_found_from_above_and_from_inside(place, tmp_path, monkeyp
 
 
 # bfloat16 convolutions of 2^3 voxels are not reliable on a CPU: there the deepest side is 4
-NATIVE = {**SMALLEST, "spatial_size": [16, 24, 16], "demo#phantom_size": [16, 20, 16], "batch_size": 1, "num_workers": 1}
+SIZES = {"spatial_size": [16, 24, 16], "demo#phantom_size": [16, 20, 16], "batch_size": 1}
+NATIVE = {**SMALLEST, **SIZES, "num_workers": 1}
 
 
 @pytest.mark.parametrize("weight_dtype", ["float32", "bfloat16"])

@@ -153,7 +153,6 @@ def test_a_frozen_network_is_scripted_with_its_weights():
 @pytest.mark.parametrize(
     ("frozen", "batch"),
     [
-        ("not frozen", "fixed"),
         ("not frozen", "open"),
         ("frozen", "open"),
         ("frozen before its weights changed", "fixed"),
