@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: one thread 
 import torch  # reads the variable
 from torch.utils.data import _utils
 
-# Seconds that data workers get to end. Those whose iterator is collected in a cycle are not told: their queue goes first.
+# seconds for data workers to end: of an iterator collected in a cycle the queue goes first, and nobody tells them
 _utils.MP_STATUS_CHECK_INTERVAL = 0.1
 
 
