@@ -11,6 +11,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: one thread 
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch  # reads the variable
+from torch.utils.data import _utils
+
+# seconds for data workers to end: of an iterator collected in a cycle the queue goes first, and nobody tells them
+_utils.MP_STATUS_CHECK_INTERVAL = 0.1
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader
 from monai_idm import failures, tell_plainly
 from monai_idm.data import LoadVolumesd
 from monai_idm.failures import BadNumbers, OutOfMemory
+from tests.programs import Programs
 
 
 @pytest.fixture
@@ -113,13 +113,14 @@ def test_an_interactive_session_goes_on(ends, capsys, monkeypatch):
 
 
 # threads that compute while the main one fails, as those of MONAI's cache and buffers do
-BUSY = """
+IMPORTS = """
 import atexit, os, signal, sys, threading
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from monai_idm import tell_plainly
 from monai_idm.failures import BadNumbers, OutOfMemory
-
+"""
+BUSY = """
 def compute():
     while True:
         torch.nn.functional.conv2d(torch.randn(4, 8, 64, 64), torch.randn(8, 8, 3, 3))
@@ -140,6 +141,12 @@ print("from standard output", end="")
 """
 
 
+@pytest.fixture(scope="module")
+def programs():
+    with Programs(IMPORTS) as programs:
+        yield programs
+
+
 @pytest.mark.parametrize(
     ("failure", "code", "last"),
     [
@@ -150,11 +157,10 @@ print("from standard output", end="")
         ("sys.stdout.close(); raise ValueError('size=0; choose 1')", 1, "ValueError: size=0; choose 1"),
     ],
 )
-def test_threads_that_still_compute_change_neither_code_nor_last_line(failure, code, last, tmp_path):
+def test_threads_that_still_compute_change_neither_code_nor_last_line(failure, code, last, programs, tmp_path):
     times = 3 if code == 1 else 1  # without the mend, 17 of 18 were aborted
     for _ in range(times):
-        command = [sys.executable, "-c", BUSY + failure]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        done = programs.run(BUSY + failure, tmp_path)
         assert done.returncode == code, done.stderr
         assert done.stderr.splitlines()[-1] == last
         assert "at exit" in done.stderr

@@ -14,9 +14,18 @@ from idm_bundle.studies.configs import SMALLEST, configured
 from idm_bundle.studies.runs import demo
 from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, compare, sample
 from monai_idm.data import dataset_or_phantoms
+from monai_idm.handlers import MontageHandler
 from tests.bundle.workspace import TINY
 
 DEMO = {name: TINY[name] for name in ("device", "demo#num_subjects", "demo#phantom_size")}
+# not ten epochs, each with a checkpoint
+ONCE = {"demo#epoch_length": 2, "demo#max_epochs": 1, "demo#val_interval": 1}
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """They take longer than all else here, and no study looks at them."""
+    monkeypatch.setattr(MontageHandler, "_draw", lambda *_: None)
 
 
 @pytest.mark.parametrize(("study", "variant"), [(s, v) for s, variants in _VARIANTS.items() for v in variants])
@@ -33,7 +42,7 @@ def test_every_variant_is_a_network_that_takes_its_images(study, variant, tmp_pa
 
 @pytest.mark.parametrize("network", [{}, _PATCHDDM])
 def test_a_variant_is_trained_measured_and_judged(network):
-    small = {**DEMO, "patch_size": [8, 8, 8], "num_inference_steps": 2}
+    small = {**DEMO, **ONCE, "patch_size": [8, 8, 8], "num_inference_steps": 2}
     found = compare({**small, **network}, steps=10, side=16, seed=1, in_patches=True)
     assert found["parameters"] > 1e6
     assert 10 < found["peak_mib"] < 200
@@ -45,7 +54,7 @@ def test_a_variant_is_trained_measured_and_judged(network):
 
 def test_peers_are_judged_alike_and_compared_case_by_case(monkeypatch):
     monkeypatch.setattr(quality, "_NUM_SAMPLES", 2)
-    small = {**DEMO, "num_inference_steps": 2}
+    small = {**DEMO, **ONCE, "num_inference_steps": 2}
     found = {
         name: quality.judge({**small, **partial.args[0]}, steps=10, side=16, **partial.keywords)
         for name, partial in quality.STUDIES["peers"].items()
@@ -63,14 +72,14 @@ def test_peers_are_judged_alike_and_compared_case_by_case(monkeypatch):
 
 
 def test_stored_and_rebuilt_activations_have_the_same_losses_to_the_last_bit(monkeypatch):
-    monkeypatch.setattr(quality, "demo", lambda *sizes: {**demo(*sizes), **SMALLEST})
+    monkeypatch.setattr(quality, "demo", lambda *sizes: {**demo(*sizes, epochs=1, validations=1), **SMALLEST})
     found = quality.twin(10, 8)
     assert found["different"] == found["difference"] == 0
     assert found["last_loss"] != found["first_loss"]
 
 
 def test_one_network_is_judged_on_several_missing_contrasts():
-    changes = {**SMALLEST, "modalities": ["t1", "t2", "flair"], "known": None}
+    changes = {**SMALLEST, **ONCE, "modalities": ["t1", "t2", "flair"], "known": None}
     found = synthesis.compare(changes, [["t1"], ["t2", "flair"]], steps=10, side=8)
     assert {"psnr_t2_brain", "psnr_flair_brain", "lookup_psnr_brain"} <= found["t1"].keys()
     assert "psnr_t1_brain" in found["t2, flair"]
@@ -90,7 +99,7 @@ def test_a_network_that_has_learned_nothing_yet_is_warned_of(monkeypatch):
 def test_a_folder_of_two_cases_is_trained_on_one_and_judged_on_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "_NUM_SAMPLES", 2)
     own = real._own
-    monkeypatch.setattr(real, "_own", lambda *sizes: {**own(*sizes), **SMALLEST})
+    monkeypatch.setattr(real, "_own", lambda *sizes: {**own(*sizes), **SMALLEST, "max_epochs": 2, "val_interval": 2})
     folder = dataset_or_phantoms(None, tmp_path / "phantoms", 2, DEMO["demo#phantom_size"], 0)
     generated, synthetic = (
         real.STUDIES["real"][name](steps=10, side=8, dataset_dir=str(folder))
@@ -141,7 +150,7 @@ def test_sampling_is_judged_by_num_inference_steps_and_draws(monkeypatch):
 
 
 def test_a_training_that_is_killed_ends_where_an_undisturbed_one_does():
-    found = kills.killed(steps=12, side=8, kills=2)
+    found = kills.killed(steps=12, side=8, kills=2, **{"demo#val_interval": 4})
     assert found["kills"] == 2
     assert found["half_written"] >= 1
     assert found["compared"] > 100
@@ -157,7 +166,7 @@ def test_the_comparison_sees_a_difference():
 
 def test_a_long_training_is_watched(monkeypatch):
     monkeypatch.setattr(soak, "_EVERY", 4)
-    found = soak.soaked(steps=40, side=8)
+    found = soak.soaked(steps=20, side=8)
     assert abs(found["mb_per_10000_steps"]) < 1e5
     assert len(found["mb"]) == len(found["errors"]) == len(found["losses"]) == 5
     assert min(found["mb"]) > 100

@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
+
+import pytest
 
 from idm_bundle.studies.configs import SMALLEST
 from monai_idm.data import write_phantoms
 from tests.bundle.workspace import CONFIGS, TINY
+from tests.programs import Programs
 
-# at most some memory more than what imports took, and files up to some size
-PROGRAM = """
+IMPORTS = """
 import json, resource, sys
 import torch
 from monai.bundle import run
 import monai_idm
+"""
+PROGRAM = """
 values, room, largest_file = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 if room:
     taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -28,18 +30,30 @@ run("training", **values)
 """
 
 
-def train(folder, room=0, largest_file=0, **changes):
-    values = {
-        "config_file": str(CONFIGS / "train.yaml"), "bundle_root": str(CONFIGS.parent),
-        "output_dir": str(folder / "output"), "ckpt_dir": str(folder / "models"), **TINY, **changes,
-    }  # fmt: skip
-    command = [sys.executable, "-c", PROGRAM, json.dumps(values), str(room), str(largest_file)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
+@pytest.fixture(scope="module")
+def programs():
+    with Programs(IMPORTS) as programs:
+        yield programs
 
 
-def test_a_training_that_runs_out_of_memory_ends_with_advice_and_a_code_of_its_own(tmp_path):
-    size = {"demo#spatial_size": [64, 64, 64], "batch_size": 4, "activations": "stored", "num_workers": 0}
-    done = train(tmp_path, room=800_000_000, **{**SMALLEST, **size})
+@pytest.fixture
+def train(programs, tmp_path):
+    """Trains in tmp_path, with at most some bytes of memory beyond the imports, and of a file."""
+
+    def run(room=0, largest_file=0, **changes):
+        values = {
+            "config_file": str(CONFIGS / "train.yaml"), "bundle_root": str(CONFIGS.parent),
+            "output_dir": str(tmp_path / "output"), "ckpt_dir": str(tmp_path / "models"),
+            **TINY, **SMALLEST, "demo#spatial_size": [8, 8, 8], **changes,
+        }  # fmt: skip
+        return programs.run(PROGRAM, tmp_path, json.dumps(values), str(room), str(largest_file))
+
+    return run
+
+
+def test_a_training_that_runs_out_of_memory_ends_with_advice_and_a_code_of_its_own(train, tmp_path):
+    size = {"demo#spatial_size": [64, 64, 64], "batch_size": 4, "activations": "stored"}
+    done = train(room=800_000_000, **size)
     assert done.returncode == 4, done.stderr
     said = done.stderr[done.stderr.index("OutOfMemory: out of memory in iteration 1") :]
     assert "A step on 4 x 2 x 64 x 64 x 64" in said
@@ -49,9 +63,9 @@ def test_a_training_that_runs_out_of_memory_ends_with_advice_and_a_code_of_its_o
     assert not list((tmp_path / "models").glob("*"))
 
 
-def test_a_training_whose_loss_is_no_number_ends_before_it_changes_the_weights(tmp_path):
+def test_a_training_whose_loss_is_no_number_ends_before_it_changes_the_weights(train, tmp_path):
     loss = "$lambda prediction, target: (prediction - target).mean() / 0 * 0"
-    done = train(tmp_path, **SMALLEST, **{"train#loss": loss})
+    done = train(**{"train#loss": loss})
     assert done.returncode == 5, done.stderr
     assert "BadNumbers: iteration 1: the loss is nan; cases PHANTOM_" in done.stderr.splitlines()[-1]
     with (tmp_path / "output" / "bad_steps.csv").open() as stream:
@@ -60,10 +74,10 @@ def test_a_training_whose_loss_is_no_number_ends_before_it_changes_the_weights(t
     assert not list((tmp_path / "models").glob("*"))
 
 
-def test_a_full_disk_ends_a_training_and_leaves_what_was_written_before(tmp_path):
-    assert train(tmp_path, **SMALLEST, **{"demo#max_epochs": 1}).returncode == 0
+def test_a_full_disk_ends_a_training_and_leaves_what_was_written_before(train, tmp_path):
+    assert train(**{"demo#max_epochs": 1}).returncode == 0
     before = {file: file.read_bytes() for file in (tmp_path / "models").iterdir()}
-    done = train(tmp_path, largest_file=100_000, resume=True, **SMALLEST)  # a checkpoint has more
+    done = train(largest_file=100_000, resume=True)  # a checkpoint has more
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("OSError: ")
@@ -72,15 +86,15 @@ def test_a_full_disk_ends_a_training_and_leaves_what_was_written_before(tmp_path
     assert {file: file.read_bytes() for file in (tmp_path / "models").iterdir()} == before
 
 
-def test_a_worker_that_hangs_ends_a_training(tmp_path):
+def test_a_worker_that_hangs_ends_a_training(train):
     # random: what is not runs once, when data are cached
     hang = {"_target_": "RandLambdad", "keys": "image", "func": "$lambda x: __import__('time').sleep(99)"}
-    done = train(tmp_path, **{**SMALLEST, "num_workers": 1, "worker_timeout": 3, "train#flip": hang})
+    done = train(**{"num_workers": 1, "worker_timeout": 1, "train#flip": hang})
     assert done.returncode == 1, done.stderr
-    assert "timed out after 3 seconds" in done.stderr.splitlines()[-1]
+    assert "timed out after 1 seconds" in done.stderr.splitlines()[-1]
 
 
-def test_a_dataset_that_vanishes_ends_a_training_and_leaves_its_checkpoints(tmp_path):
+def test_a_dataset_that_vanishes_ends_a_training_and_leaves_its_checkpoints(train, tmp_path):
     phantoms, checkpoint = (str(tmp_path / name) for name in ("output/phantoms", "models/checkpoint_epoch=1.pt"))
     vanish = f"__import__('shutil').rmtree('{phantoms}') if __import__('os').path.exists('{checkpoint}') else None"
     changes = {
@@ -89,7 +103,7 @@ def test_a_dataset_that_vanishes_ends_a_training_and_leaves_its_checkpoints(tmp_
             "_target_": "Dataset", "data": "$@datalist['training']", "transform": "@train#preprocessing",
         },
     }  # fmt: skip
-    done = train(tmp_path, **SMALLEST, **changes)
+    done = train(**changes)
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("FileNotFoundError: ")
@@ -98,12 +112,12 @@ def test_a_dataset_that_vanishes_ends_a_training_and_leaves_its_checkpoints(tmp_
     assert [file.name for file in (tmp_path / "models").glob("checkpoint*")] == ["checkpoint_epoch=1.pt"]
 
 
-def test_one_damaged_file_of_many_ends_a_training_in_order(tmp_path):
+def test_one_damaged_file_of_many_ends_a_training_in_order(train, tmp_path):
     write_phantoms(tmp_path / "data", 20, (48, 48, 32), seed=0)
     damaged = sorted((tmp_path / "data").glob("*/*_t1.nii.gz"))[9]
     os.truncate(damaged, damaged.stat().st_size // 2)
-    size = {"dataset_dir": str(tmp_path / "data"), "spatial_size": [16, 16, 16], "max_epochs": 1}
+    size = {"dataset_dir": str(tmp_path / "data"), "spatial_size": [8, 8, 8], "max_epochs": 1}
     for _ in range(3):  # threads of the cache still compute then: it was an abort, 17 times of 18
-        done = train(tmp_path, **size)
+        done = train(**size)
         assert done.returncode == 1, done.stderr
         assert done.stderr.splitlines()[-1].startswith(f"ValueError: cannot read {damaged} as NIfTI")

@@ -13,10 +13,11 @@ import torch
 from ignite.engine import Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from idm_bundle.studies.configs import SMALLEST
 from monai_idm.checkpoints import read_record
 from tests.bundle.workspace import CONFIGS, TINY, train
 
-SHORT = {**TINY, "demo#val_interval": 2, "demo#batch_size": 2, "demo#epoch_length": 3}
+SHORT = {**TINY, **SMALLEST, "demo#spatial_size": [8, 8, 8], "demo#epoch_length": 3}
 
 
 class Die:
@@ -71,7 +72,7 @@ def losses(folder: Path) -> list[float]:
 def alone(tmp_path_factory) -> Path:
     """One process, with the batch of two."""
     folder = tmp_path_factory.mktemp("alone")
-    train(folder, **{**SHORT, "demo#batch_size": 4})
+    train(folder, **{**SHORT, "batch_size": 4})
     return folder
 
 

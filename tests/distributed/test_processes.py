@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from monai_idm.distributed import agree, join, replicated, sharded, whole
 from tests.distributed.two_processes import ask_two
-from tests.networks.test_invertible_unet import small
+from tests.networks.test_invertible_unet import SHALLOW, small
 
 STEPS = 3
 WRAPS = {
@@ -40,7 +40,7 @@ def train(net, dtype, part=slice(None)):
 
 def network(dtype):
     torch.manual_seed(0)
-    return small().to(dtype)
+    return small(**SHALLOW).to(dtype)
 
 
 def agree_and_train(rank):

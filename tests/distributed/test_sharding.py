@@ -12,7 +12,7 @@ from monai_idm.distributed import here, sharded, whole_states
 from monai_idm.handlers import HostEMA
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
 from tests.distributed.two_processes import ask_two
-from tests.networks.test_invertible_unet import small
+from tests.networks.test_invertible_unet import SHALLOW, small
 
 OPTIMIZERS = {"AdamWWeightNorm": AdamWWeightNorm, "AdamWInBackward": AdamWInBackward}
 STEPS = 2
@@ -20,7 +20,7 @@ STEPS = 2
 
 def training(optimizer: str, share: bool):
     torch.manual_seed(0)
-    network = small(inverse_head=True).double()
+    network = small(**SHALLOW, inverse_head=True).double()
     if share:
         network = sharded(network)
     steps = OPTIMIZERS[optimizer](weight_norm_groups(network), lr=1e-2, lambda_l2=0.1)

@@ -11,10 +11,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# once for all processes: they take seconds
+IMPORTS = ["monai_idm", "torch._dynamo", "torch.distributed.fsdp", "torch.nn.parallel"]
+
 
 def run_two(work: Callable[..., None], folder: Path, *arguments: Any) -> None:
     """Call ``work(rank, folder, *arguments)`` in each of two processes; what they find goes through the folder."""
-    mp.spawn(_process, (work, folder, *arguments), nprocs=2)
+    mp.get_context("forkserver").set_forkserver_preload(IMPORTS)
+    mp.start_processes(_process, (work, folder, *arguments), nprocs=2, start_method="forkserver")
 
 
 def ask_two(work: Callable[[int], Any], folder: Path) -> Any:

@@ -2,14 +2,13 @@
 
 import json
 import math
-import multiprocessing
 import statistics
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from monai_idm.metrics import ReconstructionMetrics, best_gaussian_blur, mae, psnr, rmse, ssim3d
+from tests.distributed.two_processes import meet, run_two
 
 SIZE = (10, 12, 9)
 MODALITIES = ("t1", "t2")
@@ -175,26 +174,18 @@ def test_summary_and_rows_are_plain_json():
     json.dumps([metrics.summary(), metrics.rows()], allow_nan=False)
 
 
-def gathered(rank, file, queue):
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def gathered(rank, folder):
+    meet(folder, rank)
     metrics = ReconstructionMetrics(MODALITIES)
     for seed in ((0, 2), (1, 0))[rank]:  # three cases dealt out to two: the first is repeated
         metrics.update(f"case{seed}", **make_case(seed))
     metrics.gather()
-    queue.put((rank, metrics.rows()))
-    dist.destroy_process_group()
+    torch.save(metrics.rows(), folder / f"{rank}.pt")
 
 
 def test_processes_pool_their_cases_in_order_and_count_repeated_ones_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=gathered, args=(rank, tmp_path / "meet", queue)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    found = dict(queue.get(timeout=120) for _ in workers)
-    for worker in workers:
-        worker.join()
-    assert found[0] == found[1] == accumulated(3).rows()
+    run_two(gathered, tmp_path)
+    assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt") == accumulated(3).rows()
 
 
 def test_gather_without_a_process_group_changes_nothing():

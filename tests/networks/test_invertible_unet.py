@@ -28,6 +28,10 @@ def small(dims=3, **overrides) -> InvertibleDiffusionUNet:
     return disturb(InvertibleDiffusionUNet(**{**arguments, **overrides}))
 
 
+# every kind of operation once or twice, where each takes its time
+SHALLOW = {"channels": (16, 32), "num_res_blocks": 1, "attention_levels": (True, False), "num_head_channels": 4}
+
+
 def gradients(net, x, t, **kwargs):
     x = x.detach().clone().requires_grad_()
     net.zero_grad()
