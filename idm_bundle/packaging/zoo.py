@@ -150,6 +150,7 @@ def _exports(folder: Path) -> None:
     config = ConfigParser()
     config.read_config(_bundle_files(folder)["config_file"])
     config.read_meta(folder / "configs" / "metadata.json")
+    config["bundle_root"] = str(folder)  # or the weights of a bundle that lies here would say what the network is
     (tensor,) = config["_meta_"]["network_data_format"]["inputs"].values()
     side = 2 * int(str(tensor["spatial_shape"][0]).partition("*")[0])
     network = config.get_parsed_content("network_def").eval()
