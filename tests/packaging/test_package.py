@@ -106,8 +106,10 @@ def test_the_zip_holds_what_the_folder_holds_and_the_code(tmp_path):
     assert not (folder / "idm_bundle").exists()
 
 
-def test_all_checks_pass_on_code_and_weights_of_the_bundle_alone(tmp_path, capfd):
+def test_all_checks_pass_on_code_and_weights_of_the_bundle_alone(tmp_path, monkeypatch, capfd):
     folder = package(weights(tmp_path, "segmentation"), tmp_path / "out")
+    (elsewhere := tmp_path / "bundle" / "models").mkdir(parents=True)  # a clone, with weights of another task
+    monkeypatch.chdir(weights(elsewhere).parents[2])
     verify_bundle(folder)
     said = capfd.readouterr().out
     for law in ("code: its own", "properties", "network: takes", "TorchScript: exported", "ONNX: exported"):
