@@ -18,7 +18,7 @@ from monai_idm.data import (
     problem_cases,
     with_patients,
 )
-from monai_idm.data.label_maps import LabelMap, contradicted_by_numbers, described, label_numbers
+from monai_idm.data.label_maps import LabelMap, contradicted_by_numbers, count_labels, label_numbers
 from monai_idm.data.patients import count_patients
 
 __all__ = ["prepare"]
@@ -61,7 +61,7 @@ def prepare(
         print(f"{subject}: {problem}")
     print(count_patients([item for item in items if item["subject"] not in problems]))
     if label_map is not None:
-        print(f"labels: {described(read.labels, label_map)}")
+        print(f"labels: {count_labels(read.labels, label_map)}")
         if contradiction := contradicted_by_numbers(read.labels, label_map):
             raise ValueError(contradiction)
     if all(item["subject"] in problems for item in items):

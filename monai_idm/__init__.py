@@ -28,8 +28,9 @@ except ModuleNotFoundError as error:  # where a bundle is run that brings this c
         name=error.name,
     ) from error
 from monai_idm.bundle_root import find_bundle_root
-from monai_idm.failures import tell_plainly
+from monai_idm.failures import install_error_report
 from monai_idm.knobs import check_paths, read_knobs
+from monai_idm.renamed import renamed
 from monai_idm.trained import TrainedModel
 from monai_idm.version import __version__, require_version
 
@@ -43,6 +44,7 @@ __all__ = [
     "find_bundle_root",
     "handlers",
     "inferers",
+    "install_error_report",
     "losses",
     "meters",
     "metrics",
@@ -53,5 +55,6 @@ __all__ = [
     "reversible",
     "schedulers",
     "tasks",
-    "tell_plainly",
 ]
+
+__getattr__ = renamed(__name__, {"tell_plainly": "install_error_report"})

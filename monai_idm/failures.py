@@ -17,7 +17,7 @@ from pathlib import Path
 from traceback import extract_tb
 from types import TracebackType
 
-__all__ = ["BadNumbers", "OutOfMemory", "TrainingFailed", "tell_plainly"]
+__all__ = ["BadNumbers", "OutOfMemory", "TrainingFailed", "install_error_report"]
 
 
 _PACKAGE = str(Path(__file__).parent)
@@ -41,7 +41,7 @@ class BadNumbers(TrainingFailed):
     exit_code = 5
 
 
-def tell_plainly() -> None:
+def install_error_report() -> None:
     """From now on a program that fails ends with what went wrong first as its last line, and with its exit code.
 
     MONAI wraps errors in others, so that the one that says what to do stands far above the end of a traceback. Where
@@ -49,10 +49,10 @@ def tell_plainly() -> None:
     and those that come back to an interpreter that is being taken down abort the process. So it is not taken down:
     what is to run at the end runs, what is written is flushed, and the process is left.
     """
-    sys.excepthook = _tell
+    sys.excepthook = _report
 
 
-def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     chain = [error]
     while chain[-1].__cause__ is not None and not isinstance(chain[-1], TrainingFailed):
         chain.append(chain[-1].__cause__)
@@ -60,8 +60,8 @@ def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackT
     ours = [e for e in chain if e.__traceback__ and _raised_at(e.__traceback__).startswith(_PACKAGE)]
     first = ours[-1] if ours else chain[-1]
     last = ""
-    if told := _told_by_a_worker(first):
-        last = told
+    if reported := _reported_by_worker(first):
+        last = reported
     elif isinstance(first, TrainingFailed | ValueError | OSError):  # which say what to do
         last = _sentence(first)
     elif len(chain) > 1:
@@ -101,17 +101,17 @@ def _leave(code: int, interrupted: bool) -> None:
     os._exit(130 if interrupted else code)
 
 
-def _told_by_a_worker(error: BaseException) -> str | None:
+def _reported_by_worker(error: BaseException) -> str | None:
     """What went wrong first in a process that reads data, which hands on no more than the text of its tracebacks."""
     text = str(error)
     if not text.startswith("Caught ") or "in DataLoader worker process" not in text:
         return None
     chain = text.split("\nDuring handling of the above exception,")[-1]  # before it stands no cause
-    told = []
+    reported = []
     for part in chain.split("\nThe above exception was the direct cause"):
         *_, file, rest = re.split(r'^  File "(.+?)", line .*\n', part, flags=re.MULTILINE)
-        told.append((file.startswith(_PACKAGE), re.sub(r"\A(?: .*\n)*", "", rest).strip()))
-    return next((sentence for ours, sentence in told if ours), told[0][1])
+        reported.append((file.startswith(_PACKAGE), re.sub(r"\A(?: .*\n)*", "", rest).strip()))
+    return next((sentence for ours, sentence in reported if ours), reported[0][1])
 
 
 def _raised_at(traceback: TracebackType) -> str:

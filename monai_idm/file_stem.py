@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["OwnStems", "file_stem"]
+__all__ = ["UniqueStems", "file_stem"]
 
 _MAX_BYTES = 180  # of the 255 that file systems allow: suffixes, and what atomic_file adds, need the others
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
@@ -40,7 +40,7 @@ def file_stem(subject: object) -> str:
     return stem
 
 
-class OwnStems:
+class UniqueStems:
     """Gives out stems, and refuses one that another subject has, also where only case differs.
 
     File systems of macOS and Windows take such names for one file.

@@ -41,7 +41,7 @@ class Trained(Protocol):
     def defaults(self) -> Mapping[str, Any]:
         """What a training takes for the settings that nobody gives."""
 
-    def agree(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    def reconcile(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """All settings, after those that were given were compared with the weights."""
 
 
@@ -72,7 +72,7 @@ def read_knobs(trained: Trained | None = None, of_training: bool = False) -> Non
         if knob in settings
         and (_typed(knob) is not None or not (_is_code(value) or value == (settings[knob] if of_training else None)))
     }
-    resolved.update({knob: value for knob, value in trained.agree(given).items() if knob in knobs})
+    resolved.update({knob: value for knob, value in trained.reconcile(given).items() if knob in knobs})
 
 
 def check_paths() -> None:

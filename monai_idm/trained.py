@@ -8,7 +8,7 @@ from typing import Any
 
 from monai.config import KeysCollection
 
-from monai_idm.checkpoints import differences, fingerprint, grid_is_fixed, read_weights, tell_unsaid
+from monai_idm.checkpoints import differences, fingerprint, grid_is_fixed, read_weights, warn_of_unrecorded
 from monai_idm.data import BrainToGridd
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.presets import preset_of
@@ -58,13 +58,13 @@ class TrainedModel:
         self.defaults: dict[str, Any] = {**_DEFAULTS, **kind.defaults, **(untrained or {})}
         self.record: dict[str, Any] = {}
         self._kind = kind
-        self._said = self._read() if self.file.is_file() else {}
-        self._settings = {**self.defaults, **self._said}
+        self._recorded = self._read() if self.file.is_file() else {}
+        self._settings = {**self.defaults, **self._recorded}
 
     def __getitem__(self, setting: str) -> Any:
         return self._settings[setting]
 
-    def agree(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def reconcile(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Compare settings that a user gave with the weights; those that no weights say are taken as given.
 
         Returns:
@@ -72,19 +72,21 @@ class TrainedModel:
         Raises:
             ValueError: If one contradicts the weights; names both.
         """
-        ours = {name: value for name, value in given.items() if name in self._said and not self._accepts(name, value)}
+        ours = {
+            name: value for name, value in given.items() if name in self._recorded and not self._accepts(name, value)
+        }
         theirs = {name: _short(name, self[name]) for name in ours}
         if different := differences(theirs, {name: _short(name, value) for name, value in ours.items()}):
             raise ValueError(
                 f"{self.file} was trained otherwise ({'; '.join(different)}); leave these knobs out, for the weights "
                 "say them, or choose other weights with --ckpt_file"
             )
-        if "preset" in self._said:  # which may be given by its name
+        if "preset" in self._recorded:  # which may be given by its name
             given = {**given, "preset": self["preset"]}
         self._settings |= given
         if self.record:
-            tell_unsaid(self.record, self._settings)
-        return {**self._said, **given}
+            warn_of_unrecorded(self.record, self._settings)
+        return {**self._recorded, **given}
 
     @property
     def task(self) -> Task:
@@ -152,8 +154,8 @@ class TrainedModel:
 
     def _read(self) -> dict[str, Any]:
         """What the file says of the settings."""
-        said = read_weights(self.file)[1]
-        self.record, arguments = said.get("record", {}), said.get("arguments", {})
+        recorded = read_weights(self.file)[1]
+        self.record, arguments = recorded.get("record", {}), recorded.get("arguments", {})
         settings = dict(self.record.get("convention", {}))
         if settings and task_of(self.record) is not self._kind:
             raise ValueError(
@@ -169,7 +171,7 @@ class TrainedModel:
         return settings
 
     def _accepts(self, name: str, given: Any) -> bool:
-        if name in self.free or (name == "spatial_size" and not grid_is_fixed(self._said)):
+        if name in self.free or (name == "spatial_size" and not grid_is_fixed(self._recorded)):
             return True
         if name == "preset":
             return given in (self[name], preset_of(self[name]))

@@ -9,7 +9,7 @@ import pytest
 from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
-from monai_idm import failures, tell_plainly
+from monai_idm import failures, install_error_report
 from monai_idm.data import LoadVolumesd
 from monai_idm.failures import BadNumbers, OutOfMemory
 from tests.programs import Programs
@@ -22,7 +22,7 @@ def ends(monkeypatch) -> list[tuple[int, bool]]:
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(failures, "_finish", lambda: None)
     monkeypatch.setattr(failures, "_leave", lambda code, interrupted: found.append((code, interrupted)))
-    tell_plainly()
+    install_error_report()
     return found
 
 
@@ -117,7 +117,7 @@ IMPORTS = """
 import atexit, os, signal, sys, threading
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from monai_idm import tell_plainly
+from monai_idm import install_error_report
 from monai_idm.failures import BadNumbers, OutOfMemory
 """
 BUSY = """
@@ -129,7 +129,7 @@ def finish_a_file():
     open("thread", "w").write("done")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a script starts in the background
-tell_plainly()
+install_error_report()
 for _ in range(3):
     threading.Thread(target=compute, daemon=True).start()
 threading.Timer(0.2, finish_a_file).start()

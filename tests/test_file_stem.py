@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from monai_idm.file_stem import OwnStems, file_stem
+from monai_idm.file_stem import UniqueStems, file_stem
 
 KEPT = ["患者", "Zoë_1.2-b", "Пациент", "مريض", "रोगी", "환자", "३", "BraTS-GLI-00000-001", "7"]
 
@@ -56,7 +56,7 @@ def test_a_name_that_is_too_long_is_refused(subject, tmp_path):
     [("ä", unicodedata.normalize("NFD", "ä")), ("é x", "é_x"), ("Case", "CASE"), ("Ä", "ä"), ("患/者", "患 者")],
 )
 def test_two_subjects_with_one_stem_are_refused(one, other):
-    stems = OwnStems()
+    stems = UniqueStems()
     stems(one)
     assert stems(one) == file_stem(one)  # again
     with pytest.raises(ValueError, match=r"the subjects .* would share the file name .*rename one") as error:
@@ -65,4 +65,4 @@ def test_two_subjects_with_one_stem_are_refused(one, other):
 
 
 def test_subjects_that_only_look_alike_without_their_letters_are_different():
-    OwnStems().require(["患者", "病人", "张三", "李四", "王五", "Müller", "M_ller", "Muller"])
+    UniqueStems().require(["患者", "病人", "张三", "李四", "王五", "Müller", "M_ller", "Muller"])

@@ -83,8 +83,8 @@ def test_what_weights_say_wins(said):
     if name == "preset":
         value = {**small().arguments, "inverse_head": False}
     assert trained[name] == value
-    assert trained.agree({})[name] == value
-    assert trained.agree({name: value})[name] == value
+    assert trained.reconcile({})[name] == value
+    assert trained.reconcile({name: value})[name] == value
     assert trained[name] == value
 
 
@@ -92,13 +92,13 @@ def test_what_contradicts_the_weights_is_refused_with_both_values(said):
     trained, name, _, other, theirs, ours = said
     message = re.escape(f"{trained.file} was trained otherwise ({name}: {theirs} in the checkpoint, {ours} here)")
     with pytest.raises(ValueError, match=f"{message}; leave these knobs out.* --ckpt_file"):
-        trained.agree({name: other, "seed": 3})
+        trained.reconcile({name: other, "seed": 3})
 
 
 def test_every_setting_that_contradicts_is_named(tmp_path):
     trained = TrainedModel(save(tmp_path, GENERATION), "generation")
     with pytest.raises(ValueError, match=r"\(zoom: True in .*, False here; schedule: linear_beta in .*, cosine here\)"):
-        trained.agree({"zoom": False, "prediction_type": "epsilon", "schedule": "cosine"})
+        trained.reconcile({"zoom": False, "prediction_type": "epsilon", "schedule": "cosine"})
 
 
 def test_a_preset_may_be_given_by_its_name_and_stays_what_the_weights_say(tmp_path):
@@ -106,19 +106,19 @@ def test_a_preset_may_be_given_by_its_name_and_stays_what_the_weights_say(tmp_pa
     trained = TrainedModel(save(tmp_path, GENERATION, network), "generation")
     arguments = trained["preset"]
     assert arguments == network.arguments
-    assert trained.agree({"preset": "light"})["preset"] == arguments
-    assert trained.agree({"preset": dict(arguments)})["preset"] == arguments
+    assert trained.reconcile({"preset": "light"})["preset"] == arguments
+    assert trained.reconcile({"preset": dict(arguments)})["preset"] == arguments
     with pytest.raises(ValueError, match="preset: light in the checkpoint, base here"):
-        trained.agree({"preset": "base"})
+        trained.reconcile({"preset": "base"})
 
 
 def test_free_settings_are_the_run_s_where_it_gives_them(tmp_path):
     file = save(tmp_path, GENERATION)
-    assert TrainedModel(file, "generation", free=["spatial_size"]).agree({})["spatial_size"] == [16, 16, 16]
+    assert TrainedModel(file, "generation", free=["spatial_size"]).reconcile({})["spatial_size"] == [16, 16, 16]
     free = TrainedModel(file, "generation", free=["spatial_size"])
-    assert free.agree({"spatial_size": [8, 8, 8]})["spatial_size"] == [8, 8, 8]
+    assert free.reconcile({"spatial_size": [8, 8, 8]})["spatial_size"] == [8, 8, 8]
     with pytest.raises(ValueError, match="zoom: True in the checkpoint, False here"):
-        free.agree({"spatial_size": [8, 8, 8], "zoom": False})
+        free.reconcile({"spatial_size": [8, 8, 8], "zoom": False})
 
 
 @pytest.mark.parametrize(
@@ -133,18 +133,18 @@ def test_free_settings_are_the_run_s_where_it_gives_them(tmp_path):
 def test_the_grid_is_free_where_a_voxel_does_not_depend_on_it(task, zoom, free, tmp_path):
     trained = TrainedModel(save(tmp_path, task, zoom=zoom), task.name)
     if free:
-        assert trained.agree({"spatial_size": [32, 32, 8]})["spatial_size"] == [32, 32, 8]
+        assert trained.reconcile({"spatial_size": [32, 32, 8]})["spatial_size"] == [32, 32, 8]
         assert trained.to_grid("image").settings["spatial_size"] == [32, 32, 8]
     else:
         with pytest.raises(ValueError, match=r"spatial_size: \[16, 16, 16\] in the checkpoint, \[32, 32, 8\] here"):
-            trained.agree({"spatial_size": [32, 32, 8]})
+            trained.reconcile({"spatial_size": [32, 32, 8]})
 
 
 def test_a_network_for_any_known_contrasts_takes_those_that_are_given(tmp_path):
     file = save(tmp_path, ANY)
-    assert TrainedModel(file, "synthesis").agree({})["known"] is None
+    assert TrainedModel(file, "synthesis").reconcile({})["known"] is None
     for known in (["t1"], ["flair", "t2"]):
-        assert TrainedModel(file, "synthesis").agree({"known": known})["known"] == known
+        assert TrainedModel(file, "synthesis").reconcile({"known": known})["known"] == known
 
 
 @pytest.mark.parametrize("file", ["absent", "bare", "a network's"])
@@ -159,7 +159,7 @@ def test_before_weights_say_anything_defaults_serve_and_what_is_given_is_taken(f
         if file != "a network's" or name != "preset":
             assert trained[name] == value
     given = {"schedule": "linear_beta", "modalities": ["flair"], "spatial_size": [4, 4, 4]}
-    agreed = trained.agree(given)
+    agreed = trained.reconcile(given)
     assert {**agreed, **given} == agreed
     assert [trained[name] for name in given] == [*given.values()]
     assert trained.task.modalities == ["flair"]
@@ -172,14 +172,14 @@ def test_before_weights_say_anything_defaults_serve_and_what_is_given_is_taken(f
     if file == "a network's":
         assert trained["preset"]["channels"] == [16, 32]
         with pytest.raises(ValueError, match=r"preset: a network of channels=\[16, 32\] in the checkpoint, base here"):
-            trained.agree({"preset": "base"})
+            trained.reconcile({"preset": "base"})
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_before_there_are_weights_the_network_is_that_of_a_training(task, tmp_path):
     trained = TrainedModel(tmp_path / "absent.pt", task)
     own = {"classes": ["HGG", "LGG"]} if task == "generation" else {"modalities": ["t1", "t2", "flair"]}
-    trained.agree({**own, "bookend_stride": 2})
+    trained.reconcile({**own, "bookend_stride": 2})
     theirs = configured({"device": "cpu", **own, "bookend_stride": 2}, *TASKS[task]).get_parsed_content("network_def")
     assert trained.network().arguments == theirs.arguments
     assert (theirs.num_class_embeds is None) == (task == "segmentation")
@@ -197,14 +197,14 @@ def test_weights_of_version_0_1_0_say_what_they_can(task, tmp_path, caplog):
     if task is SEGMENTATION:
         unsaid |= {"label_map": "decathlon", "coordinates": False}
         assert (trained["label_map"], trained["coordinates"]) == ("brats2020", True)
-    assert {**trained.agree(unsaid), **unsaid} == trained.agree(unsaid)
+    assert {**trained.reconcile(unsaid), **unsaid} == trained.reconcile(unsaid)
     assert {name: trained[name] for name in unsaid} == unsaid
     assert "of version 0.1.0, do not say" in caplog.text
     assert all(f"{name}={value}" in caplog.text for name, value in unsaid.items())
     with pytest.raises(ValueError, match=r"modalities: .* in the checkpoint, .* here"):
-        trained.agree({**unsaid, "modalities": ["pd"]})
+        trained.reconcile({**unsaid, "modalities": ["pd"]})
     with pytest.raises(ValueError, match=r"network_range: \[0, 1\] in the checkpoint, \[-1, 1\] here"):
-        trained.agree({"network_range": [-1, 1]})
+        trained.reconcile({"network_range": [-1, 1]})
 
 
 @pytest.mark.parametrize("older", [False, True])

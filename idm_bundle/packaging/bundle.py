@@ -25,7 +25,7 @@ from monai_idm import __version__, find_bundle_root
 from monai_idm.checkpoints import PHANTOM, fingerprint, read_weights
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.presets import PRESETS, preset_of
-from monai_idm.tasks import Task, predicted
+from monai_idm.tasks import Task, predicted_channels
 from monai_idm.tasks.task import setting_names
 from monai_idm.trained import task_of
 
@@ -180,7 +180,7 @@ def _settings(trained: _Weights) -> dict[str, Any]:
 
 def _write_metadata(root: Path, bundle: Path, trained: _Weights, network: InvertibleDiffusionUNet) -> None:
     data, task = trained.record["data"], trained.task
-    inputs, outputs = task.inputs, predicted(task, trained.record["convention"]["prediction_type"])
+    inputs, outputs = task.inputs, predicted_channels(task, trained.record["convention"]["prediction_type"])
     phantom = data["source"] == PHANTOM
     metadata = json.loads((root / "configs" / "metadata.json").read_text())
     metadata["required_packages_version"].pop("monai-idm")  # travels with the bundle

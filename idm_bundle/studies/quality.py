@@ -22,7 +22,7 @@ from typing import Any
 
 from idm_bundle.studies.runs import demo, evaluate, train
 from monai_idm.metrics.comparison import columns
-from monai_idm.metrics.statistics import described
+from monai_idm.metrics.statistics import describe
 
 __all__ = ["STUDIES", "SUMMARIES"]
 
@@ -125,7 +125,7 @@ def compare(results: Mapping[str, Any]) -> dict[str, Any]:
             if name.startswith(_OURS):
                 theirs = results.get(name.replace(_OURS, _THEIRS), {t: {"ssim_of": {}}})[t]["ssim_of"]
                 differences += [ours[t]["ssim_of"][case] - ssim for case, ssim in theirs.items()]
-        found[t] = described(differences)
+        found[t] = describe(differences)
     return found
 
 

@@ -8,10 +8,11 @@ from monai_idm.checkpoints.record import (
     grid_is_fixed,
     read_record,
     read_weights,
-    tell_unsaid,
+    warn_of_unrecorded,
 )
-from monai_idm.checkpoints.signature import differences, said_by, sign
+from monai_idm.checkpoints.signature import differences, read_sections, sign
 from monai_idm.checkpoints.split import Case, TrainingSplit
+from monai_idm.renamed import renamed
 
 __all__ = [
     "PHANTOM",
@@ -24,10 +25,12 @@ __all__ = [
     "grid_is_fixed",
     "read_checkpoint",
     "read_record",
+    "read_sections",
     "read_weights",
     "require_sound",
-    "said_by",
     "sign",
-    "tell_unsaid",
+    "warn_of_unrecorded",
     "write_checkpoint",
 ]
+
+__getattr__ = renamed(__name__, {"said_by": "read_sections", "tell_unsaid": "warn_of_unrecorded"})

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Protocol
 from torch import nn
 
 from monai_idm.checkpoints.files import read_checkpoint
-from monai_idm.checkpoints.signature import differences, said_by, sign
+from monai_idm.checkpoints.signature import differences, read_sections, sign
 from monai_idm.checkpoints.split import Case, TrainingSplit, hashed_split
 from monai_idm.machine import VERSIONS
 
-__all__ = ["PHANTOM", "RunRecord", "fingerprint", "grid_is_fixed", "read_record", "read_weights", "tell_unsaid"]
+__all__ = ["PHANTOM", "RunRecord", "fingerprint", "grid_is_fixed", "read_record", "read_weights", "warn_of_unrecorded"]
 
 PHANTOM = "phantom"
 
@@ -167,7 +167,7 @@ class RunRecord:
                 f"its training, or choose another checkpoint"
             )
         if self.loaded is None:
-            tell_unsaid(theirs, ours)
+            warn_of_unrecorded(theirs, ours)
         self.loaded = dict(theirs)
 
 
@@ -179,7 +179,7 @@ def grid_is_fixed(convention: Mapping[str, Any]) -> bool:
     return convention.get("zoom", True) or convention.get("coordinates", False)
 
 
-def tell_unsaid(record: Mapping[str, Any], taken: Mapping[str, Any]) -> None:
+def warn_of_unrecorded(record: Mapping[str, Any], taken: Mapping[str, Any]) -> None:
     """Log what a record of version 0.1.0 does not say, and the values that are taken instead."""
     unsaid = [f"{name}={taken[name]}" for name in ADDED if name in taken and name not in record["convention"]]
     if unsaid:
@@ -209,7 +209,7 @@ def read_weights(file: str | Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """
     content = read_checkpoint(file, mmap=True)
     weights = content.get("network", content)
-    return weights, said_by(weights)
+    return weights, read_sections(weights)
 
 
 def fingerprint(file: str | Path) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["differences", "said_by", "sign"]
+__all__ = ["differences", "read_sections", "sign"]
 
 
 def sign(
@@ -35,7 +35,7 @@ def sign(
         module.register_load_state_dict_pre_hook(partial(_read, section, check))
 
 
-def said_by(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def read_sections(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The sections of a ``state_dict``, by name."""
     return getattr(state_dict, "_metadata", {}).get("", {})
 

@@ -1,7 +1,7 @@
 """BraTS folders to a datalist, volumes to the network's grid and back to files."""
 
 from monai_idm.data.air import AirToZerod
-from monai_idm.data.batches import Draw, SeededBatches, SeededDataset
+from monai_idm.data.batches import CaseDraw, SeededBatches, SeededDataset
 from monai_idm.data.brain import BrainToGridd
 from monai_idm.data.brats import brats_datalist, problem_cases
 from monai_idm.data.cache import CheckedPersistentDataset
@@ -20,15 +20,16 @@ from monai_idm.data.phantom import Phantom, generate_phantom, write_phantoms
 from monai_idm.data.regions import LABEL_MAPS, LabelToRegionsd, RegionsToLabeld
 from monai_idm.data.sampling import DrawNoised, PlaceOnTrainingGridd, SaveSettingsd, sample_list
 from monai_idm.data.saving import SaveVolumesd
-from monai_idm.data.source import data_source, dataset_or_phantoms, described
+from monai_idm.data.source import data_source, dataset_or_phantoms, describe_data
+from monai_idm.renamed import renamed
 
 __all__ = [
     "LABEL_MAPS",
     "AddCoordinatesd",
     "AirToZerod",
     "BrainToGridd",
+    "CaseDraw",
     "CheckedPersistentDataset",
-    "Draw",
     "DrawNoised",
     "FitToGridd",
     "LabelToRegionsd",
@@ -50,7 +51,7 @@ __all__ = [
     "brats_datalist",
     "data_source",
     "dataset_or_phantoms",
-    "described",
+    "describe_data",
     "evaluation_datalist",
     "generate_phantom",
     "grid_spacing_mm",
@@ -66,3 +67,5 @@ __all__ = [
     "with_patients",
     "write_phantoms",
 ]
+
+__getattr__ = renamed(__name__, {"Draw": "CaseDraw", "described": "describe_data"})

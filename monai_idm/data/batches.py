@@ -19,17 +19,17 @@ from torch.utils.data import Dataset, Sampler
 
 from monai_idm.noise import mixed_seed
 
-__all__ = ["Draw", "SeededBatches", "SeededDataset"]
+__all__ = ["CaseDraw", "SeededBatches", "SeededDataset"]
 
 
-class Draw(NamedTuple):
+class CaseDraw(NamedTuple):
     """A case, by its number, and the seed of its random transforms."""
 
     case: int
     seed: int
 
 
-class SeededBatches(Sampler[list[Draw]]):
+class SeededBatches(Sampler[list[CaseDraw]]):
     """``batch_sampler`` of a DataLoader over a :class:`SeededDataset`; every batch is full.
 
     Of a batch, drawn for all processes of a distributed run at once, a process takes its part. A pass has as many
@@ -58,28 +58,28 @@ class SeededBatches(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return ceil(self.num_cases / (self.batch_size * idist.get_world_size()))
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[CaseDraw]]:
         for _ in range(len(self)):
             self.step += 1
             yield self.batch(self.step - 1)
 
-    def batch(self, step: int) -> list[Draw]:
+    def batch(self, step: int) -> list[CaseDraw]:
         """This process's part of a batch, every n-th of n processes' draws."""
         processes = idist.get_world_size()
         size = self.batch_size * processes
         return [self._draw(place) for place in range(step * size + idist.get_rank(), (step + 1) * size, processes)]
 
-    def _draw(self, place: int) -> Draw:
+    def _draw(self, place: int) -> CaseDraw:
         turn, within = divmod(place, self.num_cases)
         case = _permutation(self.num_cases, mixed_seed(self.seed, "order", turn))[within]
-        return Draw(case, mixed_seed(self.seed, "transforms", place))
+        return CaseDraw(case, mixed_seed(self.seed, "transforms", place))
 
     def _go_on(self, engine: Engine) -> None:
         self.step = engine.state.iteration
 
 
 class SeededDataset(Dataset):
-    """One of MONAI's datasets, asked for a :class:`Draw`: its random transforms start from the draw's seed.
+    """One of MONAI's datasets, asked for a :class:`CaseDraw`: its random transforms start from the draw's seed.
 
     Args:
         dataset: Dataset with a ``transform`` that is a ``Compose``, as CacheDataset and PersistentDataset have it. Of
@@ -92,7 +92,7 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> Any:
+    def __getitem__(self, draw: CaseDraw) -> Any:
         transform = getattr(self.dataset, "transform", None)
         if isinstance(transform, Randomizable):
             transform.set_random_state(seed=draw.seed)

@@ -23,7 +23,7 @@ from monai_idm.data.layouts.case import Case, visible_folders
 from monai_idm.data.layouts.folders import case_in, folder_cases
 from monai_idm.data.layouts.task_folder import task_folder_cases
 from monai_idm.data.modalities import MODALITIES
-from monai_idm.file_stem import OwnStems
+from monai_idm.file_stem import UniqueStems
 
 __all__ = ["brats_datalist", "problem_cases"]
 
@@ -58,7 +58,7 @@ def brats_datalist(
     names = _names(modalities, labels)
     cases = {subject: case for subject, case in _cases(dataset_dir).items() if subject not in exclude}
     _require(cases, names)
-    OwnStems().require(cases)
+    UniqueStems().require(cases)
     items = []
     for subject, case in sorted(cases.items()):
         paths, channels = zip(*(case.volumes[name][0] for name in names if name != "seg"), strict=True)

@@ -20,7 +20,7 @@ from monai_idm.data.brats import brats_datalist
 from monai_idm.data.label_maps import LabelMap, require_label_map
 from monai_idm.data.patients import count_patients, patient, with_patients
 from monai_idm.data.table import look_up
-from monai_idm.file_stem import OwnStems
+from monai_idm.file_stem import UniqueStems
 
 __all__ = ["PARTS", "find_datalist", "prepare_datalist", "split_by_subject"]
 
@@ -187,7 +187,7 @@ def _read(
     content |= {part: with_patients(content[part], patients_file) for part in PARTS}
     _require_separate(file, content)
     items = [item for part in PARTS for item in content[part]]
-    OwnStems().require(item["subject"] for item in items)
+    UniqueStems().require(item["subject"] for item in items)
     if labels and not all("label" in item for item in items):
         raise ValueError(f"{file} has no labels; prepare it with --label_map")
     if None not in (label_map, content.get("label_map")) and content["label_map"] != label_map:

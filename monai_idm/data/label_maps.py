@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-__all__ = ["LABEL_MAPS", "LabelMap", "contradicted_by_numbers", "described", "label_numbers", "require_label_map"]
+__all__ = ["LABEL_MAPS", "LabelMap", "contradicted_by_numbers", "count_labels", "label_numbers", "require_label_map"]
 
 LabelMap = str | Mapping[str, int]
 
@@ -141,7 +141,7 @@ def contradicted_by_numbers(found: Mapping[str, Iterable[float]], label_map: Lab
     )
 
 
-def described(found: Mapping[str, Iterable[float]], label_map: LabelMap) -> str:
+def count_labels(found: Mapping[str, Iterable[float]], label_map: LabelMap) -> str:
     """In how many labels each part of a map is, in words."""
     counts = Counter(n for labels in found.values() for n in {*labels})
     return ", ".join(f"{part} ({n}) in {counts[n]} of {len(found)}" for part, n in label_numbers(label_map).items())

@@ -16,7 +16,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_tensor
 
 from monai_idm.atomic_file import write_json
-from monai_idm.file_stem import OwnStems, file_stem
+from monai_idm.file_stem import UniqueStems, file_stem
 from monai_idm.machine import VERSIONS
 from monai_idm.noise import seeded_noise
 
@@ -129,7 +129,7 @@ class SaveSettingsd(Transform):
         self.output_dir = Path(output_dir)
         self.settings = dict(settings)
         self.record = {name: of for name, of in record.items() if name not in _OF_TRAINING}
-        self._stem = OwnStems()
+        self._stem = UniqueStems()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         if "subject" not in data:

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy, ensure_tuple, ensure_tuple_rep
 
 from monai_idm.atomic_file import atomic_file
-from monai_idm.file_stem import OwnStems
+from monai_idm.file_stem import UniqueStems
 
 __all__ = ["SaveVolumesd"]
 
@@ -57,7 +57,7 @@ class SaveVolumesd(MapTransform):
                 f"output_postfix {self.output_postfix} for the keys {self.keys}; the keys' files must differ "
                 "in name: give each key a postfix of its own"
             )
-        self._stem = OwnStems()
+        self._stem = UniqueStems()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)

@@ -15,7 +15,7 @@ from monai_idm.data.evaluation import split_of
 from monai_idm.data.grid import grid_spacing_mm
 from monai_idm.data.phantom import write_phantoms
 
-__all__ = ["data_source", "dataset_or_phantoms", "described"]
+__all__ = ["data_source", "dataset_or_phantoms", "describe_data"]
 
 _logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def dataset_or_phantoms(
         return str(write_phantoms(phantom_dir, num_subjects, spatial_size, seed))
 
 
-def described(
+def describe_data(
     training: Any,
     validation: Any,
     dataset_dir: str | os.PathLike[str] | None,

@@ -1,20 +1,41 @@
 """Several processes that train as one: each with the whole network, or with a part of its weights."""
 
 from monai_idm.distributed.gradient_average import GradientAverage
-from monai_idm.distributed.processes import AverageLoss, agree, from_all, join, replicated
-from monai_idm.distributed.sharding import as_part, here, part, sharded, whole, whole_states
+from monai_idm.distributed.processes import (
+    AverageLoss,
+    all_gather_objects,
+    initialize_processes,
+    replicated,
+    require_equal_settings,
+)
+from monai_idm.distributed.sharding import distribute_like, from_local, full_states, full_tensor, sharded, to_local
+from monai_idm.renamed import renamed
 
 __all__ = [
     "AverageLoss",
     "GradientAverage",
-    "agree",
-    "as_part",
-    "from_all",
-    "here",
-    "join",
-    "part",
+    "all_gather_objects",
+    "distribute_like",
+    "from_local",
+    "full_states",
+    "full_tensor",
+    "initialize_processes",
     "replicated",
+    "require_equal_settings",
     "sharded",
-    "whole",
-    "whole_states",
+    "to_local",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "agree": "require_equal_settings",
+        "as_part": "from_local",
+        "from_all": "all_gather_objects",
+        "here": "to_local",
+        "join": "initialize_processes",
+        "part": "distribute_like",
+        "whole": "full_tensor",
+        "whole_states": "full_states",
+    },
+)

@@ -16,12 +16,12 @@ from monai.utils.enums import CommonKeys
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["AverageLoss", "agree", "from_all", "join", "replicated"]
+__all__ = ["AverageLoss", "all_gather_objects", "initialize_processes", "replicated", "require_equal_settings"]
 
 T = TypeVar("T")
 
 
-def join() -> None:
+def initialize_processes() -> None:
     """Join the processes that torchrun started, each with a GPU of its own, or all on the CPU where there is none.
 
     Of the log, process 0 keeps everything, and the others warnings and errors.
@@ -40,7 +40,7 @@ def join() -> None:
         logging.disable(logging.INFO)
 
 
-def agree(settings: Mapping[str, Any]) -> None:
+def require_equal_settings(settings: Mapping[str, Any]) -> None:
     """Make sure that all processes were started alike.
 
     Args:
@@ -48,7 +48,7 @@ def agree(settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: In every process, if they differ.
     """
-    everyone = from_all(dict(settings))
+    everyone = all_gather_objects(dict(settings))
     for rank, theirs in enumerate(everyone):
         for name in {**everyone[0], **theirs}:
             if theirs.get(name) != everyone[0].get(name):
@@ -58,7 +58,7 @@ def agree(settings: Mapping[str, Any]) -> None:
                 )
 
 
-def from_all(value: T) -> list[T]:
+def all_gather_objects(value: T) -> list[T]:
     """What each process has, in their order; alone, that of this one. All must ask for it."""
     if idist.get_world_size() == 1:
         return [value]

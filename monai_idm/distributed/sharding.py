@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["as_part", "here", "part", "sharded", "whole", "whole_states"]
+__all__ = ["distribute_like", "from_local", "full_states", "full_tensor", "sharded", "to_local"]
 
 
-def here(tensor: Tensor) -> Tensor:
+def to_local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor, in the same memory."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor of which every process has a part, put together on the host; all processes must ask for it."""
     return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor
 
 
-def part(tensor: Tensor, like: Any) -> Tensor:
+def distribute_like(tensor: Tensor, like: Any) -> Tensor:
     """A whole tensor, shared out as another of its shape is."""
     if not hasattr(like, "device_mesh"):
         return tensor
@@ -33,7 +33,7 @@ def part(tensor: Tensor, like: Any) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def as_part(local: Tensor, like: Any) -> Tensor:
+def from_local(local: Tensor, like: Any) -> Tensor:
     """What every process has of a tensor, as a tensor shared as another of its shape is."""
     if not hasattr(like, "device_mesh"):
         return local
@@ -72,7 +72,7 @@ def sharded(network: nn.Module) -> nn.Module:
     return network
 
 
-def whole_states(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def full_states(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Let an optimizer of shared weights save and load whole states; returns it.
 
     Raises:
@@ -90,25 +90,27 @@ def whole_states(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 def _put_together(network: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
     for name, tensor in state_dict.items():
-        state_dict[name] = whole(tensor)
+        state_dict[name] = full_tensor(tensor)
 
 
 def _share_out(network: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
     for name, p in network.named_parameters():
         if name in state_dict:
-            state_dict[name] = part(state_dict[name], p)
+            state_dict[name] = distribute_like(state_dict[name], p)
 
 
 def _put_states_together(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
     for number, state in state_dict["state"].items():
-        state_dict["state"][number] = {key: whole(value) for key, value in state.items()}
+        state_dict["state"][number] = {key: full_tensor(value) for key, value in state.items()}
 
 
 def _share_states_out(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
     states = {
-        number: {key: part(v, p) if v.shape == p.shape else v for key, v in state_dict["state"][number].items()}
+        number: {
+            key: distribute_like(v, p) if v.shape == p.shape else v for key, v in state_dict["state"][number].items()
+        }
         for number, p in zip(numbers, parameters, strict=True)
         if number in state_dict["state"]
     }

@@ -33,7 +33,7 @@ class BestWeights:
         self.epoch = -1
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self._tell)
+        engine.add_event_handler(Events.STARTED, self._publish)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -44,7 +44,7 @@ class BestWeights:
             weights = self.network.state_dict()  # in every process: those that share weights put them together
             if idist.get_rank() == 0:
                 write_checkpoint(self.file, weights)
-        self._tell(engine)
+        self._publish(engine)
 
     def state_dict(self) -> dict[str, Any]:
         return {"metric": self.metric, "epoch": self.epoch}
@@ -52,7 +52,7 @@ class BestWeights:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.metric, self.epoch = state_dict["metric"], state_dict["epoch"]
 
-    def _tell(self, engine: Engine) -> None:
+    def _publish(self, engine: Engine) -> None:
         """MONAI's own note of the best, which an interruption and a metric that is no number would spoil."""
         if self.metric is not None:
             state = cast(Any, engine.state)

@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from monai_idm.distributed import as_part, here, part, whole
+from monai_idm.distributed import distribute_like, from_local, full_tensor, to_local
 
 __all__ = ["HostEMA", "UpdateEMA", "UseEMA"]
 
@@ -48,7 +48,7 @@ class HostEMA:
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """In the block the network has the averaged weights; a second network on the device would cost its memory."""
-        trained = {name: here(p.detach()).cpu().clone() for name, p in self.network.named_parameters()}
+        trained = {name: to_local(p.detach()).cpu().clone() for name, p in self.network.named_parameters()}
         self._write(self.weights)
         try:
             yield
@@ -57,22 +57,22 @@ class HostEMA:
 
     def state_dict(self) -> dict[str, Any]:
         shapes = dict(self.network.named_parameters())
-        weights = {name: whole(as_part(average, shapes[name])) for name, average in self.weights.items()}
+        weights = {name: full_tensor(from_local(average, shapes[name])) for name, average in self.weights.items()}
         return {"updates": self.updates, "weights": weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.updates = state_dict["updates"]
         for name, p in self.network.named_parameters():
-            self.weights[name].copy_(here(part(state_dict["weights"][name], p)))
+            self.weights[name].copy_(to_local(distribute_like(state_dict["weights"][name], p)))
 
     def _copy(self, p: Tensor) -> Tensor:
         dtype = torch.float32 if p.dtype == torch.bfloat16 else p.dtype
-        return here(p.detach()).to(self.device, dtype, copy=True)
+        return to_local(p.detach()).to(self.device, dtype, copy=True)
 
     @torch.no_grad()
     def _write(self, weights: Mapping[str, Tensor]) -> None:
         for name, p in self.network.named_parameters():
-            here(p).copy_(weights[name])
+            to_local(p).copy_(weights[name])
 
 
 class UpdateEMA:

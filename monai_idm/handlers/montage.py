@@ -16,7 +16,7 @@ from monai.utils import convert_to_numpy
 from torch import Tensor
 
 from monai_idm.atomic_file import atomic_file
-from monai_idm.file_stem import OwnStems
+from monai_idm.file_stem import UniqueStems
 from monai_idm.handlers.evaluated_cases import evaluated_cases
 
 __all__ = ["MontageHandler", "montage"]
@@ -135,7 +135,7 @@ class MontageHandler:
         self.filename = filename
         self.columns = dict(columns)
         self.centre = centre
-        self._stem = OwnStems()
+        self._stem = UniqueStems()
         self._drawn = 0
         self._first: dict[str, Any] | None = None
 

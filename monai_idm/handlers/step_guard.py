@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine
 from monai.utils.enums import CommonKeys
 
-from monai_idm.distributed import from_all, whole
+from monai_idm.distributed import all_gather_objects, full_tensor
 from monai_idm.failures import BadNumbers
 from monai_idm.handlers.csv_rows import append_epoch
 from monai_idm.handlers.reconstruction_error import error_limit
@@ -111,16 +111,16 @@ class StepGuard:
 
     def _norm(self) -> float:
         if isinstance(self.optimizer, AdamWInBackward):
-            return math.sqrt(sum(from_all(self.optimizer.squared_norm)))
+            return math.sqrt(sum(all_gather_objects(self.optimizer.squared_norm)))
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        return float(whole(torch.nn.utils.get_total_norm(gradients)))
+        return float(full_tensor(torch.nn.utils.get_total_norm(gradients)))
 
     def _bad(self, engine: Engine, what: str, value: float) -> None:
         state = cast(Any, engine.state)
         state.bad_steps += 1
         batch = state.batch
         subjects = batch.get("subject", []) if isinstance(batch, dict) else []
-        cases = ", ".join(str(subject) for process in from_all(list(subjects)) for subject in process)
+        cases = ", ".join(str(subject) for process in all_gather_objects(list(subjects)) for subject in process)
         if self.csv_file is not None and idist.get_rank() == 0:
             append_epoch(self.csv_file, engine, {"what": what, "value": value, "cases": cases})
         found = f"iteration {state.iteration}: {what} is {value:.3g}; cases {cases or 'unknown'}"
@@ -136,4 +136,4 @@ class StepGuard:
 
 def _worst(value: float) -> float:
     """Of all processes, which leave a step out together or not at all: the others would wait for gradients."""
-    return max(from_all(value), key=lambda value: (not math.isfinite(value), value))
+    return max(all_gather_objects(value), key=lambda value: (not math.isfinite(value), value))

@@ -19,7 +19,7 @@ from monai.networks.nets import ControlNet, SPADEDiffusionModelUNet
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor, nn
 
-from monai_idm.schedulers import StridedScheduler, check_noise_levels, check_sampler, fresh_sampler, way_back
+from monai_idm.schedulers import StridedScheduler, check_noise_levels, check_sampler, fresh_sampler, sampler_starting_at
 
 __all__ = ["InvertibleDiffusionInferer", "SamplingInferer"]
 
@@ -150,7 +150,7 @@ class InvertibleDiffusionInferer(DiffusionInferer):
             raise ValueError(
                 f"timestep={timestep}; choose 0 to num_train_timesteps - 1 = {self.scheduler.num_train_timesteps - 1}"
             )
-        back = way_back(self.scheduler if scheduler is None else scheduler, self.scheduler, timestep)
+        back = sampler_starting_at(self.scheduler if scheduler is None else scheduler, self.scheduler, timestep)
         x0 = _plain(inputs)
         start = torch.full((len(x0),), timestep, device=x0.device)
         noise = torch.randn_like(x0) if noise is None else _plain(noise)

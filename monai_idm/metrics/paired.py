@@ -9,7 +9,7 @@ from torch import Tensor
 
 from monai_idm.metrics.case_rows import CaseRows
 from monai_idm.metrics.comparison import METRICS, REGIONS, Comparison, columns
-from monai_idm.metrics.statistics import described
+from monai_idm.metrics.statistics import describe
 
 __all__ = ["PairedMetrics", "mean_of_all"]
 
@@ -66,7 +66,7 @@ class PairedMetrics(CaseRows):
         return series
 
     def _statistics(self, series: Sequence[float], metric: str) -> dict[str, Any]:
-        return described(series)
+        return describe(series)
 
     def _image_rows(
         self, method: str, pred: Tensor, reference: Tensor, mask: Tensor, sigma: Tensor | None = None

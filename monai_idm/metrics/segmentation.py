@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monai_idm.metrics.baselines import best_threshold, otsu_threshold
 from monai_idm.metrics.case_rows import CaseRows
-from monai_idm.metrics.statistics import described
+from monai_idm.metrics.statistics import describe
 from monai_idm.metrics.table import aligned
 
 __all__ = ["SegmentationMetrics"]
@@ -102,7 +102,7 @@ class SegmentationMetrics(CaseRows):
                         series += _mean([row[metric] for row in same if row[metric] is not None])
         regions: dict[str, Any] = {}
         for (region, method, metric), series in values.items():
-            regions.setdefault(region, {}).setdefault(method, {})[metric] = described(series)
+            regions.setdefault(region, {}).setdefault(method, {})[metric] = describe(series)
         return {"cases": len(self._cases), "regions": regions}
 
     def scalars(self) -> dict[str, float]:

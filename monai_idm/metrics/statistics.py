@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-__all__ = ["described"]
+__all__ = ["describe"]
 
 _RESAMPLES = 10_000
 
 
-def described(series: Sequence[float]) -> dict[str, Any]:
+def describe(series: Sequence[float]) -> dict[str, Any]:
     """Statistics of one value per case.
 
     Returns:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from monai_idm.checkpoints import differences, said_by
+from monai_idm.checkpoints import differences, read_sections
 
 __all__ = [
     "check_context",
@@ -103,7 +103,7 @@ def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
 
 def check_weights(network: nn.Module, arguments: Mapping[str, Any], state_dict: Mapping[str, Any]) -> None:
     """Refuse a checkpoint that was made by a network with other arguments, or with other tensors."""
-    different = differences(said_by(state_dict).get("arguments", arguments), arguments, arguments)
+    different = differences(read_sections(state_dict).get("arguments", arguments), arguments, arguments)
     ours, found = ({name: t.shape for name, t in d.items()} for d in (network.state_dict(), state_dict))
     unlike = sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name))
     if unlike and not different:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_idm.checkpoints import said_by
+from monai_idm.checkpoints import read_sections
 from monai_idm.networks.bookends import enter, leave
 from monai_idm.reversible import ReversibleSequence
 
@@ -51,7 +51,7 @@ class InverseHead(nn.Module):
 
 def without_inverse_head(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     """A checkpoint as of the same network without the parameters of its inverse."""
-    arguments = said_by(state_dict).get("arguments", {})
+    arguments = read_sections(state_dict).get("arguments", {})
     if not arguments.get("inverse_head"):
         return state_dict
     plain = OrderedDict((name, tensor) for name, tensor in state_dict.items() if not name.startswith("inverse_head."))

@@ -304,8 +304,8 @@ class InvertibleDiffusionUNet(nn.Module):
 
     def training_error(self) -> float | None:
         """The same in the last training step, over a sample of the entry; None where nothing was rebuilt."""
-        sample = self.core.sample
-        return None if sample is None or sample.error is None else float(sample.error)
+        check = self.core.spot_check
+        return None if check is None or check.error is None else float(check.error)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As ``nn.Module``'s, but a strict load of another network's checkpoint says so.

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_idm.distributed import GradientAverage, here, part
+from monai_idm.distributed import GradientAverage, distribute_like, to_local
 from monai_idm.optimizers.gradient_hook import GradientHook
 from monai_idm.optimizers.states import ParameterStep
 from monai_idm.optimizers.weight_norm import norm_of_weights
@@ -165,7 +165,7 @@ class AdamWInBackward(torch.optim.Optimizer):
             state, group = state_dict["state"].get(number, {}), self.param_groups[place]
             for key, value in state.items():
                 if torch.is_tensor(value) and value.shape == p.shape:
-                    value = part(value, p)
+                    value = distribute_like(value, p)
                 stays = key == "step" and not (group.get("fused") or group.get("capturable"))  # AdamW counts on the CPU
                 self.state[p][key] = value.to(p.device) if torch.is_tensor(value) and not stays else value
 
@@ -211,7 +211,7 @@ class AdamWInBackward(torch.optim.Optimizer):
     def _is_small(self, gradient: Tensor) -> bool:
         if self.skip_above is None:
             return True
-        norm = torch.linalg.vector_norm(here(gradient), dtype=torch.promote_types(gradient.dtype, torch.float32))
+        norm = torch.linalg.vector_norm(to_local(gradient), dtype=torch.promote_types(gradient.dtype, torch.float32))
         self._pass.squares.append(float(norm) ** 2)
         return self._pass.squares[-1] <= self.skip_above**2
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_idm.distributed import here
+from monai_idm.distributed import to_local
 
 __all__ = ["STATES", "ParameterStep"]
 
@@ -80,12 +80,12 @@ class ParameterStep:
         weights, grad, p.grad = p.detach(), p.grad, None
         assert grad is not None
         if self.states == "8bit":  # bitsandbytes knows no DTensors, but the part that is here is as good
-            weights, grad = here(weights), here(grad)
+            weights, grad = to_local(weights), to_local(grad)
         if p.dtype == torch.bfloat16:
             weights, grad = weights.float(), grad.float()
         if group["lambda_l2"]:
             assert norm is not None
-            here(grad).addcdiv_(here(weights), norm, value=group["lambda_l2"])
+            to_local(grad).addcdiv_(to_local(weights), norm, value=group["lambda_l2"])
         if not weights.numel():  # a part of a small parameter on one process too many
             return
         # a twin for this step alone, which keeps nothing alive; autograd may step in a thread for each device
@@ -96,9 +96,9 @@ class ParameterStep:
         adamw.step()
         weights.grad = grad = None
         if p.dtype == torch.bfloat16:
-            _round_(here(weights), seed=number * 1_000_003 + int(state["step"]))
-        if here(weights).data_ptr() != here(p).data_ptr():  # bitsandbytes, too, may copy: to make it contiguous
-            here(p).copy_(here(weights))
+            _round_(to_local(weights), seed=number * 1_000_003 + int(state["step"]))
+        if to_local(weights).data_ptr() != to_local(p).data_ptr():  # bitsandbytes, too, may copy: to make it contiguous
+            to_local(p).copy_(to_local(weights))
         torch.autograd.graph.increment_version(p)  # bitsandbytes writes unseen; a second backward pass must notice
 
 

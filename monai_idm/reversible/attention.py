@@ -41,7 +41,7 @@ class CheckerboardAttention(ReversibleOperation):
         super().__init__()
         self.scale = scale
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         y, low = torch.cat(inputs[:2], 1), inputs[2:]
         for parity in (0, 1):
             known, free = _sites(y, parity)
@@ -49,20 +49,20 @@ class CheckerboardAttention(ReversibleOperation):
             y2 = _gather(y, free)
             a = snap(y2 * s) if self.exact else y2 * s
             if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript passes over just this condition
-                if self.exact and kept is not None:
-                    kept += remainder([y2], [a / s])
+                if self.exact and remainders is not None:
+                    remainders += remainder([y2], [a / s])
             y = _scatter(y, free, a)
         return _halves(y) + low
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         y, low = torch.cat(outputs[:2], 1), outputs[2:]
         for parity in (1, 0):
             known, free = _sites(y, parity)
             s = self.scale(_gather(y, known), list(y.shape[2:]), parity)
-            y = _scatter(y, free, self._divide(_gather(y, free), s, kept and kept[parity : parity + 1]))
+            y = _scatter(y, free, self._divide(_gather(y, free), s, remainders and remainders[parity : parity + 1]))
         return _halves(y) + low
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
         y, low = torch.cat(outputs[:2], 1), outputs[2:]
         dy, dlow = torch.cat(gradients[:2], 1), gradients[2:]
         weight_gradients = []
@@ -70,7 +70,7 @@ class CheckerboardAttention(ReversibleOperation):
             known, free = _sites(y, parity)
             s = linearise(self.scale, _gather(y, known), shape=list(y.shape[2:]), parity=parity)
             a, da = _gather(y, free), _gather(dy, free)
-            y2 = self._divide(a, s.value, kept[parity : parity + 1])
+            y2 = self._divide(a, s.value, remainders[parity : parity + 1])
             (dy1,), dw = s.pull(da * y2)
             y, dy = _scatter(y, free, y2), _scatter(dy, free, da * s.value)
             if dy1 is not None:
@@ -79,8 +79,8 @@ class CheckerboardAttention(ReversibleOperation):
         totals = [joined(both, sum) for both in zip(*weight_gradients, strict=True)]
         return Rebuilt([*_halves(y), *low], [*_halves(dy), *dlow], [], totals)
 
-    def _divide(self, a: Tensor, s: Tensor, kept: Tensors | None) -> Tensor:
-        return restore([a / s], kept)[0] if self.exact else a / s
+    def _divide(self, a: Tensor, s: Tensor, remainders: Tensors | None) -> Tensor:
+        return restore([a / s], remainders)[0] if self.exact else a / s
 
 
 class AttentionScale(nn.Module):

@@ -37,15 +37,15 @@ class AdditiveCoupling(ReversibleOperation):
     def condition(self, embedding: Tensor) -> Tensors:
         return [embedding]
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         a, b = inputs
         return [b, a + self._step(b, condition[0])]
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         y1, y2 = outputs
         return [y2 - self._step(y1, condition[0]), y1]
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
         y1, y2 = outputs
         dy1, dy2 = gradients
         db, dc, dw = torch.empty_like(y1), [], []

@@ -34,7 +34,7 @@ from monai_idm.reversible.fixed_point import snap
 from monai_idm.reversible.inverse import Inverse
 from monai_idm.reversible.operation import ReversibleOperation, Tensors
 from monai_idm.reversible.replay import Replay
-from monai_idm.reversible.sample import Sample
+from monai_idm.reversible.spot_check import SpotCheck
 
 __all__ = ["ACTIVATIONS", "ReversibleSequence", "Tape"]
 
@@ -58,7 +58,7 @@ class ReversibleSequence(nn.Module):
         super().__init__()
         self.operations = nn.ModuleList(operations)
         self.exact = exact
-        self.sample: Sample | None = None
+        self.spot_check: SpotCheck | None = None
         """Of what the first operation that rebuilds took in, the last time that it did."""
         for position, operation in enumerate(self._program()):
             operation.exact = exact
@@ -96,8 +96,8 @@ class ReversibleSequence(nn.Module):
             versions = [_version(t) for t in x]
             if policy == "rebuilt":
                 if position == first:
-                    self.sample = Sample(x)
-                step = _Rebuilding(tape, position, sources, self.sample if position == first else None)
+                    self.spot_check = SpotCheck(x)
+                step = _Rebuilding(tape, position, sources, self.spot_check if position == first else None)
                 y = operation(x, embedding, step)
                 stack += zip(y, step.outputs, strict=True)
             else:
@@ -148,9 +148,9 @@ class ReversibleSequence(nn.Module):
         stack = [snap(x) for x in inputs] if self.exact else list(inputs)
         for position, operation in enumerate(self._program()):
             x, condition = _take(stack, operation.num_inputs), operation.condition(embedding)
-            kept: list[Tensor] = []
-            y = operation.map(x, condition, kept)
-            back = operation.inverse(y, condition, kept)
+            remainders: list[Tensor] = []
+            y = operation.map(x, condition, remainders)
+            back = operation.inverse(y, condition, remainders)
             shapes = [tuple(t.shape) for t in x]
             if len(y) != operation.num_outputs or [tuple(t.shape) for t in back] != shapes:
                 raise ValueError(
@@ -189,8 +189,8 @@ class Tape:
         placed = [place for place in places if place is not None]
         if not placed:
             return list(tensors)
-        kept = iter(_Keep.apply(self, placed, *(t for t, p in zip(tensors, places, strict=True) if p is not None)))
-        return [t if place is None else next(kept) for t, place in zip(tensors, places, strict=True)]
+        handed_on = iter(_Keep.apply(self, placed, *(t for t, p in zip(tensors, places, strict=True) if p is not None)))
+        return [t if place is None else next(handed_on) for t, place in zip(tensors, places, strict=True)]
 
     def put(self, places: Sequence[Place | None], tensors: Tensors) -> None:
         self._tensors.update((p, t) for p, t in zip(places, tensors, strict=True) if p is not None)
@@ -214,11 +214,11 @@ def _checkpointed(operation: ReversibleOperation, inputs: Tensors, condition: Te
 class _Rebuilding:
     """The policy of one operation: nothing but its place in the chain is kept."""
 
-    def __init__(self, tape: Tape, position: int, inputs: Sequence[Place | None], sample: Sample | None) -> None:
+    def __init__(self, tape: Tape, position: int, inputs: Sequence[Place | None], spot_check: SpotCheck | None) -> None:
         self.tape = tape
         self.position = position
         self.inputs = inputs
-        self.sample = sample
+        self.spot_check = spot_check
         self.outputs: list[Place] = []
 
     def __call__(self, operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors:
@@ -237,11 +237,11 @@ class _Step(torch.autograd.Function):
         n = operation.num_inputs
         condition = tensors[n : n + num_conditions]
         ctx.operation, ctx.policy, ctx.replay, ctx.num_conditions = operation, policy, replay, num_conditions
-        kept: list[Tensor] = []
+        remainders: list[Tensor] = []
         with replay.autocast():
             # detached: hooks of counters refuse inputs that require a gradient while autograd is off
-            outputs = operation.map([x.detach() for x in tensors[:n]], [c.detach() for c in condition], kept)
-        ctx.save_for_backward(*condition, *kept)
+            outputs = operation.map([x.detach() for x in tensors[:n]], [c.detach() for c in condition], remainders)
+        ctx.save_for_backward(*condition, *remainders)
         return tuple(outputs)
 
     @staticmethod
@@ -249,7 +249,7 @@ class _Step(torch.autograd.Function):
     def backward(ctx, *gradients):
         operation, policy = ctx.operation, ctx.policy
         saved = [t.detach() for t in ctx.saved_tensors]
-        condition, kept = saved[: ctx.num_conditions], saved[ctx.num_conditions :]
+        condition, remainders = saved[: ctx.num_conditions], saved[ctx.num_conditions :]
         if ctx.replay.weights != Replay.of_weights(operation):
             raise RuntimeError(
                 f"the weights of {_name(operation, policy.position)} were changed or exchanged between forward and "
@@ -258,9 +258,9 @@ class _Step(torch.autograd.Function):
             )
         with ctx.replay.autocast(), ctx.replay.random():
             outputs = policy.tape.take(operation, policy.position, policy.outputs)
-            x, dx, dc, dw = operation.rebuild(outputs, gradients, condition, kept)
-        if policy.sample is not None:
-            policy.sample.compare(x)
+            x, dx, dc, dw = operation.rebuild(outputs, gradients, condition, remainders)
+        if policy.spot_check is not None:
+            policy.spot_check.compare(x)
         wanted = ctx.needs_input_grad[4 : 4 + operation.num_inputs]  # by the operation before
         policy.tape.put([p if w else None for p, w in zip(policy.inputs, wanted, strict=True)], x)
         return None, None, None, None, *map(_alone, dx), *dc, *dw

@@ -54,12 +54,12 @@ def require_exact(operation: ReversibleOperation, name: str, inputs: Tensors, co
     """
     x, c = [t.detach() for t in inputs], [t.detach() for t in condition]
     replay = Replay.capture(operation, x[0].device)
-    kept: list[Tensor] = []
+    remainders: list[Tensor] = []
     with torch.no_grad(), replay.autocast(), replay.random():
-        y = operation.map(list(x), c, kept)
+        y = operation.map(list(x), c, remainders)
     gradients = [torch.linspace(-1, 1, t.numel(), dtype=t.dtype, device=t.device).view_as(t) for t in y]
     with torch.no_grad(), replay.autocast(), replay.random():
-        rebuilt = operation.rebuild([t.clone() for t in y], list(gradients), c, kept)
+        rebuilt = operation.rebuild([t.clone() for t in y], list(gradients), c, remainders)
     _compare(name, "inputs", rebuilt.inputs, x, "snap what leaves the grid in map, and keep what its inverse misses")
     leaves = [t.clone().requires_grad_(t.is_floating_point()) for t in (*x, *c)]
     weights = operation.weights()

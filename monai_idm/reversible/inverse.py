@@ -32,12 +32,12 @@ class Inverse(ReversibleOperation):
         # by the operation's own call: what wraps it, as FSDP2 does, then sees this pass too
         return self.operation(inputs, embedding, lambda _, x, condition: policy(self, x, condition))
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         outputs = self.operation.inverse(inputs, condition)
-        if self.exact and kept is not None:
-            kept += remainder(inputs, self.operation.map(outputs, condition))
+        if self.exact and remainders is not None:
+            remainders += remainder(inputs, self.operation.map(outputs, condition))
         return outputs
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         inputs = self.operation.map(outputs, condition)
-        return add_remainder(inputs, kept)
+        return add_remainder(inputs, remainders)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.func import functional_call
 
-from monai_idm.reversible.random_state import drawn_again, random_states
+from monai_idm.reversible.random_state import random_states, restored_random_states
 
 __all__ = [
     "Linearised",
@@ -43,9 +43,9 @@ class ReversibleOperation(nn.Module):
     which inverts first and then runs the map once more to differentiate it.
 
     Where ``exact`` is set, inputs and outputs lie on a grid (``fixed_point.py``). A map that leaves the grid snaps its
-    outputs and adds to ``kept`` what its inverse will miss. Gradients are then equal in every policy to the last bit:
-    with the ``rebuild`` here they are (``exactness.py``), and one of its own has to see to it; an operation that is
-    not exact is refused in its first training step.
+    outputs and adds to ``remainders`` what its inverse will miss. Gradients are then equal in every policy to the last
+    bit: with the ``rebuild`` here they are (``exactness.py``), and one of its own has to see to it; an operation that
+    is not exact is refused in its first training step.
 
     Call it as ``operation(inputs, embedding, policy)``: hooks, and whatever wraps the module, then see every pass.
     """
@@ -64,13 +64,13 @@ class ReversibleOperation(nn.Module):
         """The parameters read by ``map``, in the order in which ``rebuild`` returns their gradients."""
         return list(self.parameters())
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         raise NotImplementedError(f"{type(self).__name__} has no map")
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         raise NotImplementedError(f"{type(self).__name__} has no inverse")
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
         """Inputs and gradients from outputs and their gradients.
 
         Args:
@@ -81,8 +81,9 @@ class ReversibleOperation(nn.Module):
         """
         device, weights = outputs[0].device, map_weights(self)
         states = random_states(self, device)
-        inputs = self.inverse(outputs, condition, kept)
-        with drawn_again(states, device):  # the inverse has drawn what map drew, and map shall draw it once more
+        inputs = self.inverse(outputs, condition, remainders)
+        # the inverse has drawn the random numbers of map, which must draw the same once more
+        with restored_random_states(states, device):
             dx, dc, dw = pulled_back(self, weights, inputs, condition, gradients)
         of = dict(zip(weights.values(), dw, strict=True))
         return Rebuilt(inputs, dx, dc, [of[w] for w in self.weights()])

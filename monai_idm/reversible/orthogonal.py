@@ -71,7 +71,7 @@ class Orthogonal(ReversibleOperation):
             with full_precision(self.generator.device):
                 return [self.matrix().to(self.generator.dtype)]
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         if torch.jit.is_scripting():
             outputs = self.multiply(condition[0], inputs)
             return [snap(z) for z in outputs] if self.exact else outputs
@@ -80,20 +80,20 @@ class Orthogonal(ReversibleOperation):
                 if not self.exact:
                     return self.multiply(condition[0], inputs)
                 outputs = list(_SnappedProduct.apply(self, condition[0], *inputs))
-                if kept is not None:
-                    kept += self._missed(condition[0], inputs, outputs)
+                if remainders is not None:
+                    remainders += self._missed(condition[0], inputs, outputs)
                 return outputs
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         with full_precision(outputs[0].device):
             inputs = self.multiply_transposed(condition[0], outputs)
-            return restore(inputs, kept) if self.exact else inputs
+            return restore(inputs, remainders) if self.exact else inputs
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
         (w,) = condition
         with full_precision(w.device):
             inputs = self.undo(w, outputs)
-            inputs = restore(inputs, kept) if self.exact else inputs
+            inputs = restore(inputs, remainders) if self.exact else inputs
         dx, dw = self.gradients(w, inputs, gradients)
         return Rebuilt(inputs, dx, [dw], [])
 

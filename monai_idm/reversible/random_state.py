@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-__all__ = ["drawn_again", "random_states"]
+__all__ = ["random_states", "restored_random_states"]
 
 
 def random_states(module: nn.Module, device: torch.device) -> tuple[Tensor, ...]:
@@ -22,7 +22,7 @@ def random_states(module: nn.Module, device: torch.device) -> tuple[Tensor, ...]
 
 
 @contextmanager
-def drawn_again(states: tuple[Tensor, ...], device: torch.device) -> Iterator[None]:
+def restored_random_states(states: tuple[Tensor, ...], device: torch.device) -> Iterator[None]:
     """In the block the generators are at these states; afterwards they are as they were found."""
     if not states:
         yield

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from monai_idm.reversible.operation import ReversibleOperation
-from monai_idm.reversible.random_state import drawn_again, random_states
+from monai_idm.reversible.random_state import random_states, restored_random_states
 
 __all__ = ["Replay", "full_precision"]
 
@@ -52,7 +52,7 @@ class Replay:
     @contextmanager
     def random(self) -> Iterator[None]:
         """Draw what was drawn forward, and leave the generators as they were found."""
-        with drawn_again(self.random_states, self.device):
+        with restored_random_states(self.random_states, self.device):
             yield
 
 

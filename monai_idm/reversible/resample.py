@@ -29,13 +29,13 @@ class Split(ReversibleOperation):
         super().__init__()
         self.skip_channels = skip_channels
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         return _split(inputs, self.skip_channels)
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         return _merge(outputs)
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
         inputs = _merge(outputs)
         outputs.clear()  # before as much again is needed for the gradients
         return Rebuilt(inputs, _merge(gradients), [], [])
@@ -53,13 +53,13 @@ class Merge(ReversibleOperation):
         super().__init__()
         self.skip_channels = skip_channels
 
-    def map(self, inputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def map(self, inputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         return _merge(inputs)
 
-    def inverse(self, outputs: Tensors, condition: Tensors, kept: Tensors | None = None) -> Tensors:
+    def inverse(self, outputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         return _split(outputs, self.skip_channels)
 
-    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, kept: Tensors) -> Rebuilt:
+    def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
         inputs = _split(outputs, self.skip_channels)
         outputs.clear()
         return Rebuilt(inputs, _split(gradients, self.skip_channels), [], [])

@@ -1,5 +1,6 @@
 """Samplers that MONAI core lacks, or gets wrong at few steps."""
 
+from monai_idm.renamed import renamed
 from monai_idm.schedulers.ddim import StridedDDIMScheduler
 from monai_idm.schedulers.ddpm import StridedDDPMScheduler
 from monai_idm.schedulers.dpm_solver import DPMSolverPlusPlusScheduler
@@ -11,7 +12,7 @@ from monai_idm.schedulers.prediction import (
     predicted_sample,
     prediction_target,
 )
-from monai_idm.schedulers.sound import check_noise_levels, check_sampler, fresh_sampler, way_back
+from monai_idm.schedulers.sound import check_noise_levels, check_sampler, fresh_sampler, sampler_starting_at
 from monai_idm.schedulers.strided import StridedScheduler
 
 __all__ = [
@@ -30,5 +31,7 @@ __all__ = [
     "predicted_noise",
     "predicted_sample",
     "prediction_target",
-    "way_back",
+    "sampler_starting_at",
 ]
+
+__getattr__ = renamed(__name__, {"way_back": "sampler_starting_at"})

@@ -23,7 +23,7 @@ from monai.networks.schedulers.scheduler import Scheduler
 
 from monai_idm.schedulers.strided import StridedScheduler
 
-__all__ = ["check_noise_levels", "check_sampler", "fresh_sampler", "way_back"]
+__all__ = ["check_noise_levels", "check_sampler", "fresh_sampler", "sampler_starting_at"]
 
 _OURS = "DPMSolverPlusPlusScheduler, StridedDDIMScheduler, StridedDDPMScheduler or StridedHeunScheduler"
 
@@ -85,7 +85,7 @@ def fresh_sampler(scheduler: Scheduler, training: Scheduler | None = None, stric
     return way
 
 
-def way_back(scheduler: Scheduler, training: Scheduler, timestep: int) -> Scheduler:
+def sampler_starting_at(scheduler: Scheduler, training: Scheduler, timestep: int) -> Scheduler:
     """A fresh copy whose timesteps are t and those below it.
 
     Args:

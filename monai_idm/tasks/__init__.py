@@ -1,11 +1,12 @@
 """What networks are trained to do: what each task conditions on, predicts, draws and writes."""
 
+from monai_idm.renamed import renamed
 from monai_idm.tasks.drawing import DrawingInferer, DrawingIteration
 from monai_idm.tasks.generation import GenerateVolumes, Generation, SamplingPrepareBatch
 from monai_idm.tasks.reconstruction import ReconstructionIteration
 from monai_idm.tasks.segmentation import DiffusionSegmentationInferer, Segmentation
 from monai_idm.tasks.synthesis import ChooseKnownd, DiffusionSynthesisInferer, Synthesis
-from monai_idm.tasks.task import Task, predicted, task_named
+from monai_idm.tasks.task import Task, predicted_channels, task_named
 from monai_idm.tasks.training_step import TrainingStep
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "Synthesis",
     "Task",
     "TrainingStep",
-    "predicted",
+    "predicted_channels",
     "task_named",
 ]
+
+__getattr__ = renamed(__name__, {"predicted": "predicted_channels"})

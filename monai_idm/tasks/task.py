@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-__all__ = ["Task", "predicted", "task_named"]
+__all__ = ["Task", "predicted_channels", "task_named"]
 
 _PREDICTED = {"v_prediction": "velocity of", "epsilon": "noise of", "sample": ""}
 
@@ -109,7 +109,7 @@ def setting_names(task: type[Task]) -> list[str]:
     return list(inspect.signature(task).parameters)
 
 
-def predicted(task: Task, prediction_type: str) -> list[str]:
+def predicted_channels(task: Task, prediction_type: str) -> list[str]:
     """What each channel of the network's output holds."""
     return [f"{_PREDICTED[prediction_type]} {name}".strip() for name in task.drawn]
 

@@ -122,7 +122,7 @@ def test_a_record_tells_cases_that_another_tool_handed_in(tmp_path):
     config["train#dataset#cache_num"] = 0  # there is no such file
     source = "$monai_idm.data.data_source(@train#dataset, @dataset_dir, @output_dir + '/phantoms')"
     (record,) = (h for h in config["train#handlers"] if isinstance(h, dict) and h["_target_"] == "RecordHandler")
-    assert record["data"].startswith("$monai_idm.data.described(@train#dataset,")  # which asks the same
+    assert record["data"].startswith("$monai_idm.data.describe_data(@train#dataset,")  # which asks the same
     config["source"] = source
     assert config.get_parsed_content("source") == "/studies"
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from monai_idm.data.label_maps import LABEL_MAPS, contradicted_by_numbers, described, require_label_map
+from monai_idm.data.label_maps import LABEL_MAPS, contradicted_by_numbers, count_labels, require_label_map
 
 DECATHLON = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}
 NNUNET = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
@@ -106,4 +106,4 @@ def test_numbers_that_are_all_of_another_map_decide(numbers, label_map, fitting)
 
 def test_what_the_labels_hold_is_said_in_words():
     found = {"a": [0], "b": [0, 1, 2], "c": [0, 2, 4]}
-    assert described(found, "brats2020") == "necrosis (1) in 1 of 3, oedema (2) in 2 of 3, enhancing (4) in 1 of 3"
+    assert count_labels(found, "brats2020") == "necrosis (1) in 1 of 3, oedema (2) in 2 of 3, enhancing (4) in 1 of 3"

@@ -18,7 +18,7 @@ from monai_idm.data import (
     brats_datalist,
     data_source,
     dataset_or_phantoms,
-    described,
+    describe_data,
     grid_spacing_mm,
     prepare_datalist,
     split_of,
@@ -67,7 +67,7 @@ def test_a_training_s_data_are_described_for_its_record(tmp_path):
     datalist = prepare_datalist(phantoms, tmp_path / "datalist.json", fractions=(0.4, 0.3, 0.3))
     load = Compose([LoadVolumesd("image"), BrainToGridd("image", (32, 32, 32), zoom=False)])
     parts = [Dataset(datalist[part], load) for part in ("training", "validation")]
-    found = described(*parts, None, tmp_path, [32, 32, 32])
+    found = describe_data(*parts, None, tmp_path, [32, 32, 32])
     spacing = found.pop("spacing_mm")
     assert spacing == pytest.approx(grid_spacing_mm(parts[1]))
     assert found == {
@@ -82,4 +82,4 @@ def test_a_training_s_data_are_described_for_its_record(tmp_path):
     assert {part: len(record.content["split"][part]["subjects"]) for part in found["split"]} == {
         part: len(datalist[part]) for part in found["split"]
     }
-    assert described(*parts, "/data/BraTS2020", tmp_path, [32, 32, 32])["source"] == "/data/BraTS2020"
+    assert describe_data(*parts, "/data/BraTS2020", tmp_path, [32, 32, 32])["source"] == "/data/BraTS2020"

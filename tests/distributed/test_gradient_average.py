@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from monai_idm.distributed import sharded, whole
+from monai_idm.distributed import full_tensor, sharded
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
 from tests.distributed.two_processes import meet, run_two
 from tests.networks.test_invertible_unet import SHALLOW, small
@@ -61,7 +61,7 @@ def run(case, part):
         fully_shard(net)
     states = "8bit" if "8bit" in case else "float32"
     train(net, AdamWInBackward(weight_norm_groups(net), RATE, lambda_l2=0.1, states=states), case, part)
-    return [whole(p.detach()) for p in net.parameters()]
+    return [full_tensor(p.detach()) for p in net.parameters()]
 
 
 def ddp(as_views):

@@ -9,7 +9,7 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from monai_idm.distributed import agree, join, replicated, sharded, whole
+from monai_idm.distributed import full_tensor, initialize_processes, replicated, require_equal_settings, sharded
 from tests.distributed.two_processes import ask_two
 from tests.networks.test_invertible_unet import SHALLOW, small
 
@@ -44,14 +44,14 @@ def network(dtype):
 
 
 def agree_and_train(rank):
-    agree({"batch_size": 2, "preset": "light"})
+    require_equal_settings({"batch_size": 2, "preset": "light"})
     with pytest.raises(ValueError, match="process 1 has batch_size=3, process 0 has 2; start all with the same"):
-        agree({"batch_size": 2 + rank})
+        require_equal_settings({"batch_size": 2 + rank})
     found = {}
     for wrap, dtype in product(WRAPS, BOUNDS):
         bare = network(dtype)
         train(WRAPS[wrap](bare), dtype, slice(rank, rank + 1))
-        found[f"{wrap}, {dtype}"] = {name: whole(p.grad) for name, p in bare.named_parameters()}
+        found[f"{wrap}, {dtype}"] = {name: full_tensor(p.grad) for name, p in bare.named_parameters()}
     return found
 
 
@@ -77,4 +77,4 @@ def test_two_processes_give_the_gradients_of_one(wrap, dtype, found):
 def test_without_torchrun_its_config_says_so(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(RuntimeError, match="nobody started them; run it as torchrun"):
-        join()
+        initialize_processes()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_idm.distributed import here, sharded, whole_states
+from monai_idm.distributed import full_states, sharded, to_local
 from monai_idm.handlers import HostEMA
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
 from tests.distributed.two_processes import ask_two
@@ -24,7 +24,7 @@ def training(optimizer: str, share: bool):
     if share:
         network = sharded(network)
     steps = OPTIMIZERS[optimizer](weight_norm_groups(network), lr=1e-2, lambda_l2=0.1)
-    return network, whole_states(steps) if share else steps, HostEMA(network, every=1)
+    return network, full_states(steps) if share else steps, HostEMA(network, every=1)
 
 
 def train(network, optimizer, ema, steps):
@@ -48,10 +48,12 @@ def save_and_go_on(rank):
         train(*first, range(STEPS))
         saved = states(first)
         assert all(hasattr(p, "to_local") for p in first[0].parameters())
-        assert sum(here(p).numel() for p in first[0].parameters()) < 0.6 * sum(p.numel() for p in first[0].parameters())
+        assert sum(to_local(p).numel() for p in first[0].parameters()) < 0.6 * sum(
+            p.numel() for p in first[0].parameters()
+        )
         second = training(name, share=True)
         for p in second[0].parameters():
-            nn.init.zeros_(here(p))
+            nn.init.zeros_(to_local(p))
         for part, state in zip(second, saved, strict=True):
             part.load_state_dict(copy.deepcopy(state))  # torch goes on counting steps in it
         with second[2].swapped_in():
@@ -85,7 +87,7 @@ def test_weights_of_two_types_are_refused():
 def test_states_in_8_bits_are_not_shared():
     pytest.importorskip("bitsandbytes")
     with pytest.raises(ValueError, match="--optimizer#states float32"):
-        whole_states(AdamWInBackward([nn.Parameter(torch.zeros(8, 8))], states="8bit"))
+        full_states(AdamWInBackward([nn.Parameter(torch.zeros(8, 8))], states="8bit"))
 
 
 def close(found, expected):

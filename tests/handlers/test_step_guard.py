@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Events
 from torch import nn
 
-from monai_idm.distributed import from_all, replicated
+from monai_idm.distributed import all_gather_objects, replicated
 from monai_idm.failures import BadNumbers
 from monai_idm.handlers import StepGuard
 from monai_idm.networks import InvertibleDiffusionUNet
@@ -207,7 +207,7 @@ def _skips(rank):
         engine, weights = trainer({4: float("nan")} if rank == 1 else {}, name, policy="skip")
         engine.network = replicated(engine.network, engine.optimizer)
         engine.run()
-        found[name] = {"weights": from_all(weights), "norms": from_all(engine.state.gradient_norms)}
+        found[name] = {"weights": all_gather_objects(weights), "norms": all_gather_objects(engine.state.gradient_norms)}
     return found
 
 

@@ -75,14 +75,14 @@ class Oracle:
 @pytest.mark.parametrize("few", [None, 10])
 def test_reconstruction_starts_at_its_timestep_and_returns_to_the_image(few):
     scheduler = DDPMScheduler(100, "cosine")
-    way_back = None if few is None else StridedDDIMScheduler(100, "cosine", num_inference_steps=few)
+    sampler_starting_at = None if few is None else StridedDDIMScheduler(100, "cosine", num_inference_steps=few)
     x0 = torch.rand(2, 1, 4, 4)
     oracle = Oracle(x0, scheduler)
-    back = InvertibleDiffusionInferer(scheduler).reconstruct(x0, oracle, 35, scheduler=way_back)
+    back = InvertibleDiffusionInferer(scheduler).reconstruct(x0, oracle, 35, scheduler=sampler_starting_at)
     torch.testing.assert_close(back, x0, rtol=0, atol=2e-2)
     assert oracle.timesteps == (list(range(35, -1, -1)) if few is None else [35, 29, 19, 9])
-    if way_back is not None:
-        assert len(way_back.timesteps) == 10  # the scheduler given is not changed
+    if sampler_starting_at is not None:
+        assert len(sampler_starting_at.timesteps) == 10  # the scheduler given is not changed
 
 
 def test_reconstruction_noises_with_the_noise_given():

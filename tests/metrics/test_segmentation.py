@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_idm.metrics import SegmentationMetrics, best_threshold, otsu_threshold
-from monai_idm.metrics.statistics import described
+from monai_idm.metrics.statistics import describe
 
 SIZE = (10, 12, 8)
 
@@ -136,7 +136,7 @@ def test_statistics_are_over_cases_whose_draws_count_as_their_mean():
     core = metrics.summary()["regions"]["core"]
     assert core["draw"]["dice"]["mean"] == pytest.approx((1 / 3 + 1 + 1) / 3)
     assert core["draw"]["dice"]["n"] == 3
-    assert core["draw"]["hd95_mm"] == described([0, 0, 0])  # of the first case, by the draw that found it
+    assert core["draw"]["hd95_mm"] == describe([0, 0, 0])  # of the first case, by the draw that found it
     assert core["ensemble"]["hd95_mm"]["n"] == 2  # and the majority missed it
     assert "otsu" not in core
     shifts = [1, 0.75, 0.5]

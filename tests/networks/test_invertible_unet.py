@@ -122,7 +122,7 @@ def test_the_core_inverts_itself_and_notices_when_it_does_not():
     net, x = small(), torch.randn(1, 2, 8, 8, 8)
     assert net.reconstruction_error(x, torch.tensor([5])) < 1e-4
     coupling = net.core.operations[0]
-    coupling.inverse = lambda outputs, condition, kept=(): (outputs[1], outputs[0])
+    coupling.inverse = lambda outputs, condition, remainders=(): (outputs[1], outputs[0])
     assert net.reconstruction_error(x, torch.tensor([5])) > 1e-2
 
 

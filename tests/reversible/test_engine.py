@@ -49,11 +49,11 @@ class Shear(ReversibleOperation):
     def condition(self, embedding):
         return (embedding,)
 
-    def map(self, inputs, condition, kept=None):
+    def map(self, inputs, condition, remainders=None):
         a, b = inputs
         return a + self.weight * torch.tanh(b) * condition[0].mean(), b
 
-    def inverse(self, outputs, condition, kept=()):
+    def inverse(self, outputs, condition, remainders=()):
         a, b = outputs
         return a - self.weight * torch.tanh(b) * condition[0].mean(), b
 
@@ -182,10 +182,12 @@ def test_verify_finds_the_operation_whose_inverse_is_wrong():
     chain.verify(halves(2), torch.randn(2, 5))
     wrong = chain.operations[4]
     inverse = wrong.inverse
-    wrong.inverse = lambda outputs, condition, kept=(): [x + 1e-2 for x in inverse(outputs, condition, kept)]
+    wrong.inverse = lambda outputs, condition, remainders=(): [
+        x + 1e-2 for x in inverse(outputs, condition, remainders)
+    ]
     with pytest.raises(ValueError, match="inverse of operation 4 of the chain, AdditiveCoupling misses"):
         chain.verify(halves(2), torch.randn(2, 5))
-    wrong.inverse = lambda outputs, condition, kept=(): inverse(outputs, condition, kept)[:1]
+    wrong.inverse = lambda outputs, condition, remainders=(): inverse(outputs, condition, remainders)[:1]
     with pytest.raises(ValueError, match="operation 4 of the chain, AdditiveCoupling turned inputs"):
         chain.verify(halves(2), torch.randn(2, 5))
 
@@ -268,13 +270,13 @@ def test_a_sample_tells_how_well_activations_were_rebuilt(policies):
     chain = ReversibleSequence([coupling(3, 16), coupling(3, 16)])
     inputs = [x.requires_grad_() for x in halves(3)]
     sum(y.sum() for y in chain(inputs, torch.randn(2, 5), policies)).backward()
-    assert chain.sample.error < 1e-5
+    assert chain.spot_check.error < 1e-5
     first = chain.operations[0 if policies == "rebuilt" else 1]
     rebuild = first.rebuild
     first.rebuild = lambda *arguments: (lambda x, *rest: ([t + 0.5 for t in x], *rest))(*rebuild(*arguments))
     sum(y.sum() for y in chain(inputs, torch.randn(2, 5), policies)).backward()
-    assert chain.sample.error == pytest.approx(0.5)
-    assert sum(number.numel() for number in chain.sample.numbers) <= 2 * 4**5
+    assert chain.spot_check.error == pytest.approx(0.5)
+    assert sum(number.numel() for number in chain.spot_check.numbers) <= 2 * 4**5
 
 
 def test_where_nothing_is_rebuilt_there_is_no_sample():
@@ -282,4 +284,4 @@ def test_where_nothing_is_rebuilt_there_is_no_sample():
     with torch.no_grad():
         chain(halves(3), torch.randn(2, 5))
     chain([x.requires_grad_() for x in halves(3)], torch.randn(2, 5), "checkpointed")
-    assert chain.sample is None
+    assert chain.spot_check is None

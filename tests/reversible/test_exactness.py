@@ -33,11 +33,11 @@ class Attended(ReversibleOperation):
         seen = torch.softmax(tokens @ tokens.mT, -1) @ tokens
         return snap(self.dropout(seen).transpose(1, 2).reshape(b.shape))
 
-    def map(self, inputs, condition, kept=None):
+    def map(self, inputs, condition, remainders=None):
         a, b = inputs
         return [b, a + self.step(b, condition[0])]
 
-    def inverse(self, outputs, condition, kept=None):
+    def inverse(self, outputs, condition, remainders=None):
         b, y = outputs
         return [y - self.step(b, condition[0]), b]
 
@@ -72,14 +72,14 @@ class Turned(ReversibleOperation):
         c, s = torch.cos(self.angle), sign * torch.sin(self.angle)
         return [c * a + s * b, c * b - s * a]
 
-    def map(self, inputs, condition, kept=None):
+    def map(self, inputs, condition, remainders=None):
         y = [snap(z) for z in self.turn(*inputs, 1)]
-        if kept is not None:
-            kept += remainder(inputs, self.turn(*y, -1))
+        if remainders is not None:
+            remainders += remainder(inputs, self.turn(*y, -1))
         return y
 
-    def inverse(self, outputs, condition, kept=None):
-        return restore(self.turn(*outputs, -1), kept)
+    def inverse(self, outputs, condition, remainders=None):
+        return restore(self.turn(*outputs, -1), remainders)
 
 
 class OffTheGrid(Attended):
@@ -92,18 +92,18 @@ class OffTheGrid(Attended):
 class Stretched(Attended):
     """Snaps, but keeps nothing of what its inverse misses."""
 
-    def map(self, inputs, condition, kept=None):
+    def map(self, inputs, condition, remainders=None):
         return [snap(x * 0.7) for x in inputs]
 
-    def inverse(self, outputs, condition, kept=None):
+    def inverse(self, outputs, condition, remainders=None):
         return [snap(y / 0.7) for y in outputs]
 
 
 class Approximate(Attended):
     """A rebuild of its own, whose gradients are right to seven digits."""
 
-    def rebuild(self, outputs, gradients, condition, kept):
-        x, dx, dc, dw = super().rebuild(outputs, gradients, condition, kept)
+    def rebuild(self, outputs, gradients, condition, remainders):
+        x, dx, dc, dw = super().rebuild(outputs, gradients, condition, remainders)
         return Rebuilt(x, [g * (1 + 2e-7) for g in dx], dc, dw)
 
 

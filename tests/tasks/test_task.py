@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from monai_idm.checkpoints import RunRecord
 from monai_idm.data.label_maps import LABEL_MAPS
 from monai_idm.data.regions import REGIONS
-from monai_idm.tasks import ChooseKnownd, Generation, Segmentation, Synthesis, Task, predicted, task_named
+from monai_idm.tasks import ChooseKnownd, Generation, Segmentation, Synthesis, Task, predicted_channels, task_named
 from monai_idm.tasks.segmentation import REGION_TITLES
 from monai_idm.tasks.task import setting_names
 from monai_idm.trained import TrainedModel
@@ -99,7 +99,7 @@ def test_the_channels_that_it_names_are_those_of_its_tensors(case):
     packed = task.pack(x_t, c)
     assert packed["x"].shape == (2, len(task.inputs), *SIZE)
     assert len({*task.inputs}) == len(task.inputs)
-    assert len(predicted(task, "v_prediction")) == len(task.drawn)
+    assert len(predicted_channels(task, "v_prediction")) == len(task.drawn)
     weight = task.weight(c)
     assert weight is None or (weight.shape == x0.shape and {*weight.unique().tolist()} <= {0.0, 1.0})
     own = packed.keys() - {"x"}
@@ -165,7 +165,7 @@ def test_a_setting_is_accepted_where_it_is_the_training_s(case):
     ("prediction_type", "expected"), [("v_prediction", "velocity of T1"), ("epsilon", "noise of T1"), ("sample", "T1")]
 )
 def test_what_is_predicted_has_a_name(prediction_type, expected):
-    assert predicted(Generation(["t1"]), prediction_type) == [expected]
+    assert predicted_channels(Generation(["t1"]), prediction_type) == [expected]
 
 
 def test_every_region_has_a_title():

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from monai_idm.reversible.operation import Tensors
 
-__all__ = ["Sample"]
+__all__ = ["SpotCheck"]
 
 
-class Sample:
+class SpotCheck:
     """Numbers from the whole of some tensors, to see whether what the backward pass rebuilds is what was.
 
     Args:
@@ -29,8 +29,8 @@ class Sample:
         pairs = zip(self.numbers, rebuilt, strict=True)
         self.error = torch.stack([(number - _few(tensor)).abs().max() for number, tensor in pairs]).max()
 
-    def __deepcopy__(self, memo: Any) -> Sample:
-        return Sample([])  # a copy of the network has trained nothing
+    def __deepcopy__(self, memo: Any) -> SpotCheck:
+        return SpotCheck([])  # a copy of the network has trained nothing
 
 
 def _few(tensor: Tensor) -> Tensor:
