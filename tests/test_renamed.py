@@ -28,5 +28,5 @@ def test_an_old_name_works_and_warns(module, old, new):
 
 
 def test_other_names_are_as_unknown_as_ever():
-    with pytest.raises(AttributeError, match="module 'monai_idm.data' has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match=r"module 'monai_idm\.data' has no attribute 'nothing'"):
         _ = importlib.import_module("monai_idm.data").nothing
