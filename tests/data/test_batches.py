@@ -1,4 +1,4 @@
-"""Batches of an endless stream, and random transforms that depend on their place in it."""
+"""Batches are cut from an endless stream, and random transforms depend on their place in it."""
 
 from __future__ import annotations
 
