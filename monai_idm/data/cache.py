@@ -21,7 +21,7 @@ __all__ = ["CheckedPersistentDataset"]
 class CheckedPersistentDataset(PersistentDataset):
     """MONAI's PersistentDataset, except that files are written atomically, and rebuilt if damaged or out of date.
 
-    MONAI copies files from the folder for temporary files, so a run killed meanwhile leaves a partial file that makes
+    MONAI copies files from a temporary folder, so a run killed meanwhile leaves a partial file that makes
     every later run fail; and PyTorch loads flipped bits as voxels. Here a damaged case is preprocessed again, and so is
     one whose source files have changed in size or modification time. The arguments are MONAI's. Items are stored
     without metadata, so that they load without pickled objects. Different transforms write different files.

@@ -60,7 +60,7 @@ def test_other_transforms_make_other_files_and_the_same_ones_find_theirs(tmp_pat
 
 
 @pytest.mark.parametrize("part", ["cut short", "a voxel changed"])
-def test_a_file_that_is_damaged_is_made_anew(part, tmp_path):
+def test_a_damaged_file_is_rebuilt(part, tmp_path):
     cases = dataset(tmp_path)
     expected = cases[0]["image"]
     (file,) = (tmp_path / "cache").iterdir()

@@ -64,7 +64,7 @@ def test_evaluation_has_the_split_of_the_training_whatever_made_it(tmp_path, opt
     assert written.read_bytes() == before
 
 
-def test_cases_that_came_later_are_not_judged_with_the_training_s(tmp_path):
+def test_later_cases_are_not_evaluated_with_those_of_the_training(tmp_path):
     data = folder(tmp_path / "data", NAMES)
     datalist, _ = trained(tmp_path, data)
     folder(data, LATER)
@@ -73,7 +73,7 @@ def test_cases_that_came_later_are_not_judged_with_the_training_s(tmp_path):
     assert names(found["all"]) == sorted(NAMES + LATER)
 
 
-def test_a_folder_of_other_patients_is_judged_whole(tmp_path):
+def test_all_of_a_folder_of_other_patients_is_evaluated(tmp_path):
     trained(tmp_path, folder(tmp_path / "data", NAMES))
     others = folder(tmp_path / "others", LATER[1:])
     assert names(evaluate(tmp_path, others, "all")["all"]) == sorted(LATER[1:])
@@ -82,7 +82,7 @@ def test_a_folder_of_other_patients_is_judged_whole(tmp_path):
         evaluate(tmp_path, others)
 
 
-def test_what_was_trained_on_is_not_judged(tmp_path):
+def test_what_was_trained_on_is_not_evaluated(tmp_path):
     data = folder(tmp_path / "data", NAMES)
     datalist, _ = trained(tmp_path, data)
     with pytest.raises(ValueError, match=rf"trained on {len(datalist['training'])} of the 12 cases .* too good"):
@@ -103,7 +103,7 @@ def test_another_scan_of_a_patient_was_seen_too(tmp_path):
         evaluate(tmp_path, again, "all")
 
 
-def test_weights_that_do_not_say_their_cases_are_judged_by_the_datalist_of_their_training(tmp_path, caplog):
+def test_weights_that_do_not_record_their_cases_need_the_datalist_of_their_training(tmp_path, caplog):
     data = folder(tmp_path / "data", NAMES)
     datalist, written = trained(tmp_path, data, seed=4)
     torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "model.pt")
@@ -123,7 +123,7 @@ def test_the_split_of_one_patient_is_what_it_is(tmp_path):
     assert names(evaluate(tmp_path, data)["test"]) == NAMES[:1]
 
 
-def test_a_split_that_is_none_is_refused(tmp_path):
+def test_an_unknown_split_is_refused(tmp_path):
     with pytest.raises(ValueError, match="evaluation_split='every'; choose validation, test, or all"):
         evaluate(tmp_path, tmp_path, "every")
 
@@ -142,7 +142,7 @@ def test_before_there_are_weights_the_split_is_that_of_a_training(tmp_path):
     assert not (tmp_path / "output").exists()
 
 
-def test_a_dataset_of_somebodys_own_names_no_cases(tmp_path, caplog):
+def test_a_custom_dataset_names_no_cases(tmp_path, caplog):
     items = [{"subject": name} for name in NAMES[:2]]
     assert split_of(Dataset(items), Dataset([]), tmp_path / "absent.json")["training"] == [
         (name, name[:-4]) for name in NAMES[:2]

@@ -81,7 +81,7 @@ NEEDS = {
 OTHERWISE = {"LoadLabeld", "ToNatived", "DrawNoised", "SaveSettingsd"}
 
 
-def test_the_table_is_whole():
+def test_the_table_is_complete():
     modules = [
         importlib.import_module(m.name) for m in pkgutil.iter_modules(monai_idm.data.__path__, "monai_idm.data.")
     ]
