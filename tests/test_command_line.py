@@ -67,7 +67,7 @@ def test_a_datalist_of_something_else_is_refused(tmp_path):
     folder, file = write_phantoms(tmp_path / "data", 3, (16, 16, 16)), tmp_path / "datalist.json"
     prepare_datalist(folder, file, ["t1"])
     use = partial(prepare_datalist, folder, tmp_path / "used.json", datalist_file=file)
-    with pytest.raises(ValueError, match=r"of the modalities \['t1'\], and \['t2'\] are asked for"):
+    with pytest.raises(ValueError, match=r"lists the modalities \['t1'\], but \['t2'\] are requested"):
         use(["t2"])
     with pytest.raises(ValueError, match="has no labels; prepare it with"):
         use(["t1"], labels=True)
@@ -78,7 +78,7 @@ def test_a_datalist_of_something_else_is_refused(tmp_path):
         with pytest.raises(ValueError, match=r"elsewhere\.nii\.gz is not in dataset_dir"):
             use(["t1"])
     file.write_text("[]")
-    with pytest.raises(ValueError, match="is no datalist of"):
+    with pytest.raises(ValueError, match="is not a datalist of"):
         use(["t1"])
     file.unlink()
     with pytest.raises(FileNotFoundError, match="prepare writes one"):

@@ -38,7 +38,7 @@ def test_rows_without_a_subject_are_passed_over_and_counted(labels, caplog):
 
 @pytest.mark.parametrize("cell", ["NA", ""])
 def test_a_class_that_is_missing_is_no_class(labels, cell):
-    with pytest.raises(ValueError, match=r"names\.csv holds the classes .*and classes are \['HGG', 'LGG'\]"):
+    with pytest.raises(ValueError, match=r"names\.csv holds the classes .*not in classes=\['HGG', 'LGG'\]"):
         labels(HEADER + f"{cell},a,a\nHGG,b,b\n")
 
 
