@@ -86,8 +86,8 @@ class InvertibleDiffusionInferer(DiffusionInferer):
             diffusion_model: The network.
             scheduler: Scheduler to sample with; None: the training scheduler.
             save_intermediates: Also return a list of intermediate images.
-            intermediate_steps: Keep the image of each step, from one timestep to the next, that reaches or skips a
-                multiple of this. With all timesteps these are the images that MONAI's DiffusionInferer keeps.
+            intermediate_steps: Keep the image after each step that starts at a multiple of this timestep or passes
+                over one. With all timesteps these are the images that MONAI's DiffusionInferer keeps.
             conditioning, mode, verbose, seg, cfg_fill_value: As in MONAI's DiffusionInferer.
             cfg: Scale of classifier-free guidance, away from ``cfg_fill_value`` towards ``conditioning`` and away from
                 ``cfg_class_label`` towards ``class_labels``, whichever are given.
@@ -140,8 +140,8 @@ class InvertibleDiffusionInferer(DiffusionInferer):
             diffusion_model: The network.
             timestep: Timestep t, from 0 to T - 1.
             noise: Noise of the same shape as ``inputs``; None: drawn at random.
-            scheduler: Scheduler of the reverse process, which goes from t through the scheduler's timesteps below it.
-                None: the training scheduler, at every timestep.
+            scheduler: Scheduler of the reverse process, which starts at t and continues with the scheduler's timesteps
+                below t; None: the training scheduler, at every timestep.
             kwargs: Further arguments of ``sample`` (``conditioning, mode, class_labels, seeds, verbose``).
         Raises:
             ValueError: If t is out of range, or the scheduler cannot start there.
@@ -160,7 +160,7 @@ class InvertibleDiffusionInferer(DiffusionInferer):
 
 
 class SamplingInferer(Inferer):
-    """``(noise, network) -> images``: sampling in the form in which MONAI's evaluators call an inferer.
+    """``(noise, network) -> images``: sampling, as an inferer that MONAI's evaluators can call.
 
     Args:
         inferer: Inferer that samples.

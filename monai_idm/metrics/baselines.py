@@ -51,7 +51,7 @@ def best_gaussian_blur(
         reference: Clean volume of the same shape.
         mask: Mask ``(1, ...)`` or ``(C, ...)`` in which PSNR is computed; ``None``: everywhere.
         sigmas: Standard deviations to try, in voxels; 0 means no blur.
-        value_range: Range to clip blurred values to, as reconstructions are clipped; this can only improve PSNR if the
+        value_range: Range to clip blurred values to, as reconstructions are clipped; this never lowers PSNR if the
             reference lies within it. ``None``: no clipping.
     Returns:
         The blurred volume and the chosen standard deviations in voxels, ``(C,)``.

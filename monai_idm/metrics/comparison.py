@@ -51,7 +51,7 @@ class PairedMetric(NamedTuple):
         larger_is_better: Whether the larger of two values is the better one.
         unit: Unit, printed after the name; "" for a pure number.
         note: What the reader of a table must know, in a few words.
-        spaces: Spaces in which the metric is defined, of ``"image"`` and ``"noise"``.
+        spaces: Spaces in which the metric is defined: ``"image"``, ``"noise"`` or both.
         region: The only region in which it is defined; None: every region. A metric with a single region is printed
             below the table, and not averaged over the modalities.
         smallest_side: Smallest length of a volume's shortest axis in voxels; the metric of smaller volumes is None.

@@ -31,7 +31,8 @@ __all__ = ["FEATURES", "GenerationMetrics", "features"]
 
 FEATURES = ("intensity", "texture", "layout")
 FOREGROUND = 0.05  # share of the intensity range above which a voxel of any modality is foreground
-BINS, BANDS, BLOCKS, COARSE = 32, 8, 4, 32  # of the histogram and the spectrum; of the layout and the grid, a side
+BINS, BANDS = 32, 8  # of the histogram; of the spectrum
+BLOCKS, COARSE = 4, 32  # a side: blocks of the layout; most voxels of the grid for nearest cases
 CASES, PAIRED = 256, 10  # most real and most training cases that are used; volumes whose pairs are all compared
 COLUMNS = {
     "mmd_intensity": ".3f",

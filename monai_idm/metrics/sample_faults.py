@@ -1,4 +1,4 @@
-r"""Faults of generated volumes that show beside real ones: noise, black, saturation, collapse, no background.
+r"""Faults of generated volumes, found by comparison with real ones: noise, black, saturation, background, collapse.
 
 The roughness of a volume, :math:`\overline{|\nabla x|} / \sigma_x` with differences of neighbours along an axis, is
 :math:`2 / \sqrt\pi = 1.13` for white noise of any strength.

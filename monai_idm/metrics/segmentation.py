@@ -146,9 +146,8 @@ class SegmentationMetrics(CaseRows):
                 "draw: single masks, their metrics averaged; ensemble: the mean of all draws, thresholded at 0.5."
             )
         if any("otsu" in methods for methods in summary["regions"].values()):
-            notes.append(
-                "otsu: FLAIR in the brain above Otsu's threshold; best_threshold: above that with the best Dice."
-            )
+            notes.append("otsu: FLAIR in the brain above Otsu's threshold.")
+            notes.append("best_threshold: FLAIR in the brain above the threshold that agrees best with the reference.")
         return "\n".join([f"Segmentation, {cases} case{'' if cases == 1 else 's'}", aligned(lines), *notes])
 
     def _rows(

@@ -25,13 +25,13 @@ _PREDICTED = {"v_prediction": "velocity of", "epsilon": "noise of", "sample": ""
 class Task(ABC):
     """Base class of tasks: what a network draws, and under what condition.
 
-    A new task is a module with one subclass, and a config that overlays ``train.yaml``. The subclass defines the
+    A new task is a module with one direct subclass, and a config that overlays ``train.yaml``. The subclass defines the
     attributes below, ``inputs``, ``drawn`` and ``image``; a task with a condition also overrides ``condition``. The
     other methods have defaults that suit most tasks.
 
     The arguments of the subclass's constructor are everything, besides the weights, that its results depend on. Keep
     each in an attribute of the same name: they are saved in the record of the weights (see ``settings``), and inference
-    rebuilds the task from them.
+    rebuilds the task from them. The class is found by its ``name``, once its module is imported.
 
     Attributes:
         name: Short name of the task, used in the names of its configs and in records.
@@ -88,7 +88,7 @@ class Task(ABC):
         """The network's arguments for x_t and c, without the timesteps.
 
         Returns:
-            ``x``, the input with the channels of ``inputs``; by default x_t and c concatenated. Optionally
+            ``x``, whose channels ``inputs`` describes; by default the channels of x_t, then those of c. A task may add
             ``class_labels``, ``(B,)``.
         """
         return {"x": x_t if condition is None else torch.cat([x_t, condition], 1)}
@@ -98,7 +98,11 @@ class Task(ABC):
         return None
 
     def under_condition(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Wrap the network to take x_t and c as one tensor, as MONAI's inferers and sliding windows pass them."""
+        """Wrap the network to take x_t and c in one tensor, as MONAI's inferers and sliding windows pass them.
+
+        Returns:
+            A function of ``x``, ``(B, C + K, *spatial)``, and the timesteps that returns w times the network's output.
+        """
 
         def predict(x: Tensor, timesteps: Tensor, context: None = None) -> Tensor:
             x_t, condition = x[:, : len(self.drawn)], x[:, len(self.drawn) :]
