@@ -26,7 +26,7 @@ def test_classes_are_numbered_in_the_order_given(file):
     file.write_text(GRADES + "HGG,a\n")
     assert len(read_class_labels(file, ["LGG", "HGG"], columns)) == 3
     file.write_text(GRADES + "LGG,a\n")
-    with pytest.raises(ValueError, match=r"gives several classes to a; give each subject one"):
+    with pytest.raises(ValueError, match=r"lists several classes for a; give each subject one"):
         read_class_labels(file, ["LGG", "HGG"], columns)
     with pytest.raises(FileNotFoundError, match=r"absent.csv does not exist"):
         read_class_labels(file.with_name("absent.csv"), ["HGG"])
