@@ -145,7 +145,7 @@ def _check_steps(scheduler: Any, strict: bool) -> None:
     target = f"to the next one, {following}" if following >= 0 else "to the noiseless image after the last one"
     message = (
         f"{_name(scheduler)} steps from timestep {t} to {t - length} and not {target}: noise level and timestep no "
-        f"longer match; use Strided{_name(scheduler)}, which is correct with few steps, or all "
+        f"longer match; use Strided{step.upper()}Scheduler, which is correct with few steps, or all "
         f"{scheduler.num_train_timesteps} timesteps"
     )
     if step == "ddpm" and strict:
