@@ -80,7 +80,7 @@ def test_wholes_are_those_of_one_process_that_never_stopped(name, found):
 
 
 def test_weights_of_two_types_are_refused():
-    with pytest.raises(ValueError, match=r"torch\.bfloat16, torch\.float32; take --weight_dtype float32"):
+    with pytest.raises(ValueError, match=r"torch\.bfloat16, torch\.float32; use --weight_dtype float32"):
         sharded(small(precision="mixed", weight_dtype="bfloat16"))
 
 
