@@ -22,7 +22,7 @@ from monai_idm import checkpoints, data, distributed, schedulers, tasks
     ],
 )
 def test_an_old_name_works_and_warns(module, old, new):
-    with pytest.warns(FutureWarning, match=f"{module.__name__}.{old} is called {new} since version 0.4.0"):
+    with pytest.warns(FutureWarning, match=f"{module.__name__}.{old} was renamed to {new} in version 0.4.0"):
         assert getattr(module, old) is getattr(module, new)
     assert old not in module.__all__
 

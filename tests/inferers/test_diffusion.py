@@ -267,7 +267,9 @@ def test_our_networks_refuse_a_controlnet_by_name(network, inferer):
     call = {"inputs": x, "diffusion_model": net, "controlnet": control(), "noise": x, "timesteps": t, "cn_cond": x}
     if inferer is ControlNetLatentDiffusionInferer:
         call["autoencoder_model"] = type("Same", (), {"encode_stage_2_inputs": staticmethod(lambda x: x)})()
-    with pytest.raises(ValueError, match="takes no residuals of a ControlNet, whose inferers need DiffusionModelUNet"):
+    with pytest.raises(
+        ValueError, match="accepts no residuals of a ControlNet, whose inferers need DiffusionModelUNet"
+    ):
         inferer(DDPMScheduler(20, "cosine"))(**call)
 
 
