@@ -23,7 +23,12 @@ __all__ = ["CaseDraw", "SeededBatches", "SeededDataset"]
 
 
 class CaseDraw(NamedTuple):
-    """The index of a case, and the seed of its random transforms."""
+    """A case of a dataset, and the random numbers that its transforms draw.
+
+    Args:
+        case: Index of the case.
+        seed: Seed of its random transforms.
+    """
 
     case: int
     seed: int

@@ -60,7 +60,11 @@ def require_equal_settings(settings: Mapping[str, Any]) -> None:
 
 
 def all_gather_objects(value: T) -> list[T]:
-    """The value of every process, in order of rank. All processes must call it; a single process gets its own value."""
+    """The value of every process, in order of rank. All processes must call it.
+
+    Args:
+        value: Value of this process, which must be possible to pickle.
+    """
     if idist.get_world_size() == 1:
         return [value]
     by_rank: list[Any] = [None] * idist.get_world_size()

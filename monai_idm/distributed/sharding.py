@@ -14,17 +14,30 @@ __all__ = ["distribute_like", "from_local", "full_states", "full_tensor", "shard
 
 
 def to_local(tensor: Tensor) -> Tensor:
-    """The shard of a tensor in this process, in the same memory."""
+    """The shard of a tensor in this process, in the same memory.
+
+    Args:
+        tensor: A DTensor; any other tensor is returned as it is.
+    """
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The full tensor on the host, gathered from the shards of all processes. All processes must call it."""
+    """The full tensor on the host, gathered from the shards of all processes. All processes must call it.
+
+    Args:
+        tensor: A DTensor; any other tensor is returned as it is.
+    """
     return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor
 
 
 def distribute_like(tensor: Tensor, like: Any) -> Tensor:
-    """A full tensor, sharded like another tensor of its shape."""
+    """A full tensor, sharded like another one.
+
+    Args:
+        tensor: The full tensor, the same in every process.
+        like: A DTensor of its shape; if it is any other tensor, ``tensor`` is returned as it is.
+    """
     if not hasattr(like, "device_mesh"):
         return tensor
     from torch.distributed.tensor import distribute_tensor  # here because the import takes a second
@@ -34,7 +47,12 @@ def distribute_like(tensor: Tensor, like: Any) -> Tensor:
 
 
 def from_local(local: Tensor, like: Any) -> Tensor:
-    """The sharded tensor whose local shard is ``local``, sharded like another tensor of its shape."""
+    """The sharded tensor of which every process gives its shard.
+
+    Args:
+        local: Shard of this process.
+        like: A DTensor that is sharded as the result shall be; if it is any other tensor, ``local`` is returned.
+    """
     if not hasattr(like, "device_mesh"):
         return local
     from torch.distributed.tensor import DTensor
@@ -75,6 +93,8 @@ def sharded(network: nn.Module) -> nn.Module:
 def full_states(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Make an optimizer of sharded weights save and load full states; returns the optimizer.
 
+    Args:
+        optimizer: Optimizer, changed in place.
     Raises:
         ValueError: If its states are 8-bit, which belong to the shard of one process.
     """

@@ -55,6 +55,11 @@ def weight_norm_groups(network: nn.Module) -> list[dict[str, Any]]:
 
     Weights of two or more dimensions are regularised, except the generators of orthogonal matrices, whose size is an
     angle. Biases and norms are not.
+
+    Args:
+        network: Network to train.
+    Returns:
+        Two groups for the constructor of an optimizer.
     """
     regularised: list[nn.Parameter] = []
     free: list[nn.Parameter] = []

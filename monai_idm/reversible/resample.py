@@ -45,6 +45,9 @@ class Merge(ReversibleOperation):
     r"""Bring the skip connection back: eq. 2 of the paper, for both halves. The reverse of :class:`Split`.
 
     .. math:: (a_{skip}, b_{skip}, a_{low}, b_{low}) \mapsto (a, b)
+
+    Args:
+        skip_channels: Number of channels of the skip connection in each half.
     """
 
     num_inputs = 4

@@ -11,8 +11,10 @@ _PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 
 def check_prediction_type(prediction_type: str) -> None:
-    """Refuse a prediction type other than ``"epsilon"``, ``"sample"`` and ``"v_prediction"``.
+    """Refuse an unknown prediction type.
 
+    Args:
+        prediction_type: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
     Raises:
         ValueError: If it is not one of these.
     """

@@ -133,13 +133,20 @@ def setting_names(task: type[Task]) -> list[str]:
 
 
 def predicted_channels(task: Task, prediction_type: str) -> list[str]:
-    """Description of each output channel of the network, e.g. ``"velocity of T1"``."""
+    """Description of each output channel of the network, e.g. ``"velocity of T1"``.
+
+    Args:
+        task: Task of the network.
+        prediction_type: What it predicts: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
+    """
     return [f"{_PREDICTED[prediction_type]} {name}".strip() for name in task.drawn]
 
 
 def task_named(name: str) -> type[Task]:
     """The task with this name, among the imported subclasses of :class:`Task`.
 
+    Args:
+        name: Name of the task, such as ``"generation"``.
     Raises:
         ValueError: If no imported task has this name.
     """
