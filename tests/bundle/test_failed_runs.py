@@ -56,7 +56,7 @@ def test_a_training_that_runs_out_of_memory_ends_with_advice_and_a_code_of_its_o
     done = train(room=800_000_000, **size)
     assert done.returncode == 4, done.stderr
     said = done.stderr[done.stderr.index("OutOfMemory: out of memory in iteration 1") :]
-    assert "A step on 4 x 2 x 64 x 64 x 64" in said
+    assert "for a step on 4 x 2 x 64 x 64 x 64" in said
     assert "--activations rebuilt" in said
     assert "--batch_size 1" in said
     assert "Traceback" not in done.stderr

@@ -47,5 +47,5 @@ def test_what_is_no_file_of_weights_is_named(content, tmp_path):
 
 
 def test_weights_that_are_not_there_say_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"model\.pt is not there; train first"):
+    with pytest.raises(FileNotFoundError, match=r"model\.pt does not exist; train first"):
         load(tmp_path / "model.pt", nn.Linear(3, 2))

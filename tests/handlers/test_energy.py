@@ -25,7 +25,7 @@ def test_the_first_two_minutes_of_training_and_the_run_have_a_line_each(clock, m
     # 12 s and 5 samples per epoch: 120 s are the end of the tenth
     make_trainer(clock, [EnergyHandler("cpu", meter=meter), spend_more], max_epochs=15).run()
     shares = "25 W, 100 J per step, 60 J per sample"
-    misleading = "(misleading: a larger network looks better for the same bill)"
+    misleading = "(misleading: at equal energy a larger network looks better)"
     by = "by energy counter"
     assert lines(caplog) == [
         f"energy of training, the first 120 s, {by}: {shares}, 300 J per parameter {misleading}",

@@ -52,7 +52,7 @@ def advice(engine):
 def test_every_way_to_say_so_is_understood(error):
     said = advice(trainer(error))
     assert "out of memory in iteration 1: " in said
-    assert "A step on 4 x 2 x 16 x 16 x 8" in said
+    assert "for a step on 4 x 2 x 16 x 16 x 8" in said
 
 
 def test_switches_come_one_upon_another_with_the_bytes_they_leave():
@@ -60,7 +60,7 @@ def test_switches_come_one_upon_another_with_the_bytes_they_leave():
     said = advice(trainer(CUDA, network))
     lines = re.findall(r"^ +([\d.]+)  (.*)$", said, flags=re.MULTILINE)
     assert [switch for _, switch in lines] == [
-        "as it is",
+        "as configured",
         "--activations rebuilt",
         "--precision mixed",
         "the optimizer of native.yaml",
@@ -80,7 +80,7 @@ def test_the_bytes_are_those_of_such_a_network(monkeypatch):
         InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16, precision=precision)
         for precision in ("float32", "mixed")
     )
-    assert lines["as it is"] == estimate(now, (4, 2, 16, 16, 8)).peak_bytes
+    assert lines["as configured"] == estimate(now, (4, 2, 16, 16, 8)).peak_bytes
     assert lines["--batch_size 2"] == estimate(twin, (2, 2, 16, 16, 8), EIGHT_BIT_IN_BACKWARD).peak_bytes
     assert "--activations rebuilt" not in lines
 

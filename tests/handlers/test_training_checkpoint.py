@@ -47,15 +47,15 @@ def test_with_nothing_to_resume_it_starts_anew_and_says_so(tmp_path, caplog):
     engine, _ = checkpointed(tmp_path, 1, resume=True)
     engine.run()
     assert engine.state.epoch == 1
-    assert "starting anew" in caplog.text
+    assert "starting from scratch" in caplog.text
 
 
 def test_the_newest_checkpoint_is_the_one_written_last(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     checkpointed(tmp_path, 10)[0].run()
-    assert "earlier training" not in caplog.text
+    assert "earlier run" not in caplog.text
     checkpointed(tmp_path, 2)[0].run()  # a new training in the same folder
-    assert "the newest checkpoint_epoch=10.pt, and this one starts anew" in caplog.text
+    assert "the newest checkpoint_epoch=10.pt; this run starts from scratch" in caplog.text
     checkpointed(tmp_path, 3, resume=True)[0].run()
     assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
 
@@ -85,10 +85,10 @@ def test_where_all_checkpoints_are_damaged_training_does_not_start(tmp_path):
 
 def test_a_checkpoint_of_another_training_or_of_a_later_epoch_is_refused(tmp_path):
     checkpointed(tmp_path, 2)[0].run()
-    with pytest.raises(ValueError, match="is of epoch 2, later than max_epochs=1"):
+    with pytest.raises(ValueError, match="is from epoch 2, later than max_epochs=1"):
         checkpointed(tmp_path, 1, resume=True)[0].run()
     handler = TrainingCheckpoint(tmp_path, {"schedule": HostEMA(nn.Linear(3, 1))}, resume=True)
-    with pytest.raises(ValueError, match="this training needs schedule, too"):
+    with pytest.raises(ValueError, match="this run also needs schedule"):
         trainer([handler])[0].run()
 
 

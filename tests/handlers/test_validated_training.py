@@ -65,7 +65,7 @@ def test_a_metric_that_is_no_number_is_never_the_best(tmp_path):
 
 
 def test_a_training_whose_validations_give_no_number_fails(tmp_path):
-    with pytest.raises(BadNumbers, match=r"no validation of this training gave a number for \w+ \(the best is nan\)"):
+    with pytest.raises(BadNumbers, match=r"no validation of this run gave a finite \w+ \(the best is nan\)"):
         validated(tmp_path / "a", [float("nan"), float("nan")], 2)[0].run()
     validated(tmp_path / "b", [1.0, float("nan")], 2)[0].run()  # there are weights of before
     assert (tmp_path / "b" / "model.pt").exists()
@@ -160,4 +160,4 @@ def test_rounds_of_training_are_each_validated_at_their_end(tmp_path):
 def test_without_cases_to_validate_with_a_training_ends_all_the_same(tmp_path, caplog):
     engine, *_ = validated(tmp_path, [], 1, interval=10, cases=0)
     engine.run()
-    assert "there is no case to validate with: model.pt is not written" in caplog.text
+    assert "there are no validation cases: model.pt is not written" in caplog.text
