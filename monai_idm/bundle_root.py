@@ -1,4 +1,4 @@
-"""Where the bundle is, seen from wherever the user stands."""
+"""Find the folder of the bundle."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["find_bundle_root"]
 
 
 def find_bundle_root(given: str | os.PathLike[str] | None = None, option: str | None = "--bundle_root") -> str:
-    """The folder that holds ``configs/``: this one, or ``bundle`` in this one.
+    """The folder that contains ``configs/``: the current folder, or ``bundle`` in it.
 
     Args:
-        given: Folder to take instead; None: look here.
-        option: How a user names the folder where this is called, for the message; None: there is no such option.
+        given: Folder to use instead; None: search.
+        option: Command-line option that names the folder, for the error message; None: there is no such option.
     Raises:
         FileNotFoundError: If there is no such folder.
     """
@@ -21,12 +21,13 @@ def find_bundle_root(given: str | os.PathLike[str] | None = None, option: str | 
         if (Path(given) / "configs").is_dir():
             return str(given)
         raise FileNotFoundError(
-            f"no bundle in {given}: it has no folder configs; give the folder that holds it, bundle/ of the source"
+            f"no bundle in {given}: it has no folder configs; give the folder that contains it, which is bundle/ in "
+            f"the source"
         )
     for folder in (Path("."), Path("bundle")):
         if (folder / "configs").is_dir():
             return str(folder)
     raise FileNotFoundError(
-        f"no bundle in {Path.cwd()}: neither ./configs nor ./bundle/configs is there; run from the bundle or from the "
+        f"no bundle in {Path.cwd()}: neither ./configs nor ./bundle/configs exists; run from the bundle or from the "
         f"folder above it" + ("" if option is None else f", or name it with {option}")
     )

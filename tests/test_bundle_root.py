@@ -19,5 +19,5 @@ def test_it_is_found_here_or_one_below_or_refused(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"the folder above it$"):
         find_bundle_root(option=None)  # where there is no such option
     assert find_bundle_root(tmp_path / "bundle") == str(tmp_path / "bundle")
-    with pytest.raises(FileNotFoundError, match="it has no folder configs; give the folder that holds it"):
+    with pytest.raises(FileNotFoundError, match="it has no folder configs; give the folder that contains it"):
         find_bundle_root(tmp_path)

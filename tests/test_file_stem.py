@@ -40,7 +40,7 @@ def test_other_characters_become_an_underscore(subject, stem):
 
 @pytest.mark.parametrize("subject", ["", ".", "..."])
 def test_a_name_of_which_nothing_remains_is_refused(subject):
-    with pytest.raises(ValueError, match="gives no file name; it must hold more than dots"):
+    with pytest.raises(ValueError, match="gives no file name; it must contain more than dots"):
         file_stem(subject)
 
 

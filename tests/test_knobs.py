@@ -91,11 +91,12 @@ def test_outside_of_a_config_there_are_no_knobs():
 @pytest.mark.parametrize(
     ("names", "typed", "said"),
     [
-        ("inference", "num_sample", "--num_sample is no knob of this config, and would change nothing; did you mean "
+        ("inference", "num_sample", "--num_sample is not a knob of this config and would change nothing; did you mean "
          "--num_samples?"),
         ("train", "sampler_steps", "did you mean --num_inference_steps?"),
         ("inference_segmentation", "patch_size", "did you mean --inference_patch_size?"),
-        ("train", "xyz", "--xyz is no knob of this config, and would change nothing; its knobs are at its top"),
+        ("train", "xyz", "--xyz is not a knob of this config and would change nothing; its knobs are listed at its "
+         "top"),
     ],
 )  # fmt: skip
 def test_a_knob_that_the_config_does_not_have_is_refused(names, typed, said, monkeypatch):

@@ -90,7 +90,9 @@ def test_what_weights_say_wins(said):
 
 def test_what_contradicts_the_weights_is_refused_with_both_values(said):
     trained, name, _, other, theirs, ours = said
-    message = re.escape(f"{trained.file} was trained otherwise ({name}: {theirs} in the checkpoint, {ours} here)")
+    message = re.escape(
+        f"{trained.file} was trained with other settings ({name}: {theirs} in the checkpoint, {ours} here)"
+    )
     with pytest.raises(ValueError, match=f"{message}; leave these knobs out.* --ckpt_file"):
         trained.reconcile({name: other, "seed": 3})
 
@@ -166,7 +168,7 @@ def test_before_weights_say_anything_defaults_serve_and_what_is_given_is_taken(f
     assert trained["zoom"] is False
     assert trained.spacing_mm == 1
     assert trained.record == {}
-    assert "do not say" not in caplog.text
+    assert "did not record" not in caplog.text
     with pytest.raises(KeyError):
         trained["no_such_setting"]
     if file == "a network's":
@@ -199,7 +201,7 @@ def test_weights_of_version_0_1_0_say_what_they_can(task, tmp_path, caplog):
         assert (trained["label_map"], trained["coordinates"]) == ("brats2020", True)
     assert {**trained.reconcile(unsaid), **unsaid} == trained.reconcile(unsaid)
     assert {name: trained[name] for name in unsaid} == unsaid
-    assert "of version 0.1.0, do not say" in caplog.text
+    assert "written by version 0.1.0, which did not record" in caplog.text
     assert all(f"{name}={value}" in caplog.text for name, value in unsaid.items())
     with pytest.raises(ValueError, match=r"modalities: .* in the checkpoint, .* here"):
         trained.reconcile({**unsaid, "modalities": ["pd"]})
@@ -215,7 +217,7 @@ def test_weights_of_another_task_are_refused(task, older, tmp_path):
         if name == task.name:
             assert TrainedModel(file, name).task.settings == task.settings
         else:
-            with pytest.raises(ValueError, match=rf"weights of a {task.name}, and this config does {name};"):
+            with pytest.raises(ValueError, match=rf"weights for {task.name}, but this config is for {name};"):
                 TrainedModel(file, name)
 
 

@@ -82,7 +82,7 @@ def test_a_full_disk_ends_a_training_and_leaves_what_was_written_before(train, t
     last = done.stderr.splitlines()[-1]
     assert last.startswith("OSError: ")
     assert "model.pt" in last or "checkpoint_epoch=2.pt" in last
-    assert "Make room on that disk, then go on: a training with --resume true" in last
+    assert "Make room on that disk, then run again (training with --resume true)" in last
     assert {file: file.read_bytes() for file in (tmp_path / "models").iterdir()} == before
 
 

@@ -174,7 +174,7 @@ def test_what_a_training_saw_is_in_its_weights_and_judges_them(tmp_path):
     write_phantoms(tmp_path / "grown", 7, (32, 32, 24))  # the folder grew
     with pytest.raises(Exception, match=r"Failed|trained") as error:
         train(tmp_path, dataset_dir=str(tmp_path / "grown"), max_epochs=2, resume=True, **short)
-    assert "the checkpoint was trained with other cases than there are now" in chain(error.value)
+    assert "the checkpoint was trained with cases other than the current ones" in chain(error.value)
 
 
 @pytest.mark.parametrize("task", [[], ["synthesis"], ["segmentation"]], ids=str)

@@ -57,7 +57,7 @@ def test_loading_under_another_convention_is_refused_by_name(tmp_path):
     other = recorded(**{**CONVENTION, "prediction_type": "epsilon"}).sign(nn.Linear(2, 3))
     with pytest.raises(ValueError, match="prediction_type: v_prediction in the checkpoint, epsilon here"):
         other.load_state_dict(state)
-    with pytest.raises(ValueError, match="another convention"):
+    with pytest.raises(ValueError, match="with other settings"):
         nn.Sequential(other).load_state_dict(nn.Sequential(same.sign(nn.Linear(2, 3))).state_dict())
 
 
@@ -132,7 +132,7 @@ def test_weights_that_are_trained_on_remember_what_they_saw_before():
 
 def test_a_training_goes_on_with_the_cases_it_had(tmp_path):
     linear, _ = network(SPLIT)
-    for cases, said in (
+    for cases, parts in (
         (SPLIT, None),
         ({**SPLIT, "test": []}, "in test"),
         ({**SPLIT, "training": SPLIT["training"] + SPLIT["test"], "test": []}, "in training, test"),
@@ -141,10 +141,10 @@ def test_a_training_goes_on_with_the_cases_it_had(tmp_path):
         record = recorded(**CONVENTION)
         record.describe_data("BraTS2020", 3, (8, 8, 8), 1.0, cases)
         record.sign(nn.Linear(2, 3)).load_state_dict(linear.state_dict())
-        if said is None:
+        if parts is None:
             record.require_same_cases()
         else:
-            with pytest.raises(ValueError, match=rf"other cases than there are now \({said}\); .*--datalist_file"):
+            with pytest.raises(ValueError, match=rf"cases other than the current ones \({parts}\); .*--datalist_file"):
                 record.require_same_cases()
 
 
@@ -178,7 +178,7 @@ def test_what_older_weights_do_not_say_is_in_the_log(caplog):
     linear = recorded(**WHOLE).sign(nn.Linear(2, 3))
     for _ in range(2):
         linear.load_state_dict(state)
-    assert caplog.text.count("do not say with what values of these knobs they were trained") == 1
+    assert caplog.text.count("which did not record the values of these knobs") == 1
     assert "zoom=True, window_percentiles=[0.5, 99.5], label_map=brats2020, coordinates=True" in caplog.text
 
 
