@@ -1,4 +1,4 @@
-"""The bundle is found from its own folder and from the one above."""
+"""The bundle is found from its own folder and from the one above it."""
 
 from __future__ import annotations
 
