@@ -1,7 +1,7 @@
 """Reversible 3D diffusion models for MONAI.
 
-Importing this package registers every public class with ``monai.bundle``: a config that says
-``imports: ["$import monai_idm"]`` may name them short, as in ``_target_: InvertibleDiffusionUNet``.
+Importing this package registers every public class with ``monai.bundle``: a config with
+``imports: ["$import monai_idm"]`` may use short names, as in ``_target_: InvertibleDiffusionUNet``.
 """
 
 try:
@@ -20,10 +20,10 @@ try:
         schedulers,
         tasks,
     )
-except ModuleNotFoundError as error:  # where a bundle is run that brings this code, as by a server
+except ModuleNotFoundError as error:  # a packaged bundle contains this code, but not what it requires
     package = str(error.name).partition(".")[0]
     raise ModuleNotFoundError(
-        f"monai_idm needs {package}, which is not here; pip install monai nibabel pytorch-ignite nvidia-ml-py "
+        f"monai_idm needs {package}, which is not installed; pip install monai nibabel pytorch-ignite nvidia-ml-py "
         f"tensorboard matplotlib scipy tqdm",
         name=error.name,
     ) from error

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Write files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["atomic_file", "write_json"]
 
 
 _WAYS_OUT = {
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "Make room on that disk, then go on: a training with --resume true",
-    (errno.EACCES, errno.EPERM, errno.EROFS): "Give a folder that you may write to, as --output_dir or --ckpt_dir",
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "Make room on that disk, then run again (training with --resume true)",
+    (errno.EACCES, errno.EPERM, errno.EROFS): "Choose a folder that you may write to, with --output_dir or --ckpt_dir",
 }
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to, and rename it at the end.
+    """Yield a temporary path in the folder of ``path`` to write to, and rename it to ``path`` at the end.
 
-    A reader sees the old file or the new one, never half of it, also after the machine has lost its power. If the block
-    raises, the old file stays.
+    A reader sees the old file or the new one, never half of it, even after a power failure. If the block raises an
+    error, the old file stays.
 
     Args:
-        path: The file wanted; its folder is made where it is missing.
+        path: The file to write; its folder is made if missing.
     Raises:
-        OSError: If there is no room, or no right to write; says what to do.
+        OSError: If the disk is full or the folder not writable; the message says what to do.
     """
-    # hidden, by process, and with the ending that tells writers the format
+    # hidden, different for every process, and with the suffix from which writers infer the format
     unfinished = path.with_name(f".unfinished.{os.getpid()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +43,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         for numbers, way_out in _WAYS_OUT.items():
             if error.errno in numbers:
-                said = f"cannot write {path} ({error.strerror}); what was there before is as it was. {way_out}"
-                raise OSError(error.errno, said) from None
+                message = f"cannot write {path} ({error.strerror}); the previous file, if any, is unchanged. {way_out}"
+                raise OSError(error.errno, message) from None
         raise
     finally:
         with suppress(OSError):
@@ -52,18 +52,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file as a whole, for people too: indented.
+    """Write an indented JSON file that is complete or absent.
 
     Args:
-        path: As for :func:`atomic_file`.
-        content: Of plain types; what is not finite becomes null.
+        path: The file to write; see :func:`atomic_file`.
+        content: Plain types; NaN and infinite values become null.
     """
     with atomic_file(path) as unfinished:
         unfinished.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _flush(path: Path) -> None:
-    """To the disk itself; a folder keeps the names of its files, and only POSIX can flush it."""
+    """Flush a file, or the names of the files in a folder, to the disk itself; only POSIX can flush a folder."""
     if path.is_dir() and os.name != "posix":
         return
     opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -74,7 +74,7 @@ def _flush(path: Path) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows neither infinity (the PSNR of equal images) nor nan."""
+    """Replace NaN and infinity (the PSNR of equal images), which JSON does not have, by None."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -20,7 +20,7 @@ def find_bundle_root(given: str | os.PathLike[str] | None = None) -> str:
         if (Path(given) / "configs").is_dir():
             return str(given)
         raise FileNotFoundError(
-            f"no bundle in {given}: it has no folder configs; give the folder that holds it, bundle/ of the source"
+            f"no bundle in {given}: it has no folder configs; give the folder that contains it, bundle/ of the source"
         )
     for folder in (Path("."), Path("bundle")):
         if (folder / "configs").is_dir():

@@ -1,7 +1,7 @@
-"""What a user gave for the knobs at the top of a config, read before anything else of the config is.
+"""Read and check the values that a user gave for the knobs at the top of a config, before the config uses them.
 
-MONAI's command line takes what looks like Python for Python, and adds what it does not know: ``--zoom false`` is the
-word "false", which is as good as true; ``--output_dir 2024_01`` is the number 202401; ``--num_sample 8`` changes
+MONAI's command line evaluates what looks like Python, and accepts knobs that a config does not have: ``--zoom false``
+is the word "false", which counts as true; ``--output_dir 2024_01`` is the number 202401; ``--num_sample 8`` changes
 nothing. ``#`` separates the parts of an id in MONAI's configs, so that ``/data/study#1`` becomes ``/data/study::1``.
 """
 
@@ -30,31 +30,33 @@ _MONAI = (
     "initialize",
     "run",
     "finalize",
-)  # what its tools may set in any bundle
+)  # what MONAI's tools may set in any bundle
 _RENAMED = {"sampler_steps": "num_inference_steps", "patch_size": "inference_patch_size", "any_to_any": "known"}
 
 
 class Trained(Protocol):
-    """What is asked of the weights: see :class:`~monai_idm.trained.TrainedModel`."""
+    """Interface of trained weights: see :class:`~monai_idm.trained.TrainedModel`."""
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """What a training takes for the settings that nobody gives."""
+        """Values that training uses for settings that nobody gave."""
 
     def reconcile(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """All settings, after those that were given were compared with the weights."""
+        """All settings, after comparing those that were given with the weights."""
 
 
 def read_knobs(trained: Trained | None = None, of_training: bool = False) -> None:
-    """Stands first in ``initialize`` of a config, and gives the knobs at its top their values.
+    """Give the knobs at the top of a config their values. It must come first in the config's ``initialize``.
 
-    Words become true, false and null. With weights, the settings that these decide become theirs, in the whole config.
+    The words true, false and null become values. With weights, the settings that they record are used throughout the
+    config.
 
     Args:
-        trained: The weights of an evaluation or an inference; None: a training, which decides by itself.
-        of_training: The config has knobs for all that a training decides: nobody gave those that are at their defaults.
+        trained: The weights of an evaluation or an inference; None: a training run, which decides its own settings.
+        of_training: Whether the config has knobs for all settings of training; those at their defaults then count as
+            not given by the user.
     Raises:
-        ValueError: If a knob that was typed is none of the config, or a setting contradicts the weights.
+        ValueError: If a knob on the command line does not belong to the config, or a setting contradicts the weights.
     """
     config = _surrounding_config()
     resolved = config.ref_resolver.resolved_content
@@ -76,45 +78,45 @@ def read_knobs(trained: Trained | None = None, of_training: bool = False) -> Non
 
 
 def check_paths() -> None:
-    """Stands first in ``run`` of a config: refuses paths of knobs that are not those that a user gave.
+    """Refuse paths in knobs that differ from what the user gave. It must come first in a config's ``run``.
 
-    It is not part of ``initialize``, which tools call that want the network alone and write nothing.
+    It is not part of ``initialize``, because tools that only want the network and write nothing call that.
 
     Raises:
-        ValueError: As :func:`require_plain_paths`.
+        ValueError: See :func:`require_plain_paths`.
     """
     knobs = _knobs(_surrounding_config())
     require_plain_paths({knob: value for knob, value in knobs if _PATH.search(knob) and not _is_code(value)})
 
 
 def require_plain_paths(paths: Mapping[str, Any]) -> None:
-    """Refuse paths that are not those that a user gave, before anything is written to them.
+    """Refuse paths that differ from what the user gave, before anything is written to them.
 
     Args:
-        paths: The paths of a config by the names of their knobs; None where there is none.
+        paths: The paths of a config by the names of their knobs; None for a path that is not set.
     Raises:
-        ValueError: If a path holds ``#``, or ``::``, which ``#`` becomes; or if the command line read something else
-            than what was typed.
+        ValueError: If a path contains ``#``, or ``::``, which ``#`` becomes; or if the command line read something
+            other than what was typed.
     """
     for knob, path in paths.items():
         typed = _typed(knob)
         if "#" in (typed or "") or (isinstance(path, str) and ("#" in path or "::" in path)):
             raise ValueError(
                 f"{knob}={typed or path!s} holds '#' or '::', which separate the parts of an id in MONAI's configs: "
-                f"'#' in a path becomes '::', or is cut off, and files would go to another folder than the one "
-                f"named. Rename the folder, or give a link to it, whose path has neither: ln -s 'study#1' study_1"
+                f"'#' in a path becomes '::', or is cut off, and files would go to a folder other than the one "
+                f"named. Rename the folder, or give a link to it whose path has neither: ln -s 'study#1' study_1"
             )
         if typed is None and (path is None or isinstance(path, str | os.PathLike)):
             continue
         if typed is None or (not typed.startswith(_LANGUAGE) and path != typed and not _quoted(typed, path)):
             raise ValueError(
-                f"{knob}={typed or path!s} was read as {path!r}: the command line takes for Python what looks like "
-                f"it. Give a path that starts with a folder: --{knob} ./{typed or path!s}"
+                f"{knob}={typed or path!s} was read as {path!r}: the command line evaluates what looks like "
+                f"Python. Give a path that starts with a folder: --{knob} ./{typed or path!s}"
             )
 
 
 def _surrounding_config() -> ConfigParser:
-    """The config whose expression is being evaluated, found among the callers: MONAI hands it to nobody."""
+    """The config whose expression is being evaluated, found on the call stack: MONAI does not pass it on."""
     frame = sys._getframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
@@ -125,7 +127,7 @@ def _surrounding_config() -> ConfigParser:
 
 
 def _knobs(config: ConfigParser) -> Iterator[tuple[str, Any]]:
-    """Values at the top of a config, as they stand there; parts of components are none."""
+    """Names and unevaluated values at the top of a config, except components."""
     for knob, value in [*config.config.items()]:  # type: ignore[union-attr]
         if not (isinstance(value, Mapping) and "_target_" in value):
             yield str(knob), value
@@ -136,28 +138,28 @@ def _is_code(value: Any) -> bool:
 
 
 def _require_known(config: ConfigParser, knobs: set[str], settings: set[str]) -> None:
-    """Refuse a knob that was typed and that nothing in the config refers to."""
+    """Refuse a knob on the command line that nothing in the config refers to."""
     used = {*re.findall(r"[@%](\w+)", repr(config.config)), *settings, *_MONAI}
     for knob in knobs - used:
         if _typed(knob) is None or knob.startswith("_"):
             continue
         near = [_RENAMED[knob]] if knob in _RENAMED else difflib.get_close_matches(knob, sorted(used & knobs), 1)
         raise ValueError(
-            f"--{knob} is no knob of this config, and would change nothing"
-            + (f"; did you mean --{near[0]}?" if near else "; its knobs are at its top")
+            f"--{knob} is not a knob of this config and would change nothing"
+            + (f"; did you mean --{near[0]}?" if near else "; its knobs are listed at its top")
         )
 
 
 def _typed(knob: str) -> str | None:
-    """What stands for a knob on MONAI's command line; None where it is not there."""
+    """The text given for a knob on MONAI's command line; None if it was not given."""
     if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
         return None
-    found = None
+    typed = None
     for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
-        name, given, value = word.partition("=")
+        name, equals, value = word.partition("=")
         if name.startswith("-") and name.lstrip("-").replace("-", "_") == knob:
-            found = value if given else following
-    return found
+            typed = value if equals else following
+    return typed
 
 
 def _quoted(typed: str, path: Any) -> bool:

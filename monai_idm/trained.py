@@ -1,4 +1,4 @@
-"""What was trained, as its weights say it, and the parts of a run that follow from that."""
+"""The settings that trained weights carry, and the parts of a run that follow from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monai_idm.tasks.task import setting_names
 
 __all__ = ["TrainedModel", "task_of"]
 
-# of train.yaml, where nobody says otherwise; a task may have others
+# the defaults of train.yaml; a task may override them
 _DEFAULTS: Mapping[str, Any] = {
     "preset": "light",
     "bookend_stride": 1,
@@ -36,17 +36,17 @@ _DEFAULTS: Mapping[str, Any] = {
 class TrainedModel:
     """The settings that a result depends on besides the weights, by their names in a config: ``trained["zoom"]``.
 
-    They are those in the record of the weights. Until there are weights, as when a tool looks at a bundle, and for what
-    those of version 0.1.0 do not say, the defaults of train.yaml and ``untrained`` serve.
+    They come from the record of the weights. The defaults of train.yaml and ``untrained`` are used while there are no
+    weights, as when a tool inspects a bundle, and for settings that version 0.1.0 did not record.
 
     Args:
-        file: The weights.
-        task: Name of the task that the config does.
-        untrained: Settings that differ from the defaults until there are weights.
-        free: Settings that a run may choose otherwise than the training.
+        file: File of the weights.
+        task: Name of the config's task.
+        untrained: Settings that differ from the defaults while there are no weights.
+        free: Settings for which a run may choose other values than training did.
     Raises:
-        DamagedFile: If the file is not what was written.
-        ValueError: If the weights are of another task.
+        DamagedFile: If the file has changed since it was written.
+        ValueError: If the weights were trained for another task.
     """
 
     def __init__(
@@ -65,23 +65,24 @@ class TrainedModel:
         return self._settings[setting]
 
     def reconcile(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Compare settings that a user gave with the weights; those that no weights say are taken as given.
+        """Compare settings that a user gave with the weights; settings that are not recorded are accepted.
 
         Returns:
-            The settings that the weights say, and those that were given.
+            The settings that the weights record, and those that were given.
         Raises:
-            ValueError: If one contradicts the weights; names both.
+            ValueError: If a setting contradicts the weights; the message has both values.
         """
-        ours = {
-            name: value for name, value in given.items() if name in self._recorded and not self._accepts(name, value)
+        refused = {
+            name: _short(name, value)
+            for name, value in given.items()
+            if name in self._recorded and not self._accepts(name, value)
         }
-        theirs = {name: _short(name, self[name]) for name in ours}
-        if different := differences(theirs, {name: _short(name, value) for name, value in ours.items()}):
+        if different := differences({name: _short(name, self[name]) for name in refused}, refused):
             raise ValueError(
-                f"{self.file} was trained otherwise ({'; '.join(different)}); leave these knobs out, for the weights "
-                "say them, or choose other weights with --ckpt_file"
+                f"{self.file} was trained with other settings ({'; '.join(different)}); leave these knobs out, because "
+                "the weights determine them, or choose other weights with --ckpt_file"
             )
-        if "preset" in self._recorded:  # which may be given by its name
+        if "preset" in self._recorded:  # the given one may be a name
             given = {**given, "preset": self["preset"]}
         self._settings |= given
         if self.record:
@@ -90,24 +91,24 @@ class TrainedModel:
 
     @property
     def task(self) -> Task:
-        """The task, as it was trained."""
+        """The task with the settings of its training."""
         return self._kind(**{name: self[name] for name in setting_names(self._kind)})
 
     @property
     def spacing_mm(self) -> float:
-        """Voxel size of the training grid; 1 mm where the weights do not say it."""
+        """Voxel size of the training grid; 1 mm if the weights do not record it."""
         return self.record.get("data", {}).get("spacing_mm", 1.0)
 
     @property
     def sha256(self) -> str | None:
-        """Fingerprint of the file; None where there is none."""
+        """Fingerprint of the file; None if it does not exist."""
         return fingerprint(self.file)
 
     def network(self, **options: Any) -> InvertibleDiffusionUNet:
         """The network, without the weights.
 
         Args:
-            options: Arguments of InvertibleDiffusionUNet that do not decide the weights, as ``precision``.
+            options: Arguments of InvertibleDiffusionUNet that do not change the weights, such as ``precision``.
         """
         task = self.task
         return InvertibleDiffusionUNet.from_preset(
@@ -125,8 +126,8 @@ class TrainedModel:
         """The scheduler to sample with.
 
         Args:
-            name: As of :func:`~monai_idm.schedulers.named_sampler`.
-            num_inference_steps: Number of its steps; None: DDPM, every timestep of the training.
+            name: Name of the sampler; see :func:`~monai_idm.schedulers.named_sampler`.
+            num_inference_steps: Number of steps; None: DDPM with every timestep of the training.
             variance_type: Variance of DDPM's steps.
         """
         low, high = self["network_range"]
@@ -144,28 +145,28 @@ class TrainedModel:
         window: Sequence[int] | int | None = None,
         seed: int = 0,
     ) -> DrawingInferer:
-        """What draws under the task's condition; arguments as of ``sampler`` and DrawingInferer."""
+        """The inferer that draws under the task's condition; for the arguments see ``sampler`` and DrawingInferer."""
         return DrawingInferer(self.sampler(sampler, num_inference_steps), self.task, num_draws, window, seed)
 
     def to_grid(self, keys: KeysCollection, **options: Any) -> BrainToGridd:
-        """The preprocessing of the training; arguments as of BrainToGridd."""
+        """The preprocessing of the training; for the arguments see BrainToGridd."""
         names = ("spatial_size", "zoom", "window_percentiles", "network_range")
         return BrainToGridd(keys, **{name: self[name] for name in names}, **options)
 
     def _read(self) -> dict[str, Any]:
-        """What the file says of the settings."""
+        """The settings that the file records."""
         recorded = read_weights(self.file)[1]
         self.record, arguments = recorded.get("record", {}), recorded.get("arguments", {})
         settings = dict(self.record.get("convention", {}))
         if settings and task_of(self.record) is not self._kind:
             raise ValueError(
-                f"{self.file} holds the weights of a {task_of(self.record).name}, and this config does "
-                f"{self._kind.name}; take the config of that task, or other weights with --ckpt_file"
+                f"{self.file} holds weights for {task_of(self.record).name}, but this config is for "
+                f"{self._kind.name}; use the config of that task, or choose other weights with --ckpt_file"
             )
         if "data" in self.record:
             settings["spatial_size"] = self.record["data"]["spatial_size"]
         if arguments:
-            # the weights of an inverse, which no prediction uses, are left out
+            # the weights of an inverse head are left out: no prediction uses them
             settings["preset"] = {**arguments, "inverse_head": False}
             settings["bookend_stride"] = arguments["bookend_stride"]
         return settings
@@ -182,15 +183,15 @@ def task_of(record: Mapping[str, Any]) -> type[Task]:
     """The task that weights were trained for.
 
     Args:
-        record: Record of the weights; one of before version 0.3.0 does not name the task.
+        record: Record of the weights; versions before 0.3.0 did not record the task.
     """
     convention = record["convention"]
-    earlier = "segmentation" if "regions" in convention else "synthesis" if "known" in convention else "generation"
-    return task_named(record.get("task", earlier))
+    inferred = "segmentation" if "regions" in convention else "synthesis" if "known" in convention else "generation"
+    return task_named(record.get("task", inferred))
 
 
 def _short(name: str, value: Any) -> Any:
-    """A setting as an error says it: of a network's arguments, the preset's name or what tells them apart."""
+    """A setting as errors show it: for a network's arguments, the name of their preset or their channels."""
     if name == "preset" and isinstance(value, Mapping):
         return preset_of(value) or f"a network of channels={value['channels']}"
     return value

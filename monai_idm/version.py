@@ -6,9 +6,9 @@ __version__ = "0.4.0"
 
 
 def require_version(version: str) -> None:
-    """Raise an ImportError unless this is the version asked for: a packaged bundle asks for the one that it brings."""
+    """Raise an ImportError unless this is the given version: a packaged bundle requires the one it contains."""
     if version != __version__:
         raise ImportError(
-            f"the bundle brings monai_idm {version}, and {__version__} was imported, from {Path(__file__).parent}; "
+            f"the bundle contains monai_idm {version}, but {__version__} was imported from {Path(__file__).parent}; "
             f"run it in a fresh Python from its own folder, or take the other one off PYTHONPATH"
         )

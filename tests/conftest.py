@@ -1,4 +1,4 @@
-"""Shared by all tests: one seed, and what a gradient error is."""
+"""Shared by all tests: the seed, and the folder with the real cases."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: one thread each, and for what the tests start
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: one thread each, also for programs they start
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch  # reads the variable
 from torch.utils.data import _utils
 
-# seconds for data workers to end: of an iterator collected in a cycle the queue goes first, and nobody tells them
+# seconds until data workers end: if their iterator is garbage-collected in a cycle, its queue goes first and cannot
+# tell them to stop
 _utils.MP_STATUS_CHECK_INTERVAL = 0.1
 
 

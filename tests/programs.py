@@ -1,4 +1,4 @@
-"""Programs that start within milliseconds: forks of one process that has imported what takes seconds."""
+"""Programs that start within milliseconds: forks of a process that has done the slow imports already."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# each line of standard input is a program; its fork runs it as python -c does, to the end of the interpreter
+# each line of standard input is a program; a fork runs it as python -c does, including the interpreter's exit
 FORKS = """
 import json, os, signal, sys
 exec(sys.argv[1])
@@ -32,7 +32,7 @@ class Programs:
     """Runs programs that all begin with the same imports.
 
     Args:
-        imports: Code that each program finds done.
+        imports: Code that has run before each program starts.
     """
 
     def __init__(self, imports: str) -> None:
@@ -53,5 +53,5 @@ class Programs:
         assert self._forks.stdout is not None
         print(json.dumps(job), file=self._forks.stdin)
         code_of_exit = int(self._forks.stdout.readline())
-        said = {stream: Path(file).read_text() for stream, file in outputs.items()}
-        return subprocess.CompletedProcess(code, code_of_exit, **said)
+        printed = {stream: Path(file).read_text() for stream, file in outputs.items()}
+        return subprocess.CompletedProcess(code, code_of_exit, **printed)

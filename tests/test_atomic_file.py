@@ -1,4 +1,4 @@
-"""A file is the old one or the new one."""
+"""A file is the old one or the new one, never half of it."""
 
 import errno
 import json
@@ -67,7 +67,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_after(tmp_pat
 @pytest.mark.parametrize(
     ("number", "way_out"), [(errno.ENOSPC, "Make room"), (errno.EROFS, "--output_dir"), (errno.EACCES, "--output_dir")]
 )
-def test_where_nothing_can_be_written_it_says_what_to_do(tmp_path, number, way_out):
+def test_an_error_in_writing_says_what_to_do(tmp_path, number, way_out):
     path = tmp_path / "report.json"
     path.write_text("old")
 
@@ -84,7 +84,7 @@ def test_where_nothing_can_be_written_it_says_what_to_do(tmp_path, number, way_o
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_other_errors_of_files_stay_what_they_are(tmp_path):
+def test_other_file_errors_are_raised_unchanged(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing") as raised, atomic_file(tmp_path / "a.json"):
         (tmp_path / "missing.nii").read_bytes()
     assert raised.value.__cause__ is None

@@ -1,4 +1,4 @@
-"""The bundle is found from its own folder and from the one above."""
+"""The bundle is found from its own folder and from the one above it."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def test_it_is_found_here_or_one_below_or_refused(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="--bundle_root, or create one with: python -m idm_bundle init"):
         find_bundle_root()
     assert find_bundle_root(tmp_path / "bundle") == str(tmp_path / "bundle")
-    with pytest.raises(FileNotFoundError, match="it has no folder configs; give the folder that holds it"):
+    with pytest.raises(FileNotFoundError, match="it has no folder configs; give the folder that contains it"):
         find_bundle_root(tmp_path)

@@ -1,4 +1,4 @@
-"""A run that fails says in its last line what went wrong first, and has an exit code."""
+"""The last line of a failed run is the error that came first, and its exit code tells the kind of error."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.programs import Programs
 
 @pytest.fixture
 def ends(monkeypatch) -> list[tuple[int, bool]]:
-    """How the program would have been left: exit code, and whether by an interruption."""
-    found: list[tuple[int, bool]] = []
+    """How the program would have ended: the exit code, and whether it was interrupted."""
+    recorded: list[tuple[int, bool]] = []
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(failures, "_finish", lambda: None)
-    monkeypatch.setattr(failures, "_leave", lambda code, interrupted: found.append((code, interrupted)))
+    monkeypatch.setattr(failures, "_leave", lambda code, interrupted: recorded.append((code, interrupted)))
     install_error_report()
-    return found
+    return recorded
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def test_the_last_line_and_the_code_are_those_of_the_first_error(error, code, la
         _run(error)
     sys.excepthook(raised.type, raised.value, raised.tb)
     assert ends == [(code, False)]
-    said = capsys.readouterr().err
-    assert said.splitlines()[-1] == last
-    assert ("Traceback" in said) == (code == 1)
+    message = capsys.readouterr().err
+    assert message.splitlines()[-1] == last
+    assert ("Traceback" in message) == (code == 1)
 
 
-def test_an_error_of_ours_is_told_also_where_it_explains_another(tmp_path, ends, capsys):
+def test_an_error_of_ours_is_the_last_line_even_if_raised_from_another(tmp_path, ends, capsys):
     (tmp_path / "scan.nii.gz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match="cannot read") as raised:
         LoadVolumesd()({"image": [str(tmp_path / "scan.nii.gz")]})
@@ -81,7 +81,7 @@ def divide(data):
         ("fork", divide, "ZeroDivisionError: division by zero"),
     ],
 )
-def test_what_a_data_worker_met_first_is_the_last_line(context, transform, last, tmp_path, ends, capsys):
+def test_the_first_error_of_a_data_worker_is_the_last_line(context, transform, last, tmp_path, ends, capsys):
     file = tmp_path / "scan.nii.gz"
     file.write_bytes(b"no archive")
     loader = DataLoader(Reads(file, transform), batch_size=None, num_workers=1, multiprocessing_context=context)
@@ -99,20 +99,20 @@ def _run(error):
         raise RuntimeError("Failed to evaluate \n'$@range[1]'\n") from first
 
 
-def test_an_interruption_stays_one(ends, capsys):
+def test_an_interruption_is_passed_on(ends, capsys):
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert capsys.readouterr().err.strip() == "KeyboardInterrupt"
     assert ends == [(1, True)]
 
 
-def test_an_interactive_session_goes_on(ends, capsys, monkeypatch):
+def test_an_interactive_session_does_not_end(ends, capsys, monkeypatch):
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     sys.excepthook(BadNumbers, BadNumbers("case a"), None)
     assert capsys.readouterr().err.splitlines()[-1] == "BadNumbers: case a"
     assert not ends
 
 
-# threads that compute while the main one fails, as those of MONAI's cache and buffers do
+# threads that compute while the main one fails, like those of MONAI's cache and buffers
 IMPORTS = """
 import atexit, os, signal, sys, threading
 import torch
@@ -158,7 +158,7 @@ def programs():
     ],
 )
 def test_threads_that_still_compute_change_neither_code_nor_last_line(failure, code, last, programs, tmp_path):
-    times = 3 if code == 1 else 1  # without the mend, 17 of 18 were aborted
+    times = 3 if code == 1 else 1  # with the usual shutdown, 17 of 18 were aborted
     for _ in range(times):
         done = programs.run(BUSY + failure, tmp_path)
         assert done.returncode == code, done.stderr

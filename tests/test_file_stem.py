@@ -1,4 +1,4 @@
-"""Every subject has files of its own, whatever script its name is in."""
+"""Every subject has its own files, whatever script its name is in."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_other_characters_become_an_underscore(subject, stem):
 
 
 @pytest.mark.parametrize("subject", ["", ".", "..."])
-def test_a_name_of_which_nothing_remains_is_refused(subject):
-    with pytest.raises(ValueError, match="gives no file name; it must hold more than dots"):
+def test_a_name_of_which_nothing_is_left_is_refused(subject):
+    with pytest.raises(ValueError, match="gives no file name; it must contain more than dots"):
         file_stem(subject)
 
 

@@ -1,4 +1,4 @@
-"""Knobs are what the user gave: words are values, paths are paths, and nothing that was typed is ignored."""
+"""Knobs have the values that the user gave: words become values, paths stay as they are, typos are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from monai_idm.knobs import read_knobs, require_plain_paths
 from tests.bundle.workspace import CONFIGS, chain, workflow
 
 MONAI = "/anywhere/monai/bundle/__main__.py"
-# what a knob was and what is typed, as MONAI's command line hands it over
+# config, knob, the text as MONAI's command line passes it, and the value it stands for
 TYPED = [
     ("train", "zoom", "false", False),
     ("train", "resume", "true", True),
@@ -40,7 +40,7 @@ def config(names, **typed) -> ConfigWorkflow:
 
 
 def read(workflow: ConfigWorkflow) -> ConfigWorkflow:
-    """As initialize does it first, before anything else reads a knob."""
+    """Do what initialize does first, before anything else reads a knob."""
     place = next(i for i, line in enumerate(workflow.parser["initialize"]) if "read_knobs" in line)
     assert not any("@" in line for line in workflow.parser["initialize"][:place])
     workflow.parser.get_parsed_content(f"initialize#{place}")
@@ -59,7 +59,7 @@ def test_the_parts_that_read_a_knob_get_its_value():
     assert run.parser.get_parsed_content("record").content["convention"]["zoom"] is False
 
 
-def test_a_word_before_there_are_weights_reaches_what_the_weights_will_say():
+def test_before_there_are_weights_a_word_reaches_the_settings_that_they_will_decide():
     run = read(config("inference_segmentation", zoom="false", coordinates="FALSE"))
     trained = run.parser.get_parsed_content("trained")
     assert trained["zoom"] is False
@@ -89,38 +89,39 @@ def test_outside_of_a_config_there_are_no_knobs():
 
 
 @pytest.mark.parametrize(
-    ("names", "typed", "said"),
+    ("names", "typed", "message"),
     [
-        ("inference", "num_sample", "--num_sample is no knob of this config, and would change nothing; did you mean "
+        ("inference", "num_sample", "--num_sample is not a knob of this config and would change nothing; did you mean "
          "--num_samples?"),
         ("train", "sampler_steps", "did you mean --num_inference_steps?"),
         ("inference_segmentation", "patch_size", "did you mean --inference_patch_size?"),
-        ("train", "xyz", "--xyz is no knob of this config, and would change nothing; its knobs are at its top"),
+        ("train", "xyz", "--xyz is not a knob of this config and would change nothing; its knobs are listed at its "
+         "top"),
     ],
 )  # fmt: skip
-def test_a_knob_that_the_config_does_not_have_is_refused(names, typed, said, monkeypatch):
+def test_a_knob_that_the_config_does_not_have_is_refused(names, typed, message, monkeypatch):
     monkeypatch.setattr(sys, "argv", [MONAI, "run", f"--{typed}", "8"])
     with pytest.raises(RuntimeError) as raised:
         read(config(names, **{typed: 8}))
-    assert said in chain(raised.value)
+    assert message in chain(raised.value)
 
 
 @pytest.mark.parametrize(
     ("names", "typed", "value"),
     [
         (["train", "segmentation"], "patch_size", [8, 8, 8]),
-        ("inference", "dataset_dir", "/data"),  # MONAI's tools give it to every bundle
-        ("inference", "preset", "base"),  # the weights say it, and it may be said again
+        ("inference", "dataset_dir", "/data"),  # MONAI's tools set it in every bundle
+        ("inference", "preset", "base"),  # the weights decide it, but it may be given
         ("train", "train#trainer#max_epochs", 3),
         ("train", "num_workers", 2),
     ],
 )
-def test_a_knob_that_the_config_has_is_taken(names, typed, value, monkeypatch):
+def test_a_knob_that_the_config_has_is_accepted(names, typed, value, monkeypatch):
     monkeypatch.setattr(sys, "argv", [MONAI, "run", f"--{typed}", str(value)])
     read(config(names, **{typed: value}))
 
 
-def test_what_a_user_adds_in_an_overlay_is_nobody_s_business():
+def test_what_a_user_adds_in_an_overlay_is_accepted():
     read(config("train", note="nothing refers to this"))
 
 
@@ -131,8 +132,8 @@ def test_a_path_that_a_config_rewrites_is_refused(path):
 
 
 @pytest.mark.parametrize("path", ["/data/a b", "/data/[x] (1)", "/Größe/脑", "a@b", "100%", "C:\\data", "~$x", None])
-def test_any_other_path_is_taken(path):
-    require_plain_paths({"output_dir": path, "ckpt_dir": Path("/data/study#1")})  # a Path is no text, and stays
+def test_any_other_path_is_accepted(path):
+    require_plain_paths({"output_dir": path, "ckpt_dir": Path("/data/study#1")})  # no config rewrites a Path
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_any_other_path_is_taken(path):
     [("2024_01", 202401), ("1e3", 1000.0), ("(x)", "x"), ("[a]", ["a"]), ("a,b", ("a", "b"))],
 )
 @pytest.mark.parametrize("form", ["--output_dir {}", "--output_dir={}", "--output-dir {}"])
-def test_what_the_command_line_takes_for_python_is_refused(typed, read, form, monkeypatch):
+def test_a_path_that_the_command_line_evaluates_as_python_is_refused(typed, read, form, monkeypatch):
     monkeypatch.setattr(sys, "argv", [MONAI, "run", *form.format(typed).split(" ")])
     with pytest.raises(ValueError, match=re.escape(f"--output_dir ./{typed}")):
         require_plain_paths({"output_dir": read})
@@ -158,7 +159,7 @@ def test_a_comment_that_the_command_line_cut_off_is_refused(typed, monkeypatch):
 @pytest.mark.parametrize(
     ("typed", "read"), [("'a b'", "a b"), ("None", None), ("$@bundle_root + '/x'", "./x"), ("@bundle_root", ".")]
 )
-def test_what_was_meant_for_python_or_monai_is_taken(typed, read, monkeypatch):
+def test_a_path_that_was_meant_for_python_or_monai_is_accepted(typed, read, monkeypatch):
     monkeypatch.setattr(sys, "argv", [MONAI, "run", "--output_dir", typed])
     require_plain_paths({"output_dir": read})
 
@@ -166,7 +167,7 @@ def test_what_was_meant_for_python_or_monai_is_taken(typed, read, monkeypatch):
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_path_of_every_config_is_checked(file):
     knobs = [k for k in yaml.safe_load(file.read_text()) if re.fullmatch(r"[a-z_]+_(dir|file|root)", k)]
-    for knob in {*knobs} - {"data_dir"}:  # which other knobs make
+    for knob in {*knobs} - {"data_dir"}:  # which is made from other knobs
         parser = ConfigParser({"imports": ["$import monai_idm"], "run": ["$monai_idm.check_paths()"], knob: "study#1"})
         with pytest.raises(RuntimeError) as raised:
             parser.get_parsed_content("run#0")

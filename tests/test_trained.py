@@ -1,4 +1,4 @@
-"""What weights say wins; what they do not say, whoever asks decides, and then the defaults of a training."""
+"""Settings that weights record win; for others the given value counts, and then the defaults of training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ONE, ANY = Synthesis(["t1", "t2"], ["t1"]), Synthesis(["t1", "t2", "flair"])
 
 
 def save(folder, task, network=None, older=False, scheduler=None, **grid):
-    """A model.pt of a training with these settings, 16^3 voxels of 2.5 mm; as version 0.1.0 wrote it, if wished."""
+    """A model.pt of a training with these settings, 16^3 voxels of 2.5 mm; if ``older``, as version 0.1.0 wrote it."""
     parts = [StridedDDPMScheduler(**(scheduler or {})), BrainToGridd("image", **{"spatial_size": 16, **grid})]
     record = RunRecord(task, parts, seed=7)
     record.describe_data("phantom", 3, record.spatial_size, 2.5)
@@ -45,8 +45,8 @@ def small(**arguments):
     return InvertibleDiffusionUNet(**{"spatial_dims": 3, "in_channels": 2, "out_channels": 2, **arguments})
 
 
-# the weights, by what save takes; a setting that they say; what it is; another value, and how an error says both
-SAID = {
+# arguments of save; a setting that the weights then record; its value; another value, and both as an error shows them
+RECORDED = {
     "modalities": ({"task": Generation(["t2"])}, "modalities", ["t2"], ["t1"], "['t2']", "['t1']"),
     "classes": ({"task": Generation(["t1"], ["a", "b"])}, "classes", ["a", "b"], None, "['a', 'b']", "None"),
     "network_range": ({"network_range": (0, 1)}, "network_range", [0, 1], [-1, 1], "[0, 1]", "[-1, 1]"),
@@ -69,17 +69,17 @@ SAID = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=SAID)
-def said(request, tmp_path):
-    options, *rest = SAID[request.param]
+@pytest.fixture(params=RECORDED)
+def recorded(request, tmp_path):
+    options, *rest = RECORDED[request.param]
     options = {"task": GENERATION, **options}
     if "network" in options:
         options["network"] = options["network"]()
     return TrainedModel(save(tmp_path, **options), options["task"].name), *rest
 
 
-def test_what_weights_say_wins(said):
-    trained, name, value, *_ = said
+def test_what_weights_record_wins(recorded):
+    trained, name, value, *_ = recorded
     if name == "preset":
         value = {**small().arguments, "inverse_head": False}
     assert trained[name] == value
@@ -88,9 +88,11 @@ def test_what_weights_say_wins(said):
     assert trained[name] == value
 
 
-def test_what_contradicts_the_weights_is_refused_with_both_values(said):
-    trained, name, _, other, theirs, ours = said
-    message = re.escape(f"{trained.file} was trained otherwise ({name}: {theirs} in the checkpoint, {ours} here)")
+def test_what_contradicts_the_weights_is_refused_with_both_values(recorded):
+    trained, name, _, other, theirs, ours = recorded
+    message = re.escape(
+        f"{trained.file} was trained with other settings ({name}: {theirs} in the checkpoint, {ours} here)"
+    )
     with pytest.raises(ValueError, match=f"{message}; leave these knobs out.* --ckpt_file"):
         trained.reconcile({name: other, "seed": 3})
 
@@ -101,7 +103,7 @@ def test_every_setting_that_contradicts_is_named(tmp_path):
         trained.reconcile({"zoom": False, "prediction_type": "epsilon", "schedule": "cosine"})
 
 
-def test_a_preset_may_be_given_by_its_name_and_stays_what_the_weights_say(tmp_path):
+def test_a_preset_may_be_given_by_its_name_and_stays_what_the_weights_record(tmp_path):
     network = InvertibleDiffusionUNet.from_preset("light")
     trained = TrainedModel(save(tmp_path, GENERATION, network), "generation")
     arguments = trained["preset"]
@@ -127,7 +129,7 @@ def test_free_settings_are_the_run_s_where_it_gives_them(tmp_path):
         (GENERATION, True, False),
         (GENERATION, False, True),
         (Segmentation(["t1"], ["whole"], coordinates=False), False, True),
-        (Segmentation(["t1"], ["whole"], coordinates=True), False, False),  # the network is told where in the grid
+        (Segmentation(["t1"], ["whole"], coordinates=True), False, False),  # the network gets coordinates of the grid
     ],
 )
 def test_the_grid_is_free_where_a_voxel_does_not_depend_on_it(task, zoom, free, tmp_path):
@@ -140,7 +142,7 @@ def test_the_grid_is_free_where_a_voxel_does_not_depend_on_it(task, zoom, free, 
             trained.reconcile({"spatial_size": [32, 32, 8]})
 
 
-def test_a_network_for_any_known_contrasts_takes_those_that_are_given(tmp_path):
+def test_a_network_for_any_known_contrasts_accepts_those_that_are_given(tmp_path):
     file = save(tmp_path, ANY)
     assert TrainedModel(file, "synthesis").reconcile({})["known"] is None
     for known in (["t1"], ["flair", "t2"]):
@@ -149,7 +151,7 @@ def test_a_network_for_any_known_contrasts_takes_those_that_are_given(tmp_path):
 
 @pytest.mark.parametrize("file", ["absent", "bare", "a network's"])
 @pytest.mark.parametrize("task", TASKS)
-def test_before_weights_say_anything_defaults_serve_and_what_is_given_is_taken(file, task, tmp_path, caplog):
+def test_before_weights_record_anything_defaults_and_given_values_are_used(file, task, tmp_path, caplog):
     if file != "absent":
         torch.save((nn.Linear(1, 1) if file == "bare" else small()).state_dict(), tmp_path / "model.pt")
     untrained = {"spatial_size": [8, 8, 8], "zoom": False}
@@ -166,7 +168,7 @@ def test_before_weights_say_anything_defaults_serve_and_what_is_given_is_taken(f
     assert trained["zoom"] is False
     assert trained.spacing_mm == 1
     assert trained.record == {}
-    assert "do not say" not in caplog.text
+    assert "did not record" not in caplog.text
     with pytest.raises(KeyError):
         trained["no_such_setting"]
     if file == "a network's":
@@ -186,20 +188,20 @@ def test_before_there_are_weights_the_network_is_that_of_a_training(task, tmp_pa
 
 
 @pytest.mark.parametrize("task", [GENERATION, SEGMENTATION, ONE], ids=lambda task: task.name)
-def test_weights_of_version_0_1_0_say_what_they_can(task, tmp_path, caplog):
+def test_weights_of_version_0_1_0_give_the_settings_they_record(task, tmp_path, caplog):
     file = save(tmp_path, task, older=True, zoom=False, network_range=(0, 1))
     trained = TrainedModel(file, task.name)
     assert task_of(trained.record) is type(task)
     assert trained["network_range"] == [0, 1]
     assert trained["spatial_size"] == [16, 16, 16]
-    assert trained["zoom"] is True  # they do not say it
+    assert trained["zoom"] is True  # not recorded
     unsaid = {"zoom": False, "window_percentiles": [1, 99]}
     if task is SEGMENTATION:
         unsaid |= {"label_map": "decathlon", "coordinates": False}
         assert (trained["label_map"], trained["coordinates"]) == ("brats2020", True)
     assert {**trained.reconcile(unsaid), **unsaid} == trained.reconcile(unsaid)
     assert {name: trained[name] for name in unsaid} == unsaid
-    assert "of version 0.1.0, do not say" in caplog.text
+    assert "written by version 0.1.0, which did not record" in caplog.text
     assert all(f"{name}={value}" in caplog.text for name, value in unsaid.items())
     with pytest.raises(ValueError, match=r"modalities: .* in the checkpoint, .* here"):
         trained.reconcile({**unsaid, "modalities": ["pd"]})
@@ -215,11 +217,11 @@ def test_weights_of_another_task_are_refused(task, older, tmp_path):
         if name == task.name:
             assert TrainedModel(file, name).task.settings == task.settings
         else:
-            with pytest.raises(ValueError, match=rf"weights of a {task.name}, and this config does {name};"):
+            with pytest.raises(ValueError, match=rf"weights for {task.name}, but this config is for {name};"):
                 TrainedModel(file, name)
 
 
-def test_a_task_that_nobody_knows_is_refused(tmp_path):
+def test_an_unknown_task_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"task 'denoising' is not known, only .*generation.*imports:"):
         TrainedModel(tmp_path / "absent.pt", "denoising")
 
@@ -297,14 +299,14 @@ def test_sampler_inferer_and_preprocessing_are_those_of_the_training(tmp_path):
 def test_defaults_are_the_knobs_of_the_configs(task):
     config = ConfigParser.load_config_files([CONFIGS / f"{name}.yaml" for name in ("train", *TASKS[task])])
     defaults = dict(TrainedModel("absent.pt", task).defaults)
-    assert defaults.pop("spatial_size") is None  # the demo's or another: nobody knows it
+    assert defaults.pop("spatial_size") is None  # unknown before training: the demo's or another
     assert {name: config[name] for name in defaults} == defaults
     record = configured({}, *TASKS[task]).get_parsed_content("record")
     assert {*record.content["convention"], "preset", "bookend_stride"} == {*defaults}
 
 
 @pytest.mark.parametrize("file", [f"inference{task}.yaml" for task in ("", "_segmentation", "_synthesis")])
-def test_what_weights_decide_is_no_knob_of_an_inference_unless_nobody_gave_it(file):
+def test_what_weights_decide_is_no_knob_of_an_inference_unless_it_is_null(file):
     config = ConfigParser.load_config_files([CONFIGS / file])
     defaults = TrainedModel("absent.pt", config["trained"]["task"]).defaults
     assert {name: config[name] for name in defaults if config.get(name) is not None} == {}

@@ -1,4 +1,4 @@
-"""What is declared, pinned, written into bundles and tried agrees."""
+"""The versions that are declared, pinned, written into bundles and tested agree."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_optional_package_is_declared_and_has_its_command():
         declared = extras[extra[1]] if extra else [install.removeprefix("pip install ")]
         assert any(re.split("[>=]", line)[0] == package for line in declared)
     tested = section("options.extras_require", "test")
-    assert {line for lines in extras.values() for line in lines} <= {*tested}  # or the checks would pass over them
+    assert {line for lines in extras.values() for line in lines} <= {*tested}  # or the checks would skip them
 
 
 def test_ci_installs_every_minimum():
@@ -63,12 +63,12 @@ def test_ci_installs_every_minimum():
 
 
 @pytest.mark.parametrize(
-    ("versions", "said"),
+    ("versions", "expected"),
     [({"torch": "2.9.1"}, '! torch 2.9.1 is older than 2.11, the oldest tried: pip install "torch>=2.11"'),
      ({"torch": None}, '! torch is not installed: pip install "torch>=2.11"'),
      ({"torch": "2.11.0+cu130"}, None), ({"torch": "2.11"}, None), ({"torch": "3.0"}, None)],
 )  # fmt: skip
-def test_the_doctor_compares_what_is_installed_with_it(versions, said, monkeypatch):
+def test_the_doctor_compares_what_is_installed_with_it(versions, expected, monkeypatch):
     def version(name):
         if versions.get(name, "99") is None:
             raise metadata.PackageNotFoundError
@@ -77,4 +77,4 @@ def test_the_doctor_compares_what_is_installed_with_it(versions, said, monkeypat
     declared = ["torch>=2.11", "numpy (>=2.0)", "scipy", 'einops>=0.8; extra == "test"']
     monkeypatch.setattr(metadata, "requires", lambda name: declared)
     monkeypatch.setattr(metadata, "version", version)
-    assert [line for line in doctor() if "2.11" in line and line.startswith("!")] == ([said] if said else [])
+    assert [line for line in doctor() if "2.11" in line and line.startswith("!")] == ([expected] if expected else [])

@@ -1,4 +1,4 @@
-"""Files of weights and of trainings, and what they say about themselves."""
+"""Checkpoint files, and the record of its training that a checkpoint carries."""
 
 from monai_idm.checkpoints.files import DamagedFile, read_checkpoint, require_sound, write_checkpoint
 from monai_idm.checkpoints.record import (

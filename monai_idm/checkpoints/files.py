@@ -1,4 +1,4 @@
-"""Checkpoints on the disk: whole or absent, and known to be as they were written."""
+"""Write and read checkpoints that are complete or absent, and verified to be as they were written."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ __all__ = ["DamagedFile", "read_checkpoint", "require_sound", "write_checkpoint"
 
 
 class DamagedFile(ValueError):
-    """A file is not what was written."""
+    """A file has changed since it was written, or is incomplete."""
 
 
 def write_checkpoint(file: str | Path, content: Mapping[str, Any]) -> None:
-    """``torch.save``, but the file is replaced in one step, when it is on the disk; its folder is made if missing."""
+    """``torch.save``, but the file is replaced in one step, once it is on the disk; its folder is made if missing."""
     with atomic_file(Path(file)) as unfinished, unfinished.open("wb") as stream:
         try:
             torch.save(content, stream)
-        except RuntimeError as error:  # "unexpected pos", where the disk is full
+        except RuntimeError as error:  # torch says "unexpected pos" if the disk is full
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def read_checkpoint(file: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """What ``torch.save`` wrote, on the host: tensors and plain types, never objects of other classes.
+    """Load a file of ``torch.save`` onto the host: tensors and plain types, never objects of other classes.
 
     Args:
-        file: Read twice, because ``torch.load`` itself takes flipped bits for weights.
-        mmap: Leave tensors in the file until somebody looks at them.
+        file: The checkpoint. It is read twice, because ``torch.load`` itself does not notice flipped bits.
+        mmap: Leave tensors in the file until they are used.
     Raises:
-        DamagedFile: If it is something else by now, was never complete, or holds other objects.
+        DamagedFile: If the file has changed since it was written, is incomplete, or holds other objects.
     """
     require_sound(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # a damaged archive makes the readers raise whatever they do
+    except Exception as error:  # damaged archives raise all kinds of errors
         raise DamagedFile(f"{file} cannot be read: {error}") from error
 
 
 def require_sound(file: str | Path) -> None:
-    """Compare all parts of what ``torch.save`` wrote with their checksums: it writes ZIP archives.
+    """Check all parts of a file that ``torch.save`` wrote, a ZIP archive, against their checksums.
 
     Raises:
-        DamagedFile: If one differs, or the file is no whole archive.
+        DamagedFile: If a checksum does not match, or the file is not a complete archive.
     """
     with Path(file).open("rb") as stream:
         try:
@@ -56,4 +56,4 @@ def require_sound(file: str | Path) -> None:
         except Exception as error:
             raise DamagedFile(f"{file} cannot be read: {error}") from error
     if damaged is not None:
-        raise DamagedFile(f"{file} does not hold what was written: the checksum of its {damaged} is another")
+        raise DamagedFile(f"{file} is damaged: the checksum of its {damaged} does not match")

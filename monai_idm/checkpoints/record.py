@@ -1,4 +1,4 @@
-"""What a checkpoint says about the run that made it."""
+"""The record of its training that a checkpoint carries."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["PHANTOM", "RunRecord", "fingerprint", "grid_is_fixed", "read_record"
 PHANTOM = "phantom"
 
 _SECTION = "record"
-ADDED = ("zoom", "window_percentiles", "label_map", "coordinates")  # to the convention since version 0.1.0
+ADDED = ("zoom", "window_percentiles", "label_map", "coordinates")  # settings that version 0.1.0 did not record
 _logger = logging.getLogger(__name__)
 
 
 class HasSettings(Protocol):
-    """A part of a run on which a voxel of the result depends."""
+    """A part of a run whose settings affect the result."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What it was made with, plain types."""
+        """Settings of the part, in plain types."""
 
 
 class TaskOfRun(HasSettings, Protocol):
@@ -39,20 +39,21 @@ class TaskOfRun(HasSettings, Protocol):
 
 
 class RunRecord:
-    """A plain-type record that travels with a network's weights (:mod:`monai_idm.checkpoints.signature`).
+    """A record in plain types that is stored with a network's weights (:mod:`monai_idm.checkpoints.signature`).
 
-    Loading checks it: weights trained for another convention would load silently and predict nonsense.
+    It is checked when weights are loaded: weights trained with other settings would load without an error and predict
+    nonsense.
 
-    The record's ``convention`` is what a voxel of the result depends on besides the weights. It must be the same when
-    the weights are loaded; so must the grid, ``spatial_size``, unless voxels are left as they are (``zoom: false``) and
-    the network is not told where they lie.
+    The record's ``convention`` holds the settings, besides the weights, that the result depends on. They must be the
+    same when the weights are loaded. So must the grid, ``spatial_size``, unless voxels are left as they are
+    (``zoom: false``) and the network does not get their coordinates.
 
     Args:
         task: Task of the run.
         parts: Other parts of the run whose settings belong to the convention: noise schedule, preprocessing.
         seed: Seed of the run.
     Raises:
-        TypeError: If a part does not say its settings.
+        TypeError: If a part has no settings.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class RunRecord:
         parts: Sequence[HasSettings] = (),
         seed: int | None = None,
     ) -> None:
-        if silent := [type(part).__name__ for part in parts if not hasattr(part, "settings")]:
+        if unrecordable := [type(part).__name__ for part in parts if not hasattr(part, "settings")]:
             raise TypeError(
-                f"{', '.join(silent)} has no settings, which the weights would have to say later; take one of ours, as "
-                "StridedDDPMScheduler or BrainToGridd, or give yours a dictionary settings of plain values"
+                f"{', '.join(unrecordable)} has no settings to record with the weights; use a class of monai_idm, such "
+                "as StridedDDPMScheduler or BrainToGridd, or give yours a dictionary settings of plain values"
             )
         convention = {name: value for part in parts for name, value in part.settings.items()}
         self.spatial_size: Sequence[int] | None = convention.pop("spatial_size", None)
@@ -79,12 +80,12 @@ class RunRecord:
         self._split: Mapping[str, Sequence[Case]] | None = None
 
     def sign(self, network: nn.Module) -> nn.Module:
-        """Write this record into every ``state_dict`` of a network, and check what the network loads.
+        """Write this record into every ``state_dict`` of a network, and check the record of each one it loads.
 
         Returns:
             The network.
         """
-        sign(network, _SECTION, self._written, self._check)
+        sign(network, _SECTION, self._content_for, self._check)
         return network
 
     def describe_data(
@@ -95,14 +96,14 @@ class RunRecord:
         spacing_mm: float,
         split: Mapping[str, Sequence[Case]] | None = None,
     ) -> None:
-        """Say what the weights are trained on.
+        """Record what the weights are trained on.
 
         Args:
             source: Where the cases came from; :data:`PHANTOM` for generated ones.
             num_cases: Number of training cases.
             spatial_size: Size of the training grid, in voxels.
             spacing_mm: Voxel size of the training grid.
-            split: Subject and patient of every case, by its part: ``training``, ``validation``, ``test``. The record
+            split: Subject and patient of every case, by part: ``training``, ``validation``, ``test``. The record
                 holds hashes of them.
         """
         self._split = split
@@ -116,96 +117,96 @@ class RunRecord:
             self.content["split"] = hashed_split(split)
 
     def require_same_cases(self) -> None:
-        """After a checkpoint is loaded to go on with: its training must have had the cases of this one.
+        """Check, when a run is resumed, that the loaded checkpoint was trained with the cases of this run.
 
         Raises:
-            ValueError: If a part of the split holds others: those judged might have been trained on.
+            ValueError: If a part of the split differs: cases for evaluation might have been trained on.
         """
-        theirs = TrainingSplit.of(self.loaded)
-        if theirs is None or self._split is None:
+        earlier = TrainingSplit.of(self.loaded)
+        if earlier is None or self._split is None:
             return
-        if others := theirs.differs_from(self._split):
+        if parts := earlier.differs_from(self._split):
             raise ValueError(
-                f"the checkpoint was trained with other cases than there are now (in {', '.join(others)}); go on with "
-                "the --dataset_dir and --seed of its training, and with the datalist.json in its output_dir as "
-                "--datalist_file, or start anew in another --ckpt_dir"
+                f"the checkpoint was trained with cases other than the current ones (in {', '.join(parts)}); resume "
+                "with the --dataset_dir and --seed of its training, and with the datalist.json in its output_dir as "
+                "--datalist_file, or start from scratch in another --ckpt_dir"
             )
 
     def refuse_to_replace(self, file: str | Path) -> None:
-        """Before training: a run on phantoms must not overwrite what was trained on data.
+        """Make sure, before training, that a run on phantoms does not overwrite a model trained on data.
 
         Raises:
-            FileExistsError: If this run's data are phantoms and the file's are not.
+            FileExistsError: If this run trains on phantoms and the model in the file did not.
         """
         if not Path(file).exists() or self.content["data"]["source"] != PHANTOM:
             return
-        theirs = (read_record(file) or {}).get("data", {"source": "unknown data", "num_cases": "an unknown number of"})
-        if theirs["source"] != PHANTOM:
+        data = (read_record(file) or {}).get("data", {"source": "unknown data", "num_cases": "an unknown number of"})
+        if data["source"] != PHANTOM:
             raise FileExistsError(
-                f"{file} was trained on {theirs['num_cases']} cases of {theirs['source']}, and this run trains on "
+                f"{file} was trained on {data['num_cases']} cases of {data['source']}, and this run trains on "
                 f"generated phantoms; give --dataset_dir to train on data, or --ckpt_dir to write elsewhere"
             )
 
-    def _written(self, network: nn.Module) -> dict[str, Any]:
-        theirs = TrainingSplit.of(self.loaded)
-        if theirs is None or "split" not in self.content:
+    def _content_for(self, network: nn.Module) -> dict[str, Any]:
+        loaded = TrainingSplit.of(self.loaded)
+        if loaded is None or "split" not in self.content:
             return self.content
-        # what the weights were trained on before, they have seen, too
-        earlier = [split for split in theirs.splits if split["salt"] != self.content["split"]["salt"]]
+        # the weights have also seen the cases of the runs they started from
+        earlier = [split for split in loaded.splits if split["salt"] != self.content["split"]["salt"]]
         return {**self.content, "earlier": earlier}
 
-    def _check(self, theirs: Mapping[str, Any]) -> None:
-        ours, trained = self.content["convention"], theirs["convention"]
-        said = [name for name in {**ours, **trained} if name in trained or name not in ADDED]
-        different = differences(trained, ours, said)
-        size = theirs.get("data", {}).get("spatial_size")
+    def _check(self, record: Mapping[str, Any]) -> None:
+        ours, trained = self.content["convention"], record["convention"]
+        recorded = [name for name in {**ours, **trained} if name in trained or name not in ADDED]
+        different = differences(trained, ours, recorded)
+        size = record.get("data", {}).get("spatial_size")
         if grid_is_fixed(trained) and None not in (size, self.spatial_size):
             different += differences({"spatial_size": size}, {"spatial_size": self.spatial_size})
         if different:
             raise ValueError(
-                f"the checkpoint was trained under another convention ({'; '.join(different)}); set these knobs as in "
-                f"its training, or choose another checkpoint"
+                f"the checkpoint was trained with other settings ({'; '.join(different)}); set these knobs as in its "
+                f"training, or choose another checkpoint"
             )
         if self.loaded is None:
-            warn_of_unrecorded(theirs, ours)
-        self.loaded = dict(theirs)
+            warn_of_unrecorded(record, ours)
+        self.loaded = dict(record)
 
 
 def grid_is_fixed(convention: Mapping[str, Any]) -> bool:
-    """Whether a network has to be given volumes on the grid of its training.
+    """Whether a network needs volumes on the grid of its training.
 
-    It has not where voxels are left as they are and nothing says where in the grid they lie.
+    It does not if voxels are left as they are and the network does not get their coordinates.
     """
     return convention.get("zoom", True) or convention.get("coordinates", False)
 
 
 def warn_of_unrecorded(record: Mapping[str, Any], taken: Mapping[str, Any]) -> None:
-    """Log what a record of version 0.1.0 does not say, and the values that are taken instead."""
-    unsaid = [f"{name}={taken[name]}" for name in ADDED if name in taken and name not in record["convention"]]
-    if unsaid:
+    """Log which settings a record written by version 0.1.0 lacks, and the values assumed for them."""
+    unrecorded = [f"{name}={taken[name]}" for name in ADDED if name in taken and name not in record["convention"]]
+    if unrecorded:
         _logger.warning(
-            "the weights, of version %s, do not say with what values of these knobs they were trained; they are "
-            "taken to be %s",
+            "the weights were written by version %s, which did not record the values of these knobs in training; "
+            "assuming %s",
             record.get("versions", {}).get("monai_idm", "unknown"),
-            ", ".join(unsaid),
+            ", ".join(unrecorded),
         )
 
 
 def read_record(file: str | Path) -> dict[str, Any] | None:
-    """The record in a file of weights, or None where there is none; the file as for :func:`read_weights`."""
+    """The record in a file of weights, or None if it has none; for the file see :func:`read_weights`."""
     return read_weights(file)[1].get(_SECTION)
 
 
 def read_weights(file: str | Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """The weights in a file, and what they say of themselves.
+    """Read the weights in a file and the sections stored with them.
 
     Args:
-        file: A ``state_dict``, or a dictionary of them with the key ``"network"``.
+        file: A ``state_dict``, or a dictionary that holds one under ``"network"``.
     Returns:
-        The ``state_dict``, and a dictionary with the ``record`` of the run and the ``arguments`` of the network, where
-        they are.
+        The ``state_dict``, and a dictionary with the ``record`` of the run and the ``arguments`` of the network, if
+        the file has them.
     Raises:
-        DamagedFile: If the file is not what was written.
+        DamagedFile: If the file has changed since it was written.
     """
     content = read_checkpoint(file, mmap=True)
     weights = content.get("network", content)
@@ -213,7 +214,7 @@ def read_weights(file: str | Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
 
 
 def fingerprint(file: str | Path) -> str | None:
-    """The SHA-256 of a file, or None where there is none."""
+    """The SHA-256 of a file, or None if there is no such file."""
     if not Path(file).is_file():
         return None
     with Path(file).open("rb") as stream:

@@ -1,6 +1,6 @@
-"""What weights say of themselves: sections of plain types in the metadata of a ``state_dict``.
+"""Store sections of plain types with weights, in the metadata of a ``state_dict``.
 
-There they go wherever the weights go, and no loader trips over them: ``model.pt`` stays a bare ``state_dict``.
+Metadata goes wherever the weights go, and loaders ignore it: ``model.pt`` stays a bare ``state_dict``.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def sign(
     content: Callable[[nn.Module], Mapping[str, Any]],
     check: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
-    """Write a section into every ``state_dict`` of a module, and look at that of every ``state_dict`` it loads.
+    """Write a section into every ``state_dict`` of a module, and check it in every ``state_dict`` the module loads.
 
     Args:
-        module: The module; its copies sign too.
+        module: The module; its copies do the same.
         section: Name of the section.
-        content: What the section says, given the module.
-        check: Raises if the section of weights that are about to be loaded is not acceptable.
+        content: Returns the content of the section, given the module.
+        check: Raises an error if the section in weights that are about to be loaded is not acceptable.
     """
     # partials: torch marks a hook by an attribute, which a bound method cannot hold
     module.register_state_dict_post_hook(partial(_write, section, content))
@@ -41,7 +41,7 @@ def read_sections(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Iterable[str] | None = None) -> list[str]:
-    """What a checkpoint and a run say differently, a phrase for each name.
+    """How the values of a checkpoint and of a run differ, a phrase for each name.
 
     Args:
         theirs: Values of the checkpoint.

@@ -1,7 +1,7 @@
-"""Which cases a training has seen, as its weights say it: by hashes, so that no name travels with them.
+"""Record the cases of a run with its weights: as hashes, so that no name travels with them.
 
-A hash is PBKDF2 of the name with a salt of the training. It does not hide a name that somebody can guess; it keeps
-names out of files, and says of a name that is at hand whether it was among those of the training.
+A hash is PBKDF2 of the name with a salt of the run. It does not hide a name that somebody can guess, but it keeps names
+out of files, and anyone who has a name can check whether it was among those of the run.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 __all__ = ["Case", "TrainingSplit", "hashed_split"]
 
 Case = tuple[str, str]  # subject and patient, who may have several scans
-_ROUNDS = 1000  # half a millisecond a name
+_ROUNDS = 1000  # half a millisecond per name
 
 
 def hashed_split(split: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
     """A split as plain types without names.
 
     Args:
-        split: Cases by the name of their part, as ``training``.
+        split: Cases by the name of their part, such as ``training``.
     Returns:
         ``{"salt": ..., part: {"subjects": [...], "patients": [...]}}``.
     """
-    # of the names, not of chance: processes, and a training that goes on, must agree on it
+    # made from the names, not at random: all processes, and a resumed run, must get the same salt
     names = repr(sorted((part, sorted(cases)) for part, cases in split.items()))
     salt = hashlib.sha256(names.encode()).hexdigest()[:16]
     return {"salt": salt} | {
@@ -35,10 +35,10 @@ def hashed_split(split: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
 
 
 class TrainingSplit:
-    """The cases of the training that a record is of, and of trainings before, whose weights it started from.
+    """The cases of the run that wrote a record, and of the earlier runs whose weights it started from.
 
     Args:
-        splits: As of :func:`hashed_split`, the last training's first.
+        splits: Splits in the form that :func:`hashed_split` returns, the last run's first.
     """
 
     def __init__(self, splits: Sequence[Mapping[str, Any]]) -> None:
@@ -46,16 +46,16 @@ class TrainingSplit:
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> TrainingSplit | None:
-        """What a record knows of its cases; None if nothing, as the records of version 0.1.0."""
+        """The cases in a record; None if it has none, such as a record of version 0.1.0."""
         record = record or {}
         return cls([record["split"], *record.get("earlier", [])]) if "split" in record else None
 
     def has(self, part: str, subject: str) -> bool:
-        """Whether a subject was in a part of the last training's split."""
+        """Whether a subject was in a part of the last run's split."""
         return _hash(subject, self.splits[0]["salt"]) in self.splits[0].get(part, {}).get("subjects", ())
 
     def trained_on(self, case: Case) -> bool:
-        """Whether a training, the last or one before, has seen this subject, or another scan of the patient."""
+        """Whether the last run or an earlier one trained on this subject, or on another scan of the patient."""
         subject, patient = case
         return any(
             _hash(subject, split["salt"]) in split["training"]["subjects"]
@@ -64,7 +64,7 @@ class TrainingSplit:
         )
 
     def differs_from(self, split: Mapping[str, Sequence[Case]]) -> list[str]:
-        """In which parts the last training had other cases than a split by names."""
+        """The parts in which the last run had other cases than a split with names."""
         last = self.splits[0]
         return [
             part

@@ -1,4 +1,4 @@
-"""Ignite handlers: they listen to an engine, call a meter or a metrics object, and write what it says."""
+"""Ignite handlers: they subscribe to an engine, call a meter or a metrics object, and write its results."""
 
 from monai_idm.handlers.attach_all import AttachAll
 from monai_idm.handlers.best_weights import BestWeights

@@ -1,4 +1,4 @@
-"""Handlers that stand elsewhere in a config."""
+"""Attach handlers that a config defines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["AttachAll"]
 
 
 class AttachAll:
-    """Attaches other handlers, in their order: a config's ``train#handlers`` may hold no ``"@reference"``.
+    """Attach other handlers, in order, for a list that must not contain ``"@reference"``, such as ``train#handlers``.
 
-    MONAI's check of a bundle's properties looks for ``_target_`` in each item.
+    MONAI's check of a bundle's properties looks for ``_target_`` in each item of that list.
 
     Args:
         handlers: Objects with ``attach(engine)``.

@@ -1,4 +1,4 @@
-"""The weights of the best validation."""
+"""Keep the weights of the best validation."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["BestWeights"]
 
 
 class BestWeights:
-    """Write a network's weights to a file whenever a validation is better than all before.
+    """Write a network's weights to a file whenever a validation is better than all before it.
 
-    Attach it to a MONAI evaluator with a key metric, larger being better; give it to the
-    :class:`~monai_idm.handlers.TrainingCheckpoint`, and a training that goes on knows what the best was. The file is
-    replaced in one step, and a metric that is no number replaces nothing.
+    Attach it to a MONAI evaluator whose key metric is better when larger. Pass it to the
+    :class:`~monai_idm.handlers.TrainingCheckpoint` too, so that a resumed run remembers the best validation. The file
+    is replaced in one step, and never because of a metric that is NaN or infinite.
 
     Args:
-        network: As the evaluator runs it.
-        file: A bare ``state_dict``, as all MONAI tools load it.
+        network: The network that the evaluator runs.
+        file: File for the bare ``state_dict``, which all MONAI tools can load.
     """
 
     def __init__(self, network: Any, file: str | Path) -> None:
@@ -41,7 +41,7 @@ class BestWeights:
         metric = float(state.metrics[state.key_metric_name])
         if math.isfinite(metric) and (self.metric is None or metric > self.metric):
             self.metric, self.epoch = metric, state.epoch
-            weights = self.network.state_dict()  # in every process: those that share weights put them together
+            weights = self.network.state_dict()  # in every process: sharded weights are gathered from all of them
             if idist.get_rank() == 0:
                 write_checkpoint(self.file, weights)
         self._publish(engine)
@@ -53,7 +53,7 @@ class BestWeights:
         self.metric, self.epoch = state_dict["metric"], state_dict["epoch"]
 
     def _publish(self, engine: Engine) -> None:
-        """MONAI's own note of the best, which an interruption and a metric that is no number would spoil."""
+        """Correct MONAI's own record of the best, which is lost in a resumed run and spoiled by NaN."""
         if self.metric is not None:
             state = cast(Any, engine.state)
             state.best_metric, state.best_metric_epoch = self.metric, self.epoch

@@ -1,4 +1,4 @@
-"""Weights for evaluation and inference."""
+"""Load weights for evaluation and inference."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["CheckedCheckpointLoader"]
 
 
 class CheckedCheckpointLoader(CheckpointLoader):
-    """MONAI's CheckpointLoader, which refuses a file that is damaged.
+    """MONAI's CheckpointLoader, but it refuses a damaged file.
 
-    PyTorch loads weights with flipped bits as they are, and where it cannot read a file it does not say which.
+    PyTorch loads weights with flipped bits without an error, and if it cannot read a file, its error does not name it.
 
     Raises:
-        DamagedFile: If the file is not what was written.
-        FileNotFoundError: If it is not there.
+        DamagedFile: If the file has changed since it was written.
+        FileNotFoundError: If the file is missing.
     """
 
     def __call__(self, engine: Engine) -> None:
-        way_out = "copy it from where it was made, or name another file, as with --ckpt_file"
+        way_out = "copy it from where it was made, or name another file, for example with --ckpt_file"
         try:
             require_sound(self.load_path)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{self.load_path} is not there; train first, {way_out}") from None
+            raise FileNotFoundError(f"{self.load_path} does not exist; train first, {way_out}") from None
         except DamagedFile as error:
             raise DamagedFile(f"{error}; {way_out}") from None
         super().__call__(engine)

@@ -1,4 +1,4 @@
-"""A CSV file that grows by a row per epoch, also when a training goes on."""
+"""A CSV file with a row per epoch, which a resumed run continues."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["append_epoch"]
 
 
 def append_epoch(file: Path, engine: Engine, figures: Mapping[str, Any]) -> None:
-    """Append the figures of an epoch, behind its number and iteration; a new file gets header and folder.
+    """Append a row: the epoch, the iteration and the figures. A new file gets a header, and its folder is made.
 
-    Rows of this iteration and of later ones are replaced: a training that was killed wrote them behind the checkpoint
-    that it now goes on from. Lines that are no rows, as blank ones, go. The file is replaced in one step: no row is
-    ever half written.
+    Rows of this iteration or a later one are replaced: a run that was killed wrote them after the checkpoint from which
+    it is now resumed. Lines that are not rows, such as blank ones, are removed. The file is replaced in one step, so
+    that no row is ever half written.
 
     Args:
-        file: To append to.
-        engine: Whose epoch it is.
-        figures: Values by column; floats are written with six digits, None as nothing.
+        file: The CSV file.
+        engine: Engine whose state has the epoch and the iteration.
+        figures: Values by column; floats are written with six significant digits, None as an empty cell.
     Raises:
-        ValueError: If the file holds other columns.
+        ValueError: If the file has other columns.
     """
     row = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, **figures}
     header, *earlier = _rows(file) or [list(row)]
@@ -35,10 +35,10 @@ def append_epoch(file: Path, engine: Engine, figures: Mapping[str, Any]) -> None
             f"{file} has the columns {', '.join(header)}, this run writes {', '.join(row)}; "
             "give csv_file another name or move the old file away"
         )
-    now = [f"{value:.6g}" if isinstance(value, float) else value for value in row.values()]
-    kept = [past for past in earlier if past[1:2] and past[1].isdecimal() and int(past[1]) < row["iteration"]]
+    new_row = [f"{value:.6g}" if isinstance(value, float) else value for value in row.values()]
+    earlier = [old for old in earlier if old[1:2] and old[1].isdecimal() and int(old[1]) < row["iteration"]]
     with atomic_file(file) as unfinished, unfinished.open("w", newline="") as stream:
-        csv.writer(stream).writerows([header, *kept, now])
+        csv.writer(stream).writerows([header, *earlier, new_row])
 
 
 def _rows(file: Path) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""How long a trainer waits for data."""
+"""Measure how long a trainer waits for data."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ ALARM_PERCENT = 5.0
 class DataWaitHandler(EpochMeter):
     """Measure how long each epoch of a trainer waits for its batches.
 
-    ``data_wait_s`` is the time between asking the loader for a batch and having it, ``data_wait_percent`` its share of
-    the epoch, from its start to the end of its last iteration; both are up to date after every iteration. A GPU may
-    still be at work on earlier batches meanwhile: the share is the most that faster loading can save. A warning is
-    logged once a run, for the first epoch that loses more than 5 %, leaving out the one that fills caches.
+    ``data_wait_s`` is the time between requesting batches from the loader and receiving them; ``data_wait_percent`` is
+    its share of the epoch's time, from the start of the epoch to the end of its last iteration. Both are up to date
+    after every iteration. A GPU may still be working on earlier batches meanwhile, so the share is the most that faster
+    loading can save. One warning is logged per run, for the first epoch that loses more than 5 %; the run's first
+    epoch, which fills caches, is not counted.
 
     Args:
-        csv_file: File to append one row per epoch to; a resumed run goes on in the same file. ``None``: no file.
+        csv_file: File to append one row per epoch to; a resumed run continues the same file. ``None``: no file.
     Raises:
-        ValueError: At the end of an epoch, if ``csv_file`` holds other columns.
+        ValueError: At the end of an epoch, if ``csv_file`` has other columns.
     """
 
     def __init__(self, csv_file: str | Path | None = None) -> None:
@@ -45,7 +46,7 @@ class DataWaitHandler(EpochMeter):
     def start(self, engine: Engine) -> None:
         self._epoch.reset()
         self._waiting.reset()
-        self._waiting.pause()  # a timer runs when reset
+        self._waiting.pause()  # resetting a timer starts it
 
     def stop(self, engine: Engine) -> None:
         filling, self._filling = self._filling, False

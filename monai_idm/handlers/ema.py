@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights that lives on the host."""
+"""An exponential moving average of the weights, kept on the host."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ __all__ = ["HostEMA", "UpdateEMA", "UseEMA"]
 
 
 class HostEMA:
-    """An average of a network's weights, kept on the host; :class:`UpdateEMA` and :class:`UseEMA` work with it.
+    """An exponential moving average of a network's weights, kept on the host.
 
-    It is of float32 where the weights are bfloat16, in which a mean of many would stand still. Of weights that
-    processes share (FSDP2) each averages its part.
+    :class:`UpdateEMA` updates it during training, :class:`UseEMA` evaluates with it. The average of bfloat16 weights is
+    float32, because updates would be rounded away in bfloat16. Of sharded weights (FSDP2) each process averages its own
+    shard.
 
     Args:
         network: The network being trained.
-        decay: Per update; in the first updates less, so that the initial weights are forgotten.
+        decay: Decay per update; smaller in the first updates, so that the initial weights are forgotten.
         every: Iterations between updates.
-        device: Of the average. The default, the host, costs the device nothing and a copy of the weights per update.
+        device: Device that holds the average. The default, the host, takes no memory on the training device and copies
+            the weights once per update.
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.99, every: int = 10, device: str = "cpu") -> None:
@@ -39,7 +41,7 @@ class HostEMA:
         self.weights = {name: self._copy(p) for name, p in network.named_parameters()}
 
     def update(self) -> None:
-        """Take the weights as they are now into the average."""
+        """Move the average towards the current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
         for name, p in self.network.named_parameters():
             self.weights[name].lerp_(self._copy(p), 1 - decay)
@@ -47,7 +49,7 @@ class HostEMA:
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """In the block the network has the averaged weights; a second network on the device would cost its memory."""
+        """Give the network the averaged weights inside the block: a second network would take memory on the device."""
         trained = {name: to_local(p.detach()).cpu().clone() for name, p in self.network.named_parameters()}
         self._write(self.weights)
         try:
@@ -76,10 +78,10 @@ class HostEMA:
 
 
 class UpdateEMA:
-    """Updates the average while a trainer runs. Attach it to the trainer.
+    """Update the average while a trainer runs. Attach it to the trainer.
 
     Args:
-        ema: The average.
+        ema: The average to update.
     """
 
     def __init__(self, ema: HostEMA) -> None:
@@ -93,10 +95,10 @@ class UpdateEMA:
 
 
 class UseEMA:
-    """While an evaluator runs, the network has the averaged weights. Attach it to the evaluator, first.
+    """Give the network the averaged weights while an evaluator runs. Attach it to the evaluator first.
 
     Args:
-        ema: The average.
+        ema: The average to use.
     """
 
     def __init__(self, ema: HostEMA) -> None:
@@ -109,7 +111,7 @@ class UseEMA:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._swap_out_and_raise)
 
     def swap_in(self, engine: Engine) -> None:
-        if self.ema.updates:  # or there is nothing averaged yet, as in an evaluation without training
+        if self.ema.updates:  # otherwise nothing is averaged yet, as in an evaluation without training
             self._swapped.enter_context(self.ema.swapped_in())
 
     def swap_out(self, engine: Engine) -> None:

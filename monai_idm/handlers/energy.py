@@ -1,4 +1,4 @@
-"""The energy of training, per step and per sample."""
+"""Measure the energy of training, per step and per sample."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ FIGURES = (
 class EnergyHandler(EpochMeter):
     """Measure the energy of each epoch of a trainer, of its first two minutes, and of the whole run.
 
-    Measuring stops when the last iteration of an epoch ends: validation run by another handler at the end of the epoch
-    stays outside, also of the two minutes and of the run. Each epoch has the figures ``energy_j_per_step``,
-    ``energy_j_per_sample``, ``mean_power_w``, ``max_temperature_c`` and ``mean_utilisation_percent``, without those
-    that the device does not report. For the two minutes and for the run a line is logged, with the energy per
-    parameter that the paper prints. Where energy is unavailable, one line says why.
+    Measuring stops when the last iteration of an epoch ends: validation that another handler runs at the end of the
+    epoch counts neither for the epoch nor for the two minutes or the run. Each epoch has the figures
+    ``energy_j_per_step``, ``energy_j_per_sample``, ``mean_power_w``, ``max_temperature_c`` and
+    ``mean_utilisation_percent``, except those that the device does not report. One line is logged for the two minutes
+    and one for the run, with the energy per parameter that the paper prints. If energy is unavailable, one line gives
+    the reason.
 
-    The device is asked once an epoch, and by the meter's thread. In distributed training each process measures its own
-    device and samples.
+    The handler reads the device once per epoch and once for the two minutes; between these only the meter's thread
+    does. In distributed training each process measures its own device and samples.
 
     Args:
-        device: The device whose energy is measured, as ``"cuda:0"``.
+        device: The device whose energy is measured, such as ``"cuda:0"``.
         csv_file: File to append one row per epoch to, with empty cells for what the device did not report; a resumed
-            run goes on in the same file. ``None``: no file.
+            run continues the same file. ``None``: no file.
         first_s: Seconds of training until the first line is logged.
-        meter: To measure with, in place of the device's own.
+        meter: Meter to use instead of a new one for the device.
     Raises:
-        ValueError: At the end of an epoch, if ``csv_file`` holds other columns.
+        ValueError: At the end of an epoch, if ``csv_file`` has other columns.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class EnergyHandler(EpochMeter):
         self.first_s = first_s
 
     def attach(self, engine: Engine) -> None:
-        """Subscribe to a trainer. The first tensor of a batch, also in mappings and sequences, has a sample per row."""
+        """Subscribe to a trainer. A batch has as many samples as its first tensor, however nested, has rows."""
         engine.add_event_handler(Events.STARTED, self._run_started)
         if self.meter.available:
             super().attach(engine)
@@ -90,11 +91,11 @@ class EnergyHandler(EpochMeter):
             self.log(logging.INFO, f"energy: unavailable ({self.meter.reason})")
 
     def _iteration_started(self, engine: Engine) -> None:
-        self._samples += _num_samples(engine.state.batch)  # now, because MONAI takes the batch apart later
+        self._samples += _num_samples(engine.state.batch)  # counted now, because MONAI decollates the batch later
 
     def _iteration_completed(self, engine: Engine) -> None:
         self._steps += 1
-        if self._steps == engine.state.epoch_length:  # an epoch of unknown length is stopped when it is over
+        if self._steps == engine.state.epoch_length:  # if its length is unknown, the end of the epoch stops the meter
             self.stop(engine)
         open_s = self.meter.elapsed_s if self.meter.running else 0.0
         if self._first_is_due and self._run.duration_s + open_s >= self.first_s:
@@ -107,7 +108,7 @@ class EnergyHandler(EpochMeter):
         self._log_bill(engine, "the whole run", self._run)
 
     def _bill(self, figures: Mapping[str, float]) -> _Bill:
-        if "energy_j" not in figures:  # steps without energy would make the others look cheap
+        if "energy_j" not in figures:  # counting steps whose energy is unknown would make the others look cheap
             return _Bill()
         return _Bill(figures["energy_j"], figures["duration_s"], self._steps, self._samples)
 
@@ -120,7 +121,7 @@ class EnergyHandler(EpochMeter):
         network = getattr(engine, "network", None)
         if network is not None:
             share_j = bill.energy_j / sum(p.numel() for p in network.parameters())
-            line += f", {share_j:.3g} J per parameter (misleading: a larger network looks better for the same bill)"
+            line += f", {share_j:.3g} J per parameter (misleading: at equal energy a larger network looks better)"
         self.log(logging.INFO, line)
 
 

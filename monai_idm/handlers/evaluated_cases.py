@@ -1,4 +1,4 @@
-"""What an evaluator's iteration knows of each case, wherever it stands."""
+"""Collect the items of each case from an evaluator's output and batch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["evaluated_cases"]
 def evaluated_cases(engine: Engine) -> list[dict[str, Any]]:
     """The cases of the iteration just completed, one dict each.
 
-    ``engine.state.output`` goes before ``engine.state.batch``, whose items fill in what the output lacks (the
-    subject, the mask). What is still missing is made up for: ``subject`` by a name from process, iteration
-    and place; ``mask``, where there is an ``image``, by where any channel of the image is not 0.
+    Items of ``engine.state.output`` come first; ``engine.state.batch`` fills in what the output lacks (the subject, the
+    mask). What is still missing gets a default: ``subject`` a name made of process, iteration and place in the batch;
+    ``mask``, if there is an ``image``, the voxels where any of its channels is not 0.
 
     Args:
         engine: A MONAI evaluator that decollates its batches, at ``ITERATION_COMPLETED``.
     Returns:
-        Per case the items of batch and output, as ``image`` ``(C, D, H, W)`` and ``subject``.
+        The items of batch and output for each case, such as ``image`` ``(C, D, H, W)`` and ``subject``.
     Raises:
         TypeError: If the output is not a list of dicts.
     """
@@ -35,7 +35,7 @@ def evaluated_cases(engine: Engine) -> list[dict[str, Any]]:
     for place, item in enumerate(output):
         loaded = batch[place] if paired and isinstance(batch[place], dict) else {}
         case = {**loaded, **item}
-        # the rank belongs to the name: processes count their iterations alike
+        # the name includes the rank: iterations have the same numbers in every process
         case.setdefault("subject", f"case_{idist.get_rank()}_{engine.state.iteration}_{place}")
         if "mask" not in case and "image" in case:
             case["mask"] = (case["image"] != 0).any(0, keepdim=True)

@@ -1,4 +1,4 @@
-"""The table at the end of an evaluation: log, files, and scalars for other handlers."""
+"""Publish the results of an evaluation: a table in the log, files, and scalars for other handlers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 class CaseMetrics(Protocol):
-    """What the report asks of a metrics object: see :class:`~monai_idm.metrics.ReconstructionMetrics`."""
+    """Interface of a metrics object: see :class:`~monai_idm.metrics.ReconstructionMetrics`."""
 
-    required: Mapping[str, str]  # item of a case: argument of update
+    required: Mapping[str, str]  # argument of update, by item of a case
     optional: Mapping[str, str]
 
     def reset(self) -> None: ...
@@ -36,26 +36,26 @@ class CaseMetrics(Protocol):
 
 
 class EvaluationReport:
-    """Feed an evaluator's cases to a metrics object, and publish what it says when the epoch ends.
+    """Pass an evaluator's cases to a metrics object, and publish its results at the end of the epoch.
 
-    The metrics object names the items of a case that it needs, and those that it uses where they are. Items are
-    looked for in the evaluator's output, then in its batch. At the end of the epoch the table is logged,
-    ``<prefix>.json`` (summary and cases; null for what is not finite) and ``<prefix>.csv`` (one row for each of the
-    metrics' rows) are replaced, and ``metrics.scalars()`` goes into ``engine.state.metrics``. In distributed runs
-    the cases of all processes are pooled first; every process gets the scalars, the first one logs and writes.
+    The metrics object names the items of a case that it requires, and those that it uses if present. Items are taken
+    from the evaluator's output, then from its batch. At the end of the epoch the table is logged, ``<prefix>.json``
+    (summary and cases; null for values that are not finite) and ``<prefix>.csv`` (the metrics' rows) are replaced, and
+    ``metrics.scalars()`` goes into ``engine.state.metrics``. In distributed runs the cases of all processes are pooled
+    first; every process gets the scalars, process 0 logs and writes.
 
-    Handlers that read the scalars at the end of the epoch (CheckpointSaver, StatsHandler) must stand after
-    this one in the list. For the evaluator's own key metric, name the report there instead of in the list, or
-    in both: ``key_val_metric: {psnr_brain: "@report"}``.
+    Handlers that read the scalars at the end of the epoch (CheckpointSaver, StatsHandler) must come after this one in
+    the list. To make a scalar the evaluator's key metric, give the report as ``key_val_metric``, instead of in the
+    list or in both: ``key_val_metric: {psnr_brain: "@report"}``.
 
     Args:
         metrics: A :class:`~monai_idm.metrics.ReconstructionMetrics` or
             :class:`~monai_idm.metrics.SegmentationMetrics`.
-        output_dir: Folder for the files; ``None``: none are written.
-        prefix: Their name without suffix.
+        output_dir: Folder for the files; ``None``: no files are written.
+        prefix: Name of the files without suffix.
     Raises:
-        ValueError: While evaluating, if a case lacks what the metrics need; at the end of the epoch, if the key
-            metric asked for is none of the scalars.
+        ValueError: While evaluating, if a case lacks an item that the metrics require; at the end of the epoch, if
+            the key metric is not one of the scalars.
     """
 
     def __init__(
@@ -67,12 +67,11 @@ class EvaluationReport:
         self._key: str | None = None
 
     def attach(self, engine: Engine, name: str | None = None) -> None:
-        """Subscribe to an evaluator; a second time on the same evaluator changes nothing.
+        """Subscribe to an evaluator; handlers are added only once.
 
         Args:
             engine: A MONAI evaluator with ``decollate=True``.
-            name: The scalar that is the key metric, which MONAI passes where this stands as
-                ``key_val_metric``.
+            name: Scalar that is the key metric; MONAI passes it if the report is given as ``key_val_metric``.
         """
         self._key = name or self._key
         if engine.has_event_handler(self._completed, Events.EPOCH_COMPLETED):
@@ -89,8 +88,8 @@ class EvaluationReport:
             missing = [key for key in self.metrics.required if key not in case]
             if missing:
                 raise ValueError(
-                    f"{case['subject']}: neither output nor batch holds {missing}, only {sorted(case)}; the "
-                    f"evaluator must leave {', '.join(map(repr, self.metrics.required))}"
+                    f"{case['subject']}: neither output nor batch holds {missing}, only {sorted(case)}; "
+                    f"the metrics require {', '.join(map(repr, self.metrics.required))}"
                 )
             items = {**self.metrics.required, **self.metrics.optional}
             tensors = {name: case[key] for key, name in items.items() if isinstance(case.get(key), Tensor)}

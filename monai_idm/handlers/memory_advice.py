@@ -1,4 +1,4 @@
-"""What to do about a step that needs more memory than there is."""
+"""Advice for a training step that runs out of memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _GB = 1e9
 
 
 class MemoryAdvice:
-    """Where a trainer runs out of memory, say what was allocated and which switches would make the step fit.
+    """When a trainer runs out of memory, report what was allocated and which switches would make the step fit.
 
-    The bytes are estimates: the step is run on tensors that have a shape and no memory. Switches come in the order of
-    what they cost, each on top of those before, up to the first that fits. Attach it to the trainer.
+    The bytes are estimates, made by running the step on tensors that have a shape but no memory. The cheapest switch
+    comes first, and each is added to those before it, up to the first that fits. Attach it to the trainer.
 
     Args:
-        network: Being trained; advice is for an :class:`~monai_idm.networks.InvertibleDiffusionUNet`.
-        optimizer: Of its parameters.
-        device: Of the training.
+        network: Network being trained; switches are listed for an
+            :class:`~monai_idm.networks.InvertibleDiffusionUNet`.
+        optimizer: Optimizer of its parameters.
+        device: Device of the training.
     Raises:
         OutOfMemory: In training, with the advice.
     """
@@ -41,20 +42,20 @@ class MemoryAdvice:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self)
 
     def __call__(self, engine: Engine, error: BaseException) -> None:
-        if isinstance(error, OutOfMemory) or not _out_of_memory(error):  # Ignite asks twice
+        if isinstance(error, OutOfMemory) or not _out_of_memory(error):  # Ignite fires the event twice
             raise error
-        found = f"out of memory in iteration {engine.state.iteration}: {_first_line(error)}"
+        message = f"out of memory in iteration {engine.state.iteration}: {_first_line(error)}"
         batch = cast(Any, engine.state).batch
         if isinstance(batch, dict) and hasattr(self.network, "arguments"):
             image = batch[CommonKeys.IMAGE]
             shape = (len(image), self.network.in_channels, *image.shape[2:])
             step = " x ".join(map(str, shape))
-            found += f"\nA step on {step}, GB of tensors by estimate (CUDA's context and workspaces come on top):\n"
-            found += "\n".join(self._ladder(shape))
-        raise OutOfMemory(found) from error
+            message += f"\nEstimated GB of tensors for a step on {step} (CUDA's context and workspaces come on top):\n"
+            message += "\n".join(self._switch_lines(shape))
+        raise OutOfMemory(message) from error
 
-    def _ladder(self, shape: tuple[int, ...]) -> Iterator[str]:
-        """A line for each switch, with the bytes of the step under it and those before."""
+    def _switch_lines(self, shape: tuple[int, ...]) -> Iterator[str]:
+        """A line for each switch, with the memory of the step once this switch and those before it are set."""
         budget = _budget(self.device)
         setting = {
             "activations": self.network.activations,
@@ -62,14 +63,14 @@ class MemoryAdvice:
             "optimizer": self._optimizer(),
             "shape": shape,
         }
-        yield f"  {self._estimate(**setting) / _GB:7.2f}  as it is"
+        yield f"  {self._estimate(**setting) / _GB:7.2f}  as configured"
         for switch, change in _switches(shape, self.network.precision, self.network.divisor):
             if change.items() <= setting.items():
                 continue
             setting |= change
             peak = self._estimate(**setting) / _GB
             if budget is not None and peak <= budget:
-                yield f"  {peak:7.2f}  {switch}: fits, with those above, into the {budget:.2f} that there are"
+                yield f"  {peak:7.2f}  {switch}: with those above, fits into the {budget:.2f} available"
                 return
             yield f"  {peak:7.2f}  {switch}"
 
@@ -104,9 +105,9 @@ def _switches(shape: tuple[int, ...], precision: str, divisor: int) -> Iterator[
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    told = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # CUDA, torch on a CPU, CUDA's libraries
+    phrases = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # CUDA, torch on a CPU, CUDA's libraries
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in told)
+        isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
     )
 
 
@@ -115,7 +116,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _budget(device: torch.device) -> float | None:
-    """GB that tensors of this process can have on a device; None where that is no fixed number."""
+    """GB that tensors of this process can take on a device; None if there is no fixed limit."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)

@@ -53,11 +53,11 @@ def montage(
     from 0 to 1. All are cut at the same place: the centre of mass of the mask.
 
     Args:
-        columns: Heading to volume ``(C, D, H, W)`` in RAS orientation and [0, 1]; one of another size is cut
+        columns: Volumes ``(C, D, H, W)`` in RAS orientation and [0, 1], by heading; one of another size is cut
             at the same fraction of each axis.
         modalities: Names of the ``C`` channels.
-        mask: ``(1, D, H, W)`` or ``(C, D, H, W)``; ``None`` or empty: the middle.
-        title: Line above.
+        mask: ``(1, D, H, W)`` or ``(C, D, H, W)``; ``None`` or empty: cut in the middle.
+        title: Line above the picture.
     Returns:
         A figure with its own canvas, 1200 pixels wide (less for one or two volumes).
     Raises:
@@ -103,19 +103,19 @@ def montage(
 class MontageHandler:
     """Write a picture of the first case of each evaluation: real, noisy, reconstructed, generated.
 
-    Volumes have values in [0, 1] and RAS orientation. Beside the first case stands the first of
-    ``engine.state.generated``, where GenerateVolumes left any. Files are replaced whole. In distributed runs the first
-    process draws.
+    Volumes have values in [0, 1] and RAS orientation. The first case's picture also shows the first volume of
+    ``engine.state.generated``, if GenerateVolumes left any. Files are replaced in one step. In distributed runs
+    process 0 draws.
 
     Args:
         output_dir: Folder for the pictures.
         modalities: Names of the channels in order.
         summary_writer: A TensorBoard ``SummaryWriter`` that gets the pictures too.
-        num_cases: How many cases to draw, each in a picture of its own.
-        filename: Name of a picture, from ``{epoch}`` (the trainer's where a ValidationHandler evaluates),
+        num_cases: Number of cases to draw, each in its own picture.
+        filename: Name of a picture; may contain ``{epoch}`` (the trainer's, if a ValidationHandler evaluates),
             ``{subject}`` (its :func:`~monai_idm.file_stem.file_stem`) and ``{case}``, counted from 1.
-        columns: Item of a case to the heading above it; an item that a case lacks is left out.
-        centre: Item of a case through whose centre of mass the slices go.
+        columns: Headings by item of a case; an item that a case lacks is left out.
+        centre: Item of a case, such as its mask, through whose centre of mass the slices go.
     """
 
     def __init__(
@@ -136,8 +136,8 @@ class MontageHandler:
         self.columns = dict(columns)
         self.centre = centre
         self._stem = UniqueStems()
-        self._drawn = 0
-        self._first: dict[str, Any] | None = None
+        self._cases_seen = 0
+        self._first_case: dict[str, Any] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Subscribe to an evaluator.
@@ -146,28 +146,28 @@ class MontageHandler:
             engine: A MONAI evaluator with ``decollate=True``.
         """
         engine.add_event_handler(Events.EPOCH_STARTED, self._started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._completed)
 
     def _started(self, engine: Engine) -> None:
-        self._drawn, self._first = 0, None
+        self._cases_seen, self._first_case = 0, None
 
-    def _look(self, engine: Engine) -> None:
-        if self._drawn >= self.num_cases or idist.get_rank() != 0:
+    def _iteration_completed(self, engine: Engine) -> None:
+        if self._cases_seen >= self.num_cases or idist.get_rank() != 0:
             return
-        for case in evaluated_cases(engine)[: self.num_cases - self._drawn]:
-            self._drawn += 1
-            if self._drawn == 1:
-                # to the host: a kept volume shall not take device memory for the rest of the epoch
+        for case in evaluated_cases(engine)[: self.num_cases - self._cases_seen]:
+            self._cases_seen += 1
+            if self._cases_seen == 1:
+                # to the host: the volumes must not take device memory for the rest of the epoch
                 tensors = {k: v.detach().cpu() for k, v in case.items() if k in self._items and isinstance(v, Tensor)}
-                self._first = {"subject": case["subject"], **tensors}
+                self._first_case = {"subject": case["subject"], **tensors}
             else:
-                self._draw(engine, case, self._drawn)
+                self._draw(engine, case, self._cases_seen)
 
     def _completed(self, engine: Engine) -> None:
-        if self._first is not None:
-            self._draw(engine, self._first, 1, getattr(engine.state, "generated", None))
-            self._first = None
+        if self._first_case is not None:
+            self._draw(engine, self._first_case, 1, getattr(engine.state, "generated", None))
+            self._first_case = None
 
     @property
     def _items(self) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ class MontageHandler:
         columns = {heading: case[key] for key, heading in self.columns.items() if isinstance(case.get(key), Tensor)}
         if generated is not None:
             columns["generated"] = generated[0]
-        # an evaluation that is no part of a training has no epoch worth naming
+        # outside of training the epoch means nothing, and the file's name leaves it out
         title = f"epoch {epoch}, {subject}" if "{epoch" in self.filename else subject
         figure = montage(columns, self.modalities, case.get(self.centre), title)
         stem = self._stem(subject) if "{subject" in self.filename else ""
@@ -186,7 +186,7 @@ class MontageHandler:
         with atomic_file(self.output_dir / name) as unfinished:
             figure.savefig(unfinished, format="png", facecolor="black")
         if self.summary_writer is not None:
-            # an image, not add_figure, which would bring in pyplot
+            # add_figure would import pyplot
             self.summary_writer.add_image(f"montage/case{number}", _pixels(figure), epoch, dataformats="HWC")
 
 

@@ -1,4 +1,4 @@
-"""The peak memory of every training epoch."""
+"""Measure the peak memory of every training epoch."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ __all__ = ["PeakMemoryHandler"]
 class PeakMemoryHandler(EpochMeter):
     """Measure the peak memory of each epoch of a trainer, in GiB: see :class:`~monai_idm.meters.PeakMemoryMeter`.
 
-    On CUDA the window is the whole epoch, up to the end of its last iteration: validation run by another
-    handler at the end of the epoch stays outside. Elsewhere tensor storages are counted, which takes time, so
-    the window is one iteration of the epoch: the second where there is one, because by then the optimizer's
-    states exist. The count starts with the batch and the engine's ``network`` and ``optimizer`` as they are,
-    gradients and states included.
+    On CUDA the whole epoch is measured, up to the end of its last iteration: validation that another handler runs at
+    the end of the epoch is not included. On other devices tensor storages are counted, which takes time, so only one
+    iteration of each epoch is measured: the second, if there is one, because the optimizer's states exist by then. The
+    count includes the batch and the engine's ``network`` and ``optimizer`` from the start, with gradients and states.
 
     To count, :meth:`attach` wraps the function that the engine runs in each iteration, a private attribute of Ignite.
-    Counting must end even where an iteration raises, and Ignite has no event for that: one handler of
-    ``EXCEPTION_RAISED`` that raises keeps the later ones (CheckpointSaver's last save) from running, and one that does
-    not may swallow the error.
+    Counting must end even if an iteration raises, and Ignite has no event for that: a handler of ``EXCEPTION_RAISED``
+    that raises keeps later ones (CheckpointSaver's last save) from running, and one that does not may swallow the
+    error.
 
     A line is logged for the first epoch and whenever the peak grows by more than 1 %.
 
     Args:
-        device: The device whose memory is measured, as ``"cuda:0"`` or ``"cpu"``.
-        csv_file: File to append one row per epoch to; a resumed run goes on in the same file. ``None``: no file.
+        device: The device whose memory is measured, such as ``"cuda:0"`` or ``"cpu"``.
+        csv_file: File to append one row per epoch to; a resumed run continues the same file. ``None``: no file.
     Raises:
-        ValueError: At the end of an epoch, if ``csv_file`` holds other columns than this device's.
+        ValueError: At the end of an epoch, if ``csv_file`` has other columns than this device's.
     """
 
     def __init__(self, device: torch.device | str, csv_file: str | Path | None = None) -> None:

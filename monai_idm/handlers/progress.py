@@ -1,4 +1,4 @@
-"""Ignite's progress bar in the form that MONAI's handler lists take: ``attach(engine)``."""
+"""Ignite's progress bar as a handler for MONAI's handler lists."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["TrainingProgress"]
 
 
 class TrainingProgress:
-    """A progress bar per epoch with the loss; nothing where the output is not a terminal, nor in further processes.
+    """A progress bar per epoch with the loss, shown by process 0 and only in a terminal.
 
     Args:
-        kwargs: Arguments of ``tqdm``.
+        kwargs: Arguments for ``tqdm``.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -30,9 +30,9 @@ class TrainingProgress:
 
 
 def _loss(output: Any) -> dict[str, float]:
-    """What the bar shows of an output: a list of cases, one dictionary with ``decollate=False``, or the loss itself."""
+    """The loss in an output: a list of cases, one dictionary (with ``decollate=False``), or the loss itself."""
     if isinstance(output, list | tuple) and output:
-        output = output[0]  # decollating gives the loss to each case
+        output = output[0]  # decollating copies the loss to each case
     if isinstance(output, Mapping):
         output = output.get(CommonKeys.LOSS)
     if isinstance(output, Tensor):

@@ -1,4 +1,4 @@
-"""Watch that the reversible core still inverts itself."""
+"""Check during evaluation that the reversible core still inverts itself."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ logger = logging.getLogger(__name__)
 class ReconstructionErrorHandler:
     """Metric ``core_reconstruction_error``: max |stream - rebuilt stream| on the first batch of an evaluation.
 
-    In float32 it stays near 1e-6 times the size of the stream, in mixed precision near 1e-2 times: a branch that runs
-    again on a stream that differs in its last bit may round to the next bfloat16. Gradients are only as good as what
-    they are taken at: above the limit, or where it is not a number, an error is logged. Networks that rebuild nothing
-    are passed over. Attach it to the evaluator, before what reads metrics.
+    In float32 it stays near 1e-6 times the size of the stream, in mixed precision near 1e-2 times: a branch that is run
+    again on a stream that differs in its last bit may round to the next bfloat16. Gradients are only as accurate as the
+    activations they are computed from, so an error is logged if the metric is above the limit or NaN. Networks that
+    rebuild nothing are skipped. Attach it to the evaluator, before handlers that read metrics.
 
     Args:
-        limit: The largest error without alarm, in units of the stream, larger than 0; None: 0.01, or 0.5 where the
-            network's ``precision`` is ``"mixed"``.
+        limit: Largest error that is not logged, in units of the stream, above 0; None: 0.01, or 0.5 if the network's
+            ``precision`` is ``"mixed"``.
     Raises:
-        ValueError: If the limit is not.
+        ValueError: If the limit is not above 0.
     """
 
     def __init__(self, limit: float | None = None) -> None:
         if limit is not None and not limit > 0:
-            raise ValueError(f"limit={limit}; choose the largest error without alarm, larger than 0")
+            raise ValueError(f"limit={limit}; choose an error limit larger than 0")
         self.limit = limit
         self._error: float | None = None
 
@@ -54,8 +54,8 @@ class ReconstructionErrorHandler:
         limit = self.limit or error_limit(cast(Any, engine).network)
         if not self._error <= limit:
             logger.error(
-                "the network rebuilds its activations with an error of %.1e, more than %.0e: its gradients drift. "
-                'Go on from an earlier checkpoint with a smaller learning_rate, or with precision="exact" or '
+                "the rebuilt activations have an error of %.1e, above the limit of %.0e: gradients are inaccurate. "
+                'Resume from an earlier checkpoint with a smaller learning_rate, or with precision="exact" or '
                 'activations="checkpointed"',
                 self._error,
                 limit,
@@ -63,5 +63,5 @@ class ReconstructionErrorHandler:
 
 
 def error_limit(network: Any) -> float:
-    """The largest error of rebuilt activations at which gradients are worth taking, in units of the stream."""
+    """The largest error of rebuilt activations at which gradients are accurate enough, in units of the stream."""
     return 0.5 if getattr(network, "precision", None) == "mixed" else 1e-2

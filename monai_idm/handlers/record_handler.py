@@ -1,4 +1,4 @@
-"""Completes the record of a run before it trains."""
+"""Complete the record of a run before it trains."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ __all__ = ["RecordHandler"]
 
 
 class RecordHandler:
-    """Before training: write into the record what the data are, and protect an earlier model. Attach it to the trainer.
+    """Describe the data in the record before training, and protect an earlier model. Attach it to the trainer.
 
     Args:
-        record: Already attached to the network.
-        file: The model that training will replace, if it exists by then.
+        record: Record of the run, which signs the network.
+        file: File of the model that training will write; it may exist already.
         data: Arguments of ``RunRecord.describe_data``.
     Raises:
-        FileExistsError: At the start, if phantoms would replace data: see ``RunRecord.refuse_to_replace``.
-        ValueError: At the start of a training that goes on, if it had other cases before.
+        FileExistsError: At the start, if a model trained on phantoms would replace one trained on data: see
+            ``RunRecord.refuse_to_replace``.
+        ValueError: At the start of a resumed run, if its cases have changed.
     """
 
     def __init__(self, record: RunRecord, file: str | Path, data: dict[str, Any]) -> None:
@@ -34,5 +35,5 @@ class RecordHandler:
 
     def __call__(self, engine: Engine) -> None:
         self.record.refuse_to_replace(self.file)
-        if engine.state.iteration > 0:  # it goes on: the TrainingCheckpoint, attached before this, has loaded by now
+        if engine.state.iteration > 0:  # resumed: the TrainingCheckpoint, attached before this, has loaded by now
             self.record.require_same_cases()

@@ -1,4 +1,4 @@
-"""Warns when what a network generates is wrong, before days are spent on it."""
+"""Warn when generated volumes look wrong, before days of training are spent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Faults(Protocol):
-    """What the watch asks of the object that judges: see :class:`~monai_idm.metrics.SampleFaults`."""
+    """Interface of the object that finds faults: see :class:`~monai_idm.metrics.SampleFaults`."""
 
     def reset(self) -> None: ...
     def update(self, image: Tensor, mask: Tensor) -> None: ...
@@ -27,11 +27,11 @@ class Faults(Protocol):
 class SampleWatch:
     """Compare an evaluation's generated volumes with its real ones, and log what is wrong, with the likely cause.
 
-    Metric ``sample_faults`` is the number of faults. Attach it to an evaluator behind a GenerateVolumes, and before
-    what reads metrics. In distributed runs each process judges by its own cases, and the first one logs.
+    The metric ``sample_faults`` is the number of faults. Attach it to an evaluator, after GenerateVolumes and before
+    handlers that read metrics. In distributed runs each process compares with its own cases, and process 0 logs.
 
     Args:
-        faults: Judges.
+        faults: Object that finds the faults.
     """
 
     def __init__(self, faults: Faults) -> None:
@@ -40,7 +40,7 @@ class SampleWatch:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._judge)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._report)
 
     def _started(self, engine: Engine) -> None:
         self.faults.reset()
@@ -49,9 +49,9 @@ class SampleWatch:
         for case in evaluated_cases(engine):
             self.faults.update(case["image"], case["mask"])
 
-    def _judge(self, engine: Any) -> None:
-        found = self.faults.found(engine.state.generated)
-        engine.state.metrics["sample_faults"] = len(found)
+    def _report(self, engine: Any) -> None:
+        sentences = self.faults.found(engine.state.generated)
+        engine.state.metrics["sample_faults"] = len(sentences)
         if idist.get_rank() == 0:
-            for sentence in found.values():
+            for sentence in sentences.values():
                 logger.warning(sentence)

@@ -1,4 +1,4 @@
-"""Steps whose numbers are bad: found before they change the weights, named, and left out or the end of a training."""
+"""Detect bad training steps before they change the weights, name their cases, and skip them or end the run."""
 
 from __future__ import annotations
 
@@ -24,31 +24,32 @@ __all__ = ["StepGuard"]
 logger = logging.getLogger(__name__)
 
 _POLICIES = ("stop", "skip")
-_USUAL = 100  # steps that tell what gradient norm is usual
-_PATIENCE = 10  # bad steps in a row
+_USUAL = 100  # good steps, whose median is the usual gradient norm
+_PATIENCE = 10  # bad steps in a row that end a run
 
 
 class StepGuard:
-    """Judges each step of a trainer: its loss, the norm of its gradients, the error of its rebuilt activations.
+    """Check each step of a trainer: its loss, the norm of its gradients, and the error of its rebuilt activations.
 
-    A step is bad if one of them is NaN or infinite, if the norm is ``explosion`` times the median of the last 100, or
-    if the error is larger than :class:`~monai_idm.handlers.ReconstructionErrorHandler` allows. It is logged, with the
-    cases of its batch, and written to a table. The weights stay as they were, except with an
-    :class:`~monai_idm.optimizers.AdamWInBackward`: that leaves out parameters whose own gradient is NaN or larger
-    than all gradients together may be, and has stepped the others before the norm of all is known.
+    A step is bad if one of them is NaN or infinite, if the norm is more than ``explosion`` times the median of the last
+    100 good steps, or if the error is larger than :class:`~monai_idm.handlers.ReconstructionErrorHandler` allows (in
+    exact precision: larger than 0). A bad step is logged, with the cases of its batch, and written to a table. The
+    weights stay as they were, except with an :class:`~monai_idm.optimizers.AdamWInBackward`: it skips parameters whose
+    own gradient has a norm that is NaN or above the limit for all gradients together, but has stepped the other
+    parameters before the norm of all gradients is known.
 
-    :class:`~monai_idm.tasks.TrainingStep` asks it. It listens to no event; it stands among the trainer's handlers so
-    that the usual norms are part of the trainer's state and go on with a training.
+    :class:`~monai_idm.tasks.TrainingStep` calls it; it subscribes to no event. It must be one of the trainer's handlers
+    so that the latest norms are part of the trainer's state and a resumed run has them.
 
     Args:
-        network: Being trained.
-        optimizer: Of its parameters.
-        policy: ``"stop"`` ends the training at the first bad step; ``"skip"`` goes on, until ten in a row are bad.
-        explosion: The norm that is too large, in medians.
-        csv_file: Where bad steps are written down; None: nowhere.
+        network: Network being trained.
+        optimizer: Optimizer of its parameters.
+        policy: ``"stop"`` ends the run at the first bad step; ``"skip"`` skips bad steps until ten in a row are bad.
+        explosion: Multiple of the median norm above which a step is bad.
+        csv_file: Table of the bad steps; None: no table.
     Raises:
-        ValueError: If ``policy`` is neither, or ``explosion`` not above 1.
-        BadNumbers: In training, where it ends.
+        ValueError: If ``policy`` is unknown, or ``explosion`` not above 1.
+        BadNumbers: In training, if the run is ended.
     """
 
     def __init__(
@@ -72,42 +73,42 @@ class StepGuard:
     def attach(self, engine: Engine) -> None:
         engine.state_dict_user_keys.extend(("gradient_norms", "bad_steps"))
         state = cast(Any, engine.state)
-        state.gradient_norms, state.bad_steps = [], 0  # of the last good steps; in a row
+        state.gradient_norms, state.bad_steps = [], 0  # norms of the last good steps; bad steps in a row
 
     def loss_is_good(self, engine: Engine) -> bool:
-        """Whether to go backward from the loss in the trainer's output; sets an AdamWInBackward's limit for that."""
+        """Whether the loss allows a backward pass; for that pass an AdamWInBackward gets its limit."""
         worst = _worst(float(engine.state.output[CommonKeys.LOSS].detach()))  # type: ignore[index]
         if not math.isfinite(worst):
-            self._bad(engine, "the loss", worst)
+            self._reject(engine, "the loss", worst)
             return False
         if isinstance(self.optimizer, AdamWInBackward):
-            self.optimizer.skip_above = self._largest(engine)
+            self.optimizer.skip_above = self._norm_limit(engine)
         return True
 
     def gradients_are_good(self, engine: Engine) -> bool:
         """Whether to step with the gradients of the backward pass that has just ended."""
-        state, norm, largest = cast(Any, engine.state), self._norm(), self._largest(engine)
+        state, norm, limit = cast(Any, engine.state), self._norm(), self._norm_limit(engine)
         error = self.network.training_error() if hasattr(self.network, "training_error") else None
         error = None if error is None else _worst(error)
-        if not norm <= largest:
-            self._bad(engine, f"the gradients' norm (at most {largest:.3g})", norm)
+        if not norm <= limit:
+            self._reject(engine, f"the gradients' norm (at most {limit:.3g})", norm)
         elif error is not None and not error <= self._error_limit():
-            self._bad(engine, "the error of the rebuilt activations", error)
+            self._reject(engine, "the error of the rebuilt activations", error)
         else:
             state.gradient_norms = [*state.gradient_norms, norm][-_USUAL:]
             state.bad_steps = 0
             return True
         return False
 
-    def _largest(self, engine: Engine) -> float:
-        """Norm that the gradients of a good step may have."""
+    def _norm_limit(self, engine: Engine) -> float:
+        """Largest norm that the gradients of a good step may have."""
         norms = cast(Any, engine.state).gradient_norms
         usual = median(norms) if len(norms) == _USUAL else math.inf
         return min(self.explosion * usual, torch.finfo(torch.float32).max)
 
     def _error_limit(self) -> float:
         exact = str(getattr(self.network, "precision", "")).startswith("exact")
-        return 0.0 if exact else error_limit(self.network)  # exact: to the last bit
+        return 0.0 if exact else error_limit(self.network)  # exact precision rebuilds bit for bit
 
     def _norm(self) -> float:
         if isinstance(self.optimizer, AdamWInBackward):
@@ -115,7 +116,7 @@ class StepGuard:
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         return float(full_tensor(torch.nn.utils.get_total_norm(gradients)))
 
-    def _bad(self, engine: Engine, what: str, value: float) -> None:
+    def _reject(self, engine: Engine, what: str, value: float) -> None:
         state = cast(Any, engine.state)
         state.bad_steps += 1
         batch = state.batch
@@ -123,17 +124,17 @@ class StepGuard:
         cases = ", ".join(str(subject) for process in all_gather_objects(list(subjects)) for subject in process)
         if self.csv_file is not None and idist.get_rank() == 0:
             append_epoch(self.csv_file, engine, {"what": what, "value": value, "cases": cases})
-        found = f"iteration {state.iteration}: {what} is {value:.3g}; cases {cases or 'unknown'}"
+        message = f"iteration {state.iteration}: {what} is {value:.3g}; cases {cases or 'unknown'}"
         if self.policy == "stop" or state.bad_steps >= _PATIENCE:
             end = "Training ends" if self.policy == "stop" else f"{state.bad_steps} steps in a row are bad"
             raise BadNumbers(
-                f"{found}. {end}; the checkpoints are from before. Look at these cases, then go on with --resume true "
-                f"and a smaller --learning_rate, with --precision float32 or exact, or with --bad_steps skip, which "
-                f"leaves single steps out"
+                f"{message}. {end}; the checkpoints were written before this step. Check these cases, then resume with "
+                f"--resume true and a smaller --learning_rate, with --precision float32 or exact, or with --bad_steps "
+                f"skip, which skips single steps"
             )
-        logger.warning("%s; left out", found)
+        logger.warning("%s; step skipped", message)
 
 
 def _worst(value: float) -> float:
-    """Of all processes, which leave a step out together or not at all: the others would wait for gradients."""
+    """The worst value of all processes: they skip a step together, or some would wait for gradients forever."""
     return max(all_gather_objects(value), key=lambda value: (not math.isfinite(value), value))

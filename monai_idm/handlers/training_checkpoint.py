@@ -1,4 +1,4 @@
-"""Save all that a training needs to go on, every epoch, and go on from it."""
+"""Save everything a run needs to resume, every epoch, and resume from it."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ _BEST = ("best_metric", "best_metric_epoch")
 
 
 class TrainingCheckpoint:
-    """Write ``checkpoint_epoch=N.pt`` at the end of every epoch; on request, go on from the newest. Attach it first.
+    """Write ``checkpoint_epoch=N.pt`` at the end of every epoch; on request, resume from the newest. Attach it first.
 
-    The end is after validation, so that what this found is in the file too; where a validation comes after the last
-    epoch's end and finds something, the file is written again. A file is there when it is whole and
-    on the disk, and older ones go after that. When a training goes on, the newest that holds what was written is
-    taken, and a damaged one told.
+    A checkpoint is written after validation, so that it includes the result; if a validation after the end of the last
+    epoch finds a new best, it is written again. A file gets its name once it is complete and on the disk, and only then
+    are older ones deleted. A resumed run starts from the newest checkpoint that is undamaged; damaged ones are logged.
 
     Args:
-        directory: Where the checkpoints are.
-        objects: What to save besides the trainer: name to anything with a ``state_dict`` of tensors and plain types.
-        resume: Go on from the newest checkpoint; where there is none, say so and start anew.
-        keep: How many of the newest to keep, at least 1; what other trainings left in the folder stays.
+        directory: Folder of the checkpoints.
+        objects: What to save besides the trainer: objects with a ``state_dict`` of tensors and plain types, by name.
+        resume: Resume from the newest checkpoint; if there is none, log that and start from scratch.
+        keep: Number of checkpoints to keep, at least 1; files that other runs left in the folder stay.
     Raises:
-        OSError: At the start, if nothing can be written to the folder.
-        ValueError: If ``keep`` is less, or the directory's path is one that a config rewrites (tools that skip a
-            config's ``run`` meet it here); at the start, if all checkpoints are damaged, or the newest is of
-            another training or of a later epoch than the last wanted.
+        OSError: At the start, if the folder is not writable.
+        ValueError: If ``keep`` is below 1, or a config would rewrite the directory's path (checked here for tools that
+            skip a config's ``run``); at the start, if all checkpoints are damaged, or the newest belongs to another
+            run or to an epoch after ``max_epochs``.
     """
 
     def __init__(self, directory: str | Path, objects: dict[str, Any], resume: bool = False, keep: int = 2) -> None:
@@ -47,8 +46,8 @@ class TrainingCheckpoint:
         self.objects = objects
         self.resume = resume
         self.keep = keep
-        self._kept: list[str] = []  # names, the newest last
-        self._saved: tuple[int, dict[str, Any]] | None = None  # iteration, and the states of plain values
+        self._names: list[str] = []  # of the checkpoints of this run, the newest last
+        self._saved: tuple[int, dict[str, Any]] | None = None  # iteration, and the states without tensors
 
     def attach(self, engine: Engine) -> None:
         engine.state_dict_user_keys.extend(_BEST)
@@ -57,16 +56,17 @@ class TrainingCheckpoint:
     def _start(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
             _require_writable(self.directory)
-            for left in self.directory.glob(".unfinished.*.pt"):  # by a training that was killed while it wrote
-                left.unlink(missing_ok=True)
+            for unfinished in self.directory.glob(".unfinished.*.pt"):  # left by a run killed while writing
+                unfinished.unlink(missing_ok=True)
         # by time, not by epoch: the folder may hold later epochs of an earlier run
-        files = sorted(self.directory.glob("checkpoint_epoch=*.pt"), key=_written, reverse=True)
+        files = sorted(self.directory.glob("checkpoint_epoch=*.pt"), key=_write_time, reverse=True)
         if self.resume:
             self._resume(engine, files)
         elif files:
             engine.logger.warning(
-                f"{self.directory} holds checkpoints of an earlier training, the newest {files[0].name}, and this one "
-                f"starts anew and will replace them; to go on from there, stop it and add --resume true"
+                f"{self.directory} holds checkpoints of an earlier run, the newest {files[0].name}; this run starts "
+                f"from scratch and will replace them. To resume the earlier run instead, stop this one and add "
+                f"--resume true"
             )
         if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)  # only now: after all other handlers
@@ -74,18 +74,18 @@ class TrainingCheckpoint:
 
     def _save(self, engine: Engine) -> None:
         name = f"checkpoint_epoch={engine.state.epoch}.pt"
-        self._kept = [*(kept for kept in self._kept if kept != name), name]
-        old, self._kept = self._kept[: -self.keep], self._kept[-self.keep :]
-        # in every process: states that processes share are put together by all
-        content = {key: part.state_dict() for key, part in self._parts(engine).items()} | {_KEPT: self._kept}
+        self._names = [*(earlier for earlier in self._names if earlier != name), name]
+        old, self._names = self._names[: -self.keep], self._names[-self.keep :]
+        # in every process: sharded states are gathered from all of them
+        content = {key: part.state_dict() for key, part in self._parts(engine).items()} | {_KEPT: self._names}
         if idist.get_rank() == 0:
             write_checkpoint(self.directory / name, content)
             for name in old:
                 (self.directory / name).unlink(missing_ok=True)
-        self._saved = engine.state.iteration, _plain(content, self.objects)
+        self._saved = engine.state.iteration, _states_without_tensors(content, self.objects)
 
     def _save_again(self, engine: Engine) -> None:
-        """Where a validation after the last epoch's end has found a new best."""
+        """Save again if a validation after the end of the last epoch has found a new best."""
         if self._saved is None or self._saved[0] != engine.state.iteration:
             return
         if any(self.objects[key].state_dict() != state for key, state in self._saved[1].items()):
@@ -93,29 +93,29 @@ class TrainingCheckpoint:
 
     def _resume(self, engine: Engine, files: list[Path]) -> None:
         if not files:
-            engine.logger.info(f"nothing to resume in {self.directory}: starting anew")
+            engine.logger.info(f"no checkpoint to resume from in {self.directory}: starting from scratch")
             return
         file, content = next(self._sound(engine, files), (None, {}))
         if file is None:
             raise ValueError(
-                f"all {len(files)} checkpoints in {self.directory} are damaged; the best weights, model.pt, may be "
-                f"sound: move the checkpoints away to start anew"
+                f"all {len(files)} checkpoints in {self.directory} are damaged; move them away to start from scratch "
+                f"(the best weights, model.pt, may still be intact)"
             )
         parts, last = self._parts(engine), engine.state.max_epochs
         if missing := parts.keys() - content.keys():
             raise ValueError(
-                f"{file} holds {', '.join(content)}, and this training needs {', '.join(sorted(missing))}, too: go on "
-                f"with the config and the version that it was started with"
+                f"{file} holds {', '.join(content)}, but this run also needs {', '.join(sorted(missing))}; resume with "
+                f"the config and the version that the earlier run was started with"
             )
         for key, part in parts.items():
             part.load_state_dict(content[key])
         if last is not None and engine.state.epoch > last:
             raise ValueError(
-                f"{file} is of epoch {engine.state.epoch}, later than max_epochs={last}; give a larger --max_epochs"
+                f"{file} is from epoch {engine.state.epoch}, later than max_epochs={last}; give a larger --max_epochs"
             )
         engine.state.max_epochs = last
-        self._kept = [name for name in content[_KEPT] if (self.directory / name).exists()]
-        self._saved = engine.state.iteration, _plain(content, self.objects)
+        self._names = [name for name in content[_KEPT] if (self.directory / name).exists()]
+        self._saved = engine.state.iteration, _states_without_tensors(content, self.objects)
         engine.logger.info(f"resumed from {file}, epoch {engine.state.epoch}")
 
     def _sound(self, engine: Engine, files: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -123,14 +123,14 @@ class TrainingCheckpoint:
             try:
                 yield file, read_checkpoint(file)
             except DamagedFile as error:
-                engine.logger.warning(f"{error}; taking the one before")
+                engine.logger.warning(f"{error}; taking the one before it")
 
     def _parts(self, engine: Engine) -> dict[str, Any]:
         return {**self.objects, _TRAINER: engine}
 
 
-def _plain(content: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Those states that hold single numbers and texts alone, as the note of the best does."""
+def _states_without_tensors(content: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """States that hold only numbers and texts, such as the record of the best validation."""
     return {name: content[name] for name in names if all(map(_is_plain, content[name].values()))}
 
 
@@ -139,12 +139,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _require_writable(folder: Path) -> None:
-    """Now, and not when the first epoch is over."""
+    """Fail now rather than at the end of the first epoch."""
     probe = folder / "probe.pt"
     with atomic_file(probe) as unfinished:
         unfinished.touch()
     probe.unlink()
 
 
-def _written(file: Path) -> tuple[int, int, str]:
-    return file.stat().st_mtime_ns, len(file.name), file.name  # clocks of file systems are coarse
+def _write_time(file: Path) -> tuple[int, int, str]:
+    return file.stat().st_mtime_ns, len(file.name), file.name  # file clocks are coarse: a tie goes to the later epoch

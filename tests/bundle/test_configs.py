@@ -38,9 +38,9 @@ from tests.bundle.workspace import CONFIGS, TINY, workflow
     ],
 )
 def test_properties_are_complete_before_a_checkpoint_exists(configs, kind, tmp_path):
-    # elsewhere: the bundle's own folder may hold the demo's weights
+    # in another folder, as the bundle's own may hold the demo's weights
     values = {**TINY, "ckpt_dir": str(tmp_path)} if kind == "train" else {"ckpt_file": str(tmp_path / "model.pt")}
-    if "paper" in configs or "native" in configs:  # whose network has its own test
+    if "paper" in configs or "native" in configs:  # their networks have their own tests
         values |= {name: value for name, value in SMALLEST.items() if name.startswith("network_def")}
     run = workflow(configs, kind, tmp_path, **values)
     run.initialize()
@@ -115,14 +115,14 @@ def test_the_page_of_knobs_names_every_knob(file):
     assert not {knob for knob in knobs if f"`{knob}`" not in page}
 
 
-def test_a_record_tells_cases_that_another_tool_handed_in(tmp_path):
+def test_a_record_names_the_source_of_cases_that_another_tool_handed_in(tmp_path):
     config = ConfigParser()
     config.read_config(CONFIGS / "train.yaml")
     config.update({"output_dir": str(tmp_path), "train#dataset#data": [{"image": "/studies/case.nii.gz"}]})
     config["train#dataset#cache_num"] = 0  # there is no such file
     source = "$monai_idm.data.data_source(@train#dataset, @dataset_dir, @output_dir + '/phantoms')"
     (record,) = (h for h in config["train#handlers"] if isinstance(h, dict) and h["_target_"] == "RecordHandler")
-    assert record["data"].startswith("$monai_idm.data.describe_data(@train#dataset,")  # which asks the same
+    assert record["data"].startswith("$monai_idm.data.describe_data(@train#dataset,")  # which calls the same function
     config["source"] = source
     assert config.get_parsed_content("source") == "/studies"
 
@@ -148,7 +148,7 @@ def test_a_config_is_short_and_has_no_program_in_it(file):
     assert "lambda " not in file.read_text()
 
 
-def test_no_two_configs_say_the_same():
+def test_no_two_configs_repeat_each_other():
     files = sorted(CONFIGS.glob("*.yaml"))
     assert sum(len(file.read_text().splitlines()) for file in files) <= 1050
     runs = {}

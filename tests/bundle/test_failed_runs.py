@@ -1,4 +1,4 @@
-"""Trainings that fail for real, as a user starts them."""
+"""Training runs that really fail, started as a user does."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def programs():
 
 @pytest.fixture
 def train(programs, tmp_path):
-    """Trains in tmp_path, with at most some bytes of memory beyond the imports, and of a file."""
+    """Trains in tmp_path, with limits in bytes on memory beyond the imports and on the size of a file."""
 
     def run(room=0, largest_file=0, **changes):
         values = {
@@ -55,15 +55,15 @@ def test_a_training_that_runs_out_of_memory_ends_with_advice_and_a_code_of_its_o
     size = {"demo#spatial_size": [64, 64, 64], "batch_size": 4, "activations": "stored"}
     done = train(room=800_000_000, **size)
     assert done.returncode == 4, done.stderr
-    said = done.stderr[done.stderr.index("OutOfMemory: out of memory in iteration 1") :]
-    assert "A step on 4 x 2 x 64 x 64 x 64" in said
-    assert "--activations rebuilt" in said
-    assert "--batch_size 1" in said
+    message = done.stderr[done.stderr.index("OutOfMemory: out of memory in iteration 1") :]
+    assert "for a step on 4 x 2 x 64 x 64 x 64" in message
+    assert "--activations rebuilt" in message
+    assert "--batch_size 1" in message
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "models").glob("*"))
 
 
-def test_a_training_whose_loss_is_no_number_ends_before_it_changes_the_weights(train, tmp_path):
+def test_a_training_whose_loss_is_nan_ends_before_it_changes_the_weights(train, tmp_path):
     loss = "$lambda prediction, target: (prediction - target).mean() / 0 * 0"
     done = train(**{"train#loss": loss})
     assert done.returncode == 5, done.stderr
@@ -77,17 +77,17 @@ def test_a_training_whose_loss_is_no_number_ends_before_it_changes_the_weights(t
 def test_a_full_disk_ends_a_training_and_leaves_what_was_written_before(train, tmp_path):
     assert train(**{"demo#max_epochs": 1}).returncode == 0
     before = {file: file.read_bytes() for file in (tmp_path / "models").iterdir()}
-    done = train(largest_file=100_000, resume=True)  # a checkpoint has more
+    done = train(largest_file=100_000, resume=True)  # a checkpoint is larger
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("OSError: ")
     assert "model.pt" in last or "checkpoint_epoch=2.pt" in last
-    assert "Make room on that disk, then go on: a training with --resume true" in last
+    assert "Make room on that disk, then run again (training with --resume true)" in last
     assert {file: file.read_bytes() for file in (tmp_path / "models").iterdir()} == before
 
 
 def test_a_worker_that_hangs_ends_a_training(train):
-    # random: what is not runs once, when data are cached
+    # random: other transforms run only once, when data are cached
     hang = {"_target_": "RandLambdad", "keys": "image", "func": "$lambda x: __import__('time').sleep(99)"}
     done = train(**{"num_workers": 1, "worker_timeout": 1, "train#flip": hang})
     assert done.returncode == 1, done.stderr
@@ -117,7 +117,7 @@ def test_one_damaged_file_of_many_ends_a_training_in_order(train, tmp_path):
     damaged = sorted((tmp_path / "data").glob("*/*_t1.nii.gz"))[9]
     os.truncate(damaged, damaged.stat().st_size // 2)
     size = {"dataset_dir": str(tmp_path / "data"), "spatial_size": [8, 8, 8], "max_epochs": 1}
-    for _ in range(3):  # threads of the cache still compute then: it was an abort, 17 times of 18
+    for _ in range(3):  # threads of the cache are still computing: before the fix 17 of 18 runs aborted
         done = train(**size)
         assert done.returncode == 1, done.stderr
         assert done.stderr.splitlines()[-1].startswith(f"ValueError: cannot read {damaged} as NIfTI")

@@ -1,4 +1,4 @@
-"""Federated learning by MONAI's own client: two sites, one model."""
+"""Federated learning with MONAI's own client: two sites, one model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.bundle.workspace import CONFIGS, TINY
 
 
 def client(name: str, folder: Path, seed: int) -> MonaiAlgo:
-    """A site with phantoms of its own."""
+    """A site with its own phantoms."""
     places = {"bundle_root": str(CONFIGS.parent), "output_dir": str(folder), "ckpt_dir": str(folder / "models")}
     knobs = {**TINY, **places, "seed": seed, "demo#num_subjects": 4}
     algo = MonaiAlgo(

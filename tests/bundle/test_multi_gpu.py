@@ -1,4 +1,4 @@
-"""Two processes of torchrun train as one, and end together."""
+"""Two processes started by torchrun train as one, and end together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHORT = {**TINY, **SMALLEST, "demo#spatial_size": [8, 8, 8], "demo#epoch_length"
 
 
 class Die:
-    """Process 1 is killed in its third step, as by the system when memory runs out."""
+    """Kills process 1 in its third step, as the system does when memory runs out."""
 
     def attach(self, engine) -> None:
         if os.environ["RANK"] == "1":
@@ -70,7 +70,7 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
-    """One process, with the batch of two."""
+    """A run of one process, with the batch of both."""
     folder = tmp_path_factory.mktemp("alone")
     train(folder, **{**SHORT, "batch_size": 4})
     return folder
@@ -89,7 +89,7 @@ def test_two_processes_train_as_one(overlay, alone, tmp_path):
     assert read_record(tmp_path / "models" / "model.pt")["convention"]
     files = [sorted(file.name for file in f.rglob("*") if "events" not in file.name) for f in (alone, tmp_path)]
     assert files[0] == files[1]
-    assert len(list((tmp_path / "output" / "tensorboard").iterdir())) == 1  # process 0 alone writes
+    assert len(list((tmp_path / "output" / "tensorboard").iterdir())) == 1  # only process 0 writes
     assert run.stdout.count("no dataset_dir given") == 1
 
 

@@ -9,12 +9,12 @@ import sys
 from idm_bundle.studies.configs import SMALLEST
 from tests.bundle.workspace import CONFIGS, TINY
 
-# every connection of the process and of its children, seen by Python's audit hook; the last is our own
+# reports every connection of the process and its children, by Python's audit hook; the last one is made on purpose
 PROGRAM = """
 import json, os, socket, sys
 
 def watch(event, args):
-    local = event == "socket.connect" and args[0].family == socket.AF_UNIX  # as between data workers
+    local = event == "socket.connect" and args[0].family == socket.AF_UNIX  # between data workers, for example
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto") and not local:
         os.write(report, f"{event} {args[1:]}\\n".encode())
 

@@ -1,4 +1,4 @@
-"""The bundle on two real cases, at tiny size: it runs, and what it writes lies where its input lay."""
+"""The bundle runs on two real cases, at tiny size, and writes volumes in the space of its input."""
 
 from __future__ import annotations
 

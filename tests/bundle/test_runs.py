@@ -56,7 +56,7 @@ def test_a_training_ends_with_the_weights_of_its_last_epoch_validated(epochs, in
     assert (tmp_path / "output" / f"montage_epoch{epochs:04}.png").exists()
 
 
-def test_a_stopped_training_goes_on_as_if_it_had_not_been(tmp_path, caplog):
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, caplog):
     caplog.set_level("INFO")
     changes = {**SMALLEST, "demo#spatial_size": [8, 8, 8], "demo#max_epochs": 3, "demo#epoch_length": 3}
     changes["num_workers"] = 1
@@ -149,7 +149,7 @@ def test_sampling_writes_volumes_on_the_training_grid(trained, sampled):
     assert {f.name for f in sampled.glob("*.png")} == {"sample_000.png", "sample_001.png"}
 
 
-def test_the_same_seed_gives_the_same_training_evaluation_and_samples_to_the_last_bit(evaluated, sampled, tmp_path):
+def test_the_same_seed_gives_bit_identical_training_evaluation_and_samples(evaluated, sampled, tmp_path):
     train(tmp_path)
     evaluate(tmp_path)
     weights, again = (torch.load(folder / "models" / "model.pt", weights_only=True) for folder in (evaluated, tmp_path))
@@ -181,7 +181,7 @@ def test_noise_of_every_step_belongs_to_the_sample_too(trained, tmp_path):
     np.testing.assert_allclose(nib.load(alone).get_fdata(), both, atol=1e-5)
 
 
-def test_an_interrupted_sampling_goes_on(trained, tmp_path, caplog):
+def test_an_interrupted_sampling_is_resumed(trained, tmp_path, caplog):
     caplog.set_level("INFO")
     output = sample(trained, tmp_path, num_samples=1)
     first = (output / "sample_000_t1.nii.gz").stat().st_mtime_ns
@@ -207,7 +207,7 @@ def test_a_network_learns_classes_and_samples_one(tmp_path):
     )
     a, b = (nib.load(folder / "sample_000_t1.nii.gz").get_fdata() for folder in (first, second))
     assert not np.array_equal(a, b)
-    sample(tmp_path, tmp_path / "both", num_samples=2)  # the weights know the classes: each in turn
+    sample(tmp_path, tmp_path / "both", num_samples=2)  # the weights record the classes: each in turn
     both = tmp_path / "both" / "output"
     assert [json.loads((both / f"sample_{i:03d}.json").read_text())["class_label"] for i in (0, 1)] == [0, 1]
     first = nib.load(both / "sample_000_t1.nii.gz").get_fdata()
@@ -216,9 +216,9 @@ def test_a_network_learns_classes_and_samples_one(tmp_path):
         sample(tmp_path, tmp_path / "c", num_samples=1, class_name="GBM")
     assert "class_name='GBM' is not one of classes=['HGG', 'LGG']" in chain(error.value)
     values = {**TINY, "ckpt_dir": str(tmp_path / "models"), "num_samples": 2, "evaluation_split": "validation"}
-    judge = workflow(["train", "evaluate_generation"], "train", tmp_path, **values)  # without the file of classes
-    judge.initialize()
-    judge.run()
+    evaluation = workflow(["train", "evaluate_generation"], "train", tmp_path, **values)  # without the file of classes
+    evaluation.initialize()
+    evaluation.run()
     assert json.loads((tmp_path / "output" / "generation" / "generation.json").read_text())["summary"]["cases"] == 2
 
 
@@ -276,7 +276,7 @@ NATIVE = {**SMALLEST, **SIZES, "num_workers": 1}
 
 
 @pytest.mark.parametrize("weight_dtype", ["float32", "bfloat16"])
-def test_native_volumes_train_with_all_that_saves_memory_and_go_on(weight_dtype, tmp_path, caplog):
+def test_native_volumes_train_with_all_that_saves_memory_and_resume(weight_dtype, tmp_path, caplog):
     pytest.importorskip("bitsandbytes")
     caplog.set_level("INFO")
     train(tmp_path, ["train", "native"], **NATIVE, weight_dtype=weight_dtype)

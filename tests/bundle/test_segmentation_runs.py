@@ -1,4 +1,4 @@
-"""Segmentation by the bundle's configs, for real, at tiny size on phantoms."""
+"""The bundle's segmentation configs run for real, at tiny size on phantoms."""
 
 from __future__ import annotations
 
@@ -142,13 +142,13 @@ def test_heuns_method_is_a_knob(segmented):
         ({"modalities": ["t1", "t2"], "network_def#in_channels": 8}, "a modality or the coordinates"),
     ],
 )
-def test_what_does_not_fit_a_segmentation_is_told(knobs, message, tmp_path):
+def test_what_does_not_fit_a_segmentation_is_refused(knobs, message, tmp_path):
     with pytest.raises(Exception, match=r".") as error:
         train(tmp_path, ["train", "segmentation"], **knobs)
     assert message in chain(error.value)
 
 
-def test_a_missing_contrast_is_told(segmented, tmp_path):
+def test_a_missing_contrast_is_named(segmented, tmp_path):
     folder, _ = segmented
     cases = tmp_path / "cases"
     shutil.copytree(folder / "output" / "phantoms", cases)

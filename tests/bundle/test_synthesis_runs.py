@@ -1,4 +1,4 @@
-"""Synthesis of missing contrasts by the bundle's configs, for real, at tiny size on phantoms."""
+"""The bundle's configs for synthesis of missing contrasts run for real, at tiny size on phantoms."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_inference_config_needs_the_known_contrasts_only(trained, tmp_path):
         "dataset_dir": str(cases),
         "ckpt_file": str(folder / "models" / "model.pt"),
         "modalities": ANY["modalities"],
-        "known": ["flair", "t2"],  # in the order of the user, not of the training
+        "known": ["flair", "t2"],  # in another order than in training
         "spatial_size": [16, 16, 16],
         "num_inference_steps": 3,
         "num_draws": 2,

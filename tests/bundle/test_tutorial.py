@@ -1,4 +1,4 @@
-"""The tutorial does what it says."""
+"""The tutorial does what it describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was trained decides what inference does: the weights say it, and nobody has to type it again."""
+"""Inference takes its settings from the weights, so that nobody has to type them again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE = [16, 16, 16]
 
 
 def weights(folder: Path, *overlays: str, everywhere: bool = False, **changes) -> Path:
-    """A model.pt as a training writes it, without the training; its network finds a region everywhere, if wished."""
+    """A model.pt as training writes it, but untrained; if ``everywhere``, its network segments every voxel."""
     config = configured({"device": "$torch.device('cpu')", "spatial_size": SIZE, **changes}, *overlays)
     network, record = (config.get_parsed_content(name) for name in ("network", "record"))
     record.describe_data(PHANTOM, num_cases=3, spatial_size=config.get_parsed_content("spatial_size"), spacing_mm=2.0)
@@ -40,7 +40,7 @@ def cases(tmp_path_factory) -> Path:
 
 
 def trained_settings(folder: Path, name: str):
-    """What a config of a packaged bundle takes for trained."""
+    """The ``trained`` settings of a config in a packaged bundle."""
     config = ConfigParser()
     config.read_config(folder / "configs" / f"{name}.json")
     config["bundle_root"] = str(folder)
@@ -82,7 +82,7 @@ def test_labels_are_written_as_they_were_trained(knobs, number, cases, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         ({"label_map": "brats2020"}, "label_map: brats2023 in the checkpoint, brats2020 here"),
         ({"zoom": True}, "zoom: False in the checkpoint, True here"),
@@ -91,13 +91,13 @@ def test_labels_are_written_as_they_were_trained(knobs, number, cases, tmp_path)
     ],
     ids=str,
 )
-def test_a_knob_that_contradicts_the_weights_is_refused(typed, said, cases, tmp_path):
+def test_a_knob_that_contradicts_the_weights_is_refused(typed, message, cases, tmp_path):
     file = weights(
         tmp_path, "segmentation", label_map="brats2023", zoom=False, coordinates=True, spatial_size=[32, 32, 32]
     )
     with pytest.raises(Exception, match=r"Failed to (evaluate|instantiate)") as error:
         infer("inference_segmentation", tmp_path, file, dataset_dir=str(cases), **typed)
-    assert said in chain(error.value)
+    assert message in chain(error.value)
     assert not list((tmp_path / "output").glob("*.nii.gz"))
 
 
@@ -110,7 +110,7 @@ def test_contrasts_are_made_as_they_were_trained(known, cases, tmp_path):
 
 
 def test_made_contrasts_have_one_air_whatever_the_scale_of_the_input(cases, tmp_path):
-    """z-scores put air in the middle of what the network sees; around it the crop's inverse puts 0."""
+    """With z-scores air is in the middle of the network's range; around the crop, its inverse writes 0."""
     scored = tmp_path / "scored" / "PHANTOM_000"
     scored.mkdir(parents=True)
     source = nib.load(cases / "PHANTOM_000" / "PHANTOM_000_t1.nii.gz")
@@ -133,19 +133,19 @@ def test_made_contrasts_have_one_air_whatever_the_scale_of_the_input(cases, tmp_
     ],
     ids=str,
 )
-def test_a_packaged_bundle_says_what_was_trained(task, knobs, tmp_path):
+def test_a_packaged_bundle_has_the_settings_of_training(task, knobs, tmp_path):
     folder = package(weights(tmp_path, *task, **knobs), tmp_path / "out")
-    said = {knob: value for knob, value in knobs.items() if knob != "lambda_r"}
+    recorded = {knob: value for knob, value in knobs.items() if knob != "lambda_r"}
     train = json.loads((folder / "configs" / "train.json").read_text())
-    assert {**train, **said} == train
-    for weights_there in (True, False):  # as for a tool that looks at a bundle without them
+    assert {**train, **recorded} == train
+    for weights_there in (True, False):  # without: as for a tool that inspects a bundle
         for name in ("inference", "evaluate") if weights_there else ("inference",):
             settings = trained_settings(folder, name)
-            assert {knob: settings[knob] for knob in said} == said
+            assert {knob: settings[knob] for knob in recorded} == recorded
         (folder / "models" / "model.pt").unlink(missing_ok=True)
 
 
-def test_what_a_training_saw_is_in_its_weights_and_judges_them(tmp_path):
+def test_the_weights_record_their_training_cases_and_evaluation_excludes_them(tmp_path):
     data = write_phantoms(tmp_path / "data", 6, (32, 32, 24))
     short = {"seed": 3, "spatial_size": SIZE, "epoch_length": 1, "val_interval": 1}
     train(tmp_path, dataset_dir=str(data), max_epochs=1, **short)
@@ -157,29 +157,29 @@ def test_what_a_training_saw_is_in_its_weights_and_judges_them(tmp_path):
     }
     assert "PHANTOM_" not in json.dumps(split)
     for name in ("evaluate", "evaluate_generation"):  # README's commands, without the training's seed
-        judge = workflow(
+        evaluation = workflow(
             ["train", name], "train", tmp_path, dataset_dir=str(data), ckpt_dir=str(file.parent), spatial_size=SIZE,
             evaluation_split="test", device=TINY["device"], num_inference_steps=2,
         )  # fmt: skip
-        datalist = judge.parser.get_parsed_content("datalist")
+        datalist = evaluation.parser.get_parsed_content("datalist")
         assert [i["subject"] for i in datalist["test"]] == [i["subject"] for i in trained["test"]]
-    judge = workflow(
+    evaluation = workflow(
         ["train", "evaluate"], "train", tmp_path, dataset_dir=str(data), ckpt_dir=str(file.parent),
         spatial_size=SIZE, evaluation_split="all", device=TINY["device"],
     )  # fmt: skip
     with pytest.raises(Exception, match=r"Failed to (evaluate|instantiate)") as error:
-        judge.parser.get_parsed_content("datalist")
+        evaluation.parser.get_parsed_content("datalist")
     assert "the weights were trained on 4 of the 6 cases" in chain(error.value)
     assert written.read_bytes() == before
     write_phantoms(tmp_path / "grown", 7, (32, 32, 24))  # the folder grew
     with pytest.raises(Exception, match=r"Failed|trained") as error:
         train(tmp_path, dataset_dir=str(tmp_path / "grown"), max_epochs=2, resume=True, **short)
-    assert "the checkpoint was trained with other cases than there are now" in chain(error.value)
+    assert "the checkpoint was trained with cases other than the current ones" in chain(error.value)
 
 
 @pytest.mark.parametrize("task", [[], ["synthesis"], ["segmentation"]], ids=str)
-def test_a_folder_of_other_patients_is_judged_as_a_whole(task, tmp_path):
-    """By README's commands with --evaluation_split all: none of the training's cases is there to compare with."""
+def test_a_folder_of_other_patients_is_evaluated_as_a_whole(task, tmp_path):
+    """README's commands with --evaluation_split all, without any training case to compare with."""
     file = weights(tmp_path, *task, num_inference_steps=2)
     split = {"training": [("ann", "ann")], "validation": [("bob", "bob")], "test": [("cat", "cat")]}
     content = torch.load(file, weights_only=True)

@@ -14,7 +14,7 @@ from monai.data import Dataset
 
 from tests.bundle.workspace import CONFIGS, TINY, chain, workflow
 
-# a training, and one whose parts are others
+# train.yaml alone, and with overlays that replace its parts
 TRAININGS = ["train", ["train", "segmentation"], ["train", "synthesis"], ["train", "evaluate"]]
 INFERENCES = ["inference", "inference_segmentation", "inference_synthesis"]
 
@@ -31,7 +31,7 @@ def test_no_config_looks_inside_what_a_user_may_replace(file, properties):
 
 
 def in_order(properties):
-    """Parts before the whole; the trainer last: whoever brings another has its parts too."""
+    """Parts before what they are part of, and the trainer last: another trainer comes with its own parts."""
     return sorted(properties, key=lambda name: (name == "trainer", -properties[name]["id"].count("::")))
 
 
@@ -52,7 +52,7 @@ def test_every_property_of_a_training_is_read_and_set(configs, tmp_path):
 def test_every_property_of_an_inference_is_read_and_set(config, tmp_path):
     run = workflow(config, "infer", tmp_path)
     run.initialize()
-    run.parser["settings"] = {}  # of a checkpoint, which is not there
+    run.parser["settings"] = {}  # of a checkpoint, which does not exist
     if "save_settings" in run.parser:
         run.parser["save_settings#settings"] = {}
     handlers = run.parser["handlers"]
@@ -66,7 +66,7 @@ def test_every_property_of_an_inference_is_read_and_set(config, tmp_path):
 
 
 class Own(torch.utils.data.Dataset):
-    """Someone's dataset, of plain tensors, that knows nothing of MONAI."""
+    """A user's dataset of plain tensors, independent of MONAI."""
 
     def __len__(self):
         return 3
@@ -76,7 +76,7 @@ class Own(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize("dataset", [Own(), Dataset([Own()[i] for i in range(3)])], ids=["torch", "monai"])
-def test_a_training_takes_another_dataset_and_number_of_epochs(dataset, tmp_path):
+def test_a_training_accepts_another_dataset_and_number_of_epochs(dataset, tmp_path):
     run = workflow("train", "train", tmp_path, **{**TINY, "ckpt_dir": str(tmp_path), "num_inference_steps": 2})
     run.initialize()
     run.train_dataset = dataset
@@ -85,7 +85,7 @@ def test_a_training_takes_another_dataset_and_number_of_epochs(dataset, tmp_path
     run.run()
     assert run.trainer.state.epoch == 1
     (scheduler,) = [run.parser.get_parsed_content("lr_scheduler")]
-    assert scheduler.T_max == 1 * TINY["demo#epoch_length"]  # the rate falls to the end of what is trained
+    assert scheduler.T_max == 1 * TINY["demo#epoch_length"]  # the learning rate falls until the end of the run
     record = run.parser.get_parsed_content("record").content
     assert record["data"]["source"] == f"a {type(dataset).__name__} that names no files"
     assert record["data"]["num_cases"] == 3
@@ -93,7 +93,7 @@ def test_a_training_takes_another_dataset_and_number_of_epochs(dataset, tmp_path
 
 @pytest.mark.parametrize("config", ["train", "segmentation", *INFERENCES])
 @pytest.mark.parametrize("name", ["DDIMScheduler", "StridedDDIM"])
-def test_a_sampler_that_is_none_is_refused_with_the_names(config, name):
+def test_an_unknown_sampler_is_refused_with_the_names_of_all(config, name):
     parser = ConfigParser()
     parser.read_config([CONFIGS / "train.yaml", CONFIGS / "segmentation.yaml"] if config == "segmentation"
                        else CONFIGS / f"{config}.yaml")  # fmt: skip

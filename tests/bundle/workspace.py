@@ -8,7 +8,7 @@ from monai.bundle import ConfigWorkflow
 
 CONFIGS = Path(__file__).parents[2] / "bundle" / "configs"
 
-# the demo, smaller: every part is there
+# the demo, smaller, but with every part
 TINY = {
     "device": "$torch.device('cpu')",
     "demo#num_subjects": 5,
@@ -29,7 +29,7 @@ def workflow(configs: str | list[str], kind: str, folder: Path, **overrides) -> 
         configs: Names without suffix.
         kind: ``"train"`` or ``"infer"``.
         folder: For everything written.
-        overrides: Of config values.
+        overrides: Config values to replace.
     """
     files = [str(CONFIGS / f"{name}.yaml") for name in ([configs] if isinstance(configs, str) else configs)]
     places = {"bundle_root": str(CONFIGS.parent), "output_dir": str(folder / "output")}
@@ -45,5 +45,5 @@ def train(folder: Path, configs: str | list[str] = "train", **overrides) -> Conf
 
 
 def chain(error: BaseException | None) -> str:
-    """What an error says, and all that it came from: MONAI wraps errors."""
+    """The messages of an error and of all its causes: MONAI wraps errors."""
     return "" if error is None else f"{error}\n{chain(error.__cause__)}"

@@ -1,4 +1,4 @@
-"""A checkpoint is what was written, or it is refused."""
+"""A checkpoint is read as it was written, or refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTENT = {
 
 
 def bits(content):
-    """Everything in it, comparable: tensors by their bytes."""
+    """The content in comparable form: tensors as bytes."""
     if isinstance(content, dict):
         return {key: bits(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -45,7 +45,7 @@ def test_no_flipped_bit_goes_unseen(mmap, tmp_path):
             content = read_checkpoint(file, mmap=mmap)
         except DamagedFile:
             refused += 1
-        else:  # the bit was between the records, where nobody looks
+        else:  # the bit was between the records, where no reader looks
             assert bits(content) == bits(CONTENT)
     assert refused > 100
 
@@ -66,6 +66,6 @@ def test_objects_of_classes_are_never_loaded(tmp_path):
         read_checkpoint(tmp_path / "a.pt")
 
 
-def test_a_missing_file_is_no_damaged_one(tmp_path):
+def test_a_missing_file_is_not_called_damaged(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_checkpoint(tmp_path / "a.pt")

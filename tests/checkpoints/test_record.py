@@ -1,4 +1,4 @@
-"""A record travels with the weights, is checked where they are loaded, and protects what was trained on data."""
+"""A record travels with the weights, is checked when they are loaded, and protects models trained on data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONVENTION = {"network_range": [-1.0, 1.0], "prediction_type": "v_prediction"}
 
 
 def recorded(seed=None, **settings):
-    """The record of a run with a part that has these settings."""
+    """The record of a run that has one part, with these settings."""
     return RunRecord(parts=[SimpleNamespace(settings=settings)], seed=seed)
 
 
@@ -39,7 +39,7 @@ def test_the_record_is_read_back_beside_bare_weights(tmp_path, key):
         "spacing_mm": 2.5,
     }
     content = torch.load(tmp_path / "model.pt", weights_only=True)
-    nn.Linear(2, 3).load_state_dict(content if key is None else content[key])  # no loader trips over it
+    nn.Linear(2, 3).load_state_dict(content if key is None else content[key])  # loaders ignore the record
 
 
 def test_weights_without_a_record_have_none(tmp_path):
@@ -57,7 +57,7 @@ def test_loading_under_another_convention_is_refused_by_name(tmp_path):
     other = recorded(**{**CONVENTION, "prediction_type": "epsilon"}).sign(nn.Linear(2, 3))
     with pytest.raises(ValueError, match="prediction_type: v_prediction in the checkpoint, epsilon here"):
         other.load_state_dict(state)
-    with pytest.raises(ValueError, match="another convention"):
+    with pytest.raises(ValueError, match="with other settings"):
         nn.Sequential(other).load_state_dict(nn.Sequential(same.sign(nn.Linear(2, 3))).state_dict())
 
 
@@ -90,7 +90,7 @@ SPLIT = {
 
 
 def network(*splits):
-    """A network that was trained again and again, each time on other cases; the record of the last training."""
+    """A network trained on one split after the other, and the record of the last run."""
     linear, record = nn.Linear(2, 3), None
     for split in splits:
         before = linear.state_dict()
@@ -105,22 +105,22 @@ def read(linear):
     return linear.state_dict()._metadata[""]["record"]
 
 
-def test_weights_know_their_cases_and_name_none():
+def test_weights_record_their_cases_without_their_names():
     record = read(network(SPLIT)[0])
     known = TrainingSplit.of(record)
     for part, cases in SPLIT.items():
         for subject, _ in cases:
             assert [name for name in SPLIT if known.has(name, subject)] == [part]
     assert known.trained_on(("Ann_1", "Ann"))
-    assert known.trained_on(("Ann_2", "Ann"))  # another scan of her
+    assert known.trained_on(("Ann_2", "Ann"))  # another scan of Ann
     assert not known.trained_on(("Dan_1", "Dan"))
     assert not known.trained_on(("Gil_1", "Gil"))
-    said = str(record)
-    assert not any(name in said for cases in SPLIT.values() for case in cases for name in case)
-    assert read(network(SPLIT)[0]) == record  # of every process, and of a training that goes on
+    text = str(record)
+    assert not any(name in text for cases in SPLIT.values() for case in cases for name in case)
+    assert read(network(SPLIT)[0]) == record  # the same in every process, and in a resumed run
 
 
-def test_weights_that_are_trained_on_remember_what_they_saw_before():
+def test_weights_that_are_trained_further_remember_their_earlier_cases():
     other = {"training": [("Gil_1", "Gil")], "validation": [], "test": [("Ann_1", "Ann")]}
     third = {"training": [("Hal_1", "Hal")], "validation": [], "test": []}
     known = TrainingSplit.of(read(network(SPLIT, other, third)[0]))
@@ -130,9 +130,9 @@ def test_weights_that_are_trained_on_remember_what_they_saw_before():
     assert not known.trained_on(("Fay_1", "Fay"))
 
 
-def test_a_training_goes_on_with_the_cases_it_had(tmp_path):
+def test_a_run_is_resumed_only_with_the_cases_it_had(tmp_path):
     linear, _ = network(SPLIT)
-    for cases, said in (
+    for cases, parts in (
         (SPLIT, None),
         ({**SPLIT, "test": []}, "in test"),
         ({**SPLIT, "training": SPLIT["training"] + SPLIT["test"], "test": []}, "in training, test"),
@@ -141,14 +141,14 @@ def test_a_training_goes_on_with_the_cases_it_had(tmp_path):
         record = recorded(**CONVENTION)
         record.describe_data("BraTS2020", 3, (8, 8, 8), 1.0, cases)
         record.sign(nn.Linear(2, 3)).load_state_dict(linear.state_dict())
-        if said is None:
+        if parts is None:
             record.require_same_cases()
         else:
-            with pytest.raises(ValueError, match=rf"other cases than there are now \({said}\); .*--datalist_file"):
+            with pytest.raises(ValueError, match=rf"cases other than the current ones \({parts}\); .*--datalist_file"):
                 record.require_same_cases()
 
 
-def test_older_records_say_nothing_of_cases(tmp_path):
+def test_older_records_have_no_cases(tmp_path):
     save(tmp_path / "model.pt")
     assert TrainingSplit.of(read_record(tmp_path / "model.pt")) is None
     assert TrainingSplit.of(None) is None
@@ -173,25 +173,25 @@ def test_weights_of_another_task_are_refused():
         recorded(**CONVENTION).sign(nn.Linear(2, 3)).load_state_dict(state)
 
 
-def test_what_older_weights_do_not_say_is_in_the_log(caplog):
+def test_settings_that_older_weights_lack_are_logged(caplog):
     state = recorded(**CONVENTION).sign(nn.Linear(2, 3)).state_dict()
     linear = recorded(**WHOLE).sign(nn.Linear(2, 3))
     for _ in range(2):
         linear.load_state_dict(state)
-    assert caplog.text.count("do not say with what values of these knobs they were trained") == 1
+    assert caplog.text.count("which did not record the values of these knobs") == 1
     assert "zoom=True, window_percentiles=[0.5, 99.5], label_map=brats2020, coordinates=True" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("zoom", "coordinates", "free"), [(True, False, False), (False, False, True), (False, True, False)]
 )
-def test_the_grid_has_to_be_that_of_the_training_where_it_decides_what_a_voxel_is(zoom, coordinates, free):
+def test_the_grid_must_be_that_of_training_if_the_result_depends_on_it(zoom, coordinates, free):
     convention = CONVENTION | {"zoom": zoom, "coordinates": coordinates}
     trained = recorded(**convention)
     trained.describe_data(PHANTOM, 3, (8, 8, 8), 1.0)
     state = trained.sign(nn.Linear(2, 3)).state_dict()
     recorded(**convention, spatial_size=[8, 8, 8]).sign(nn.Linear(2, 3)).load_state_dict(state)
-    recorded(**convention).sign(nn.Linear(2, 3)).load_state_dict(state)  # as for samples, of any size
+    recorded(**convention).sign(nn.Linear(2, 3)).load_state_dict(state)  # samples may have any size
     larger = recorded(**convention, spatial_size=[16, 16, 16]).sign(nn.Linear(2, 3))
     if free:
         larger.load_state_dict(state)
@@ -200,12 +200,12 @@ def test_the_grid_has_to_be_that_of_the_training_where_it_decides_what_a_voxel_i
             larger.load_state_dict(state)
 
 
-def test_the_convention_is_what_the_task_and_the_parts_say():
+def test_the_convention_is_the_settings_of_the_task_and_the_parts():
     task = SimpleNamespace(name="segmentation", settings={"regions": ["whole"]})
     parts = [SimpleNamespace(settings={"schedule": "cosine"}), SimpleNamespace(settings={"spatial_size": [8, 8, 8]})]
     record = RunRecord(task, parts, seed=3)
     assert record.content["task"] == "segmentation"
     assert record.content["convention"] == {"regions": ["whole"], "schedule": "cosine"}
-    assert record.spatial_size == [8, 8, 8]  # of the grid, which not every network depends on
+    assert record.spatial_size == [8, 8, 8]  # not in the convention: not every network depends on the grid
     assert record.content["seed"] == 3
     assert "task" not in RunRecord().content

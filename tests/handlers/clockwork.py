@@ -1,4 +1,4 @@
-"""A small trainer in a world whose clock and bill are moved by hand, and what its handlers leave behind."""
+"""A small trainer whose clock and energy are advanced by hand, and helpers that read what its handlers write."""
 
 import csv
 
@@ -11,7 +11,7 @@ STEP_S, STEP_J = 4.0, 100.0
 
 
 class Clock:
-    """Seconds, and joules spent in them."""
+    """The time in seconds, and the joules spent so far."""
 
     now_s, spent_j = 100.0, 0.0
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 class Loader:
-    """Batches that take time to come: the first epoch waits for its start and for each batch, later ones otherwise."""
+    """Batches that take time to arrive: every epoch waits for its start and each batch, the first one differently."""
 
     def __init__(self, clock, batches=range(3), first_s=0.0, later_s=0.0, start_s=0.0):
         self.clock, self.batches = clock, batches
@@ -42,7 +42,7 @@ class Loader:
 
 
 class FakeMeter:
-    """Reads what the clock has spent since ``start``; opens and closes in turn, as the real one."""
+    """Reads what the clock has spent since ``start``; must be started and stopped in turn, like the real one."""
 
     available, reason, source = True, None, "energy counter"
 
@@ -77,7 +77,7 @@ class FakeMeter:
 
 
 class Working(nn.Module):
-    """Some parameters; each forward pass takes a step of the clock."""
+    """A few parameters; each forward pass advances the clock by a step."""
 
     def __init__(self, work, parameters):
         super().__init__()
@@ -106,7 +106,7 @@ def make_trainer(clock, handlers, max_epochs=2, samples=(2, 2, 1), parameters=10
 
 
 class On:
-    """A handler that does something at an event, the end of an epoch if no other is named."""
+    """A handler that does something at an event, by default the end of an epoch."""
 
     def __init__(self, act, event=Events.EPOCH_COMPLETED):
         self.act, self.event = act, event
@@ -116,7 +116,7 @@ class On:
 
 
 class Seen(On):
-    """The metrics at an event, each time."""
+    """Collects the metrics at every occurrence of an event."""
 
     def __init__(self, event=Events.EPOCH_COMPLETED):
         self.metrics = []

@@ -1,4 +1,4 @@
-"""A small real evaluator: noisy volumes in, a network that halves them out."""
+"""A small real evaluator whose network halves noisy volumes."""
 
 from __future__ import annotations
 

@@ -34,18 +34,18 @@ def test_a_flipped_bit_of_a_weight_is_refused(tmp_path):
     file.write_bytes(damaged)
     assert not torch.equal(torch.load(file, weights_only=True)["weight"], trained.weight)
     before = network.weight.detach().clone()
-    with pytest.raises(DamagedFile, match=r"model\.pt does not hold what was written.*name another file"):
+    with pytest.raises(DamagedFile, match=r"model\.pt is damaged.*name another file"):
         load(file, network)
     assert torch.equal(network.weight, before)
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 half an archive"])
-def test_what_is_no_file_of_weights_is_named(content, tmp_path):
+def test_a_file_that_holds_no_weights_is_named(content, tmp_path):
     (tmp_path / "model.pt").write_bytes(content)
     with pytest.raises(DamagedFile, match=r"model\.pt cannot be read.*name another file"):
         load(tmp_path / "model.pt", nn.Linear(3, 2))
 
 
-def test_weights_that_are_not_there_say_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"model\.pt is not there; train first"):
+def test_missing_weights_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model\.pt does not exist; train first"):
         load(tmp_path / "model.pt", nn.Linear(3, 2))

@@ -1,4 +1,4 @@
-"""Waiting of small engines, by a clock that is moved by hand."""
+"""How long small engines wait for data, by a clock that is advanced by hand."""
 
 import pytest
 from ignite.engine import Engine, Events

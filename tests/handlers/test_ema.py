@@ -1,4 +1,4 @@
-"""The average of the weights: what it is, and who sees it."""
+"""The average of the weights: its value, and when the network has it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from monai_idm.handlers import HostEMA, UpdateEMA, UseEMA
 from tests.handlers.trainers import trainer
 
 
-def test_ema_is_the_recursion_it_says_and_lives_on_the_host():
+def test_ema_follows_its_recursion_and_is_kept_on_the_host():
     seen, network = [], nn.Linear(3, 1)
     ema = HostEMA(network, decay=0.9, every=3)
     engine, _ = trainer([UpdateEMA(ema)], network=network)
@@ -62,10 +62,10 @@ def test_an_evaluator_sees_the_average_and_training_gets_its_weights_back(fail):
 def test_before_the_first_update_the_weights_stay():
     network = nn.Linear(3, 1)
     weight = network.weight.detach().clone()
-    network_later = HostEMA(network)
+    ema = HostEMA(network)
     with torch.no_grad():
         network.weight.add_(1)
-    engine = evaluator(network, [UseEMA(network_later)])
+    engine = evaluator(network, [UseEMA(ema)])
     engine.run()
     torch.testing.assert_close(engine.state.output["weight"], weight + 1)
 

@@ -1,4 +1,4 @@
-"""Energy of small trainers, by a meter that is made up: over which windows, and per what."""
+"""Energy of small trainers, by a fake meter: over which windows, and per step, sample and parameter."""
 
 import logging
 
@@ -21,11 +21,11 @@ def _info(caplog):
 
 
 def test_the_first_two_minutes_of_training_and_the_run_have_a_line_each(clock, meter, caplog):
-    spend_more = On(lambda engine: clock.work(steps=50))  # outside of windows
+    spend_more = On(lambda engine: clock.work(steps=50))  # outside the measured windows
     # 12 s and 5 samples per epoch: 120 s are the end of the tenth
     make_trainer(clock, [EnergyHandler("cpu", meter=meter), spend_more], max_epochs=15).run()
     shares = "25 W, 100 J per step, 60 J per sample"
-    misleading = "(misleading: a larger network looks better for the same bill)"
+    misleading = "(misleading: at equal energy a larger network looks better)"
     by = "by energy counter"
     assert lines(caplog) == [
         f"energy of training, the first 120 s, {by}: {shares}, 300 J per parameter {misleading}",
@@ -59,7 +59,7 @@ def test_a_figure_that_one_epoch_lacks_is_empty_not_zero_and_not_the_last_one(cl
     assert [set(metrics) for metrics in seen.metrics] == [figures, set(FIGURES[3:]), figures]
     assert [row["energy_j_per_step"] for row in rows(file)] == ["100", "", "100"]
     assert [row["mean_power_w"] for row in rows(file)] == ["25", "", "25"]
-    # the steps of the epoch without energy do not share in the bill of the others
+    # the steps of the epoch without energy do not dilute the energy of the others
     assert "100 J per step, 60 J per sample, 60 J per parameter" in lines(caplog)[-1]
 
 

@@ -1,4 +1,4 @@
-"""Laws of every handler that measures the epochs of a trainer: where its figures go, when, and in which process."""
+"""Laws of every handler that measures a trainer's epochs: when figures are published, where, by which process."""
 
 import logging
 from unittest.mock import ANY, Mock
@@ -102,16 +102,16 @@ def test_monais_trainer_has_the_figures_and_its_own_handlers_show_them(make, clo
 
 
 def test_a_row_with_the_figures_is_in_the_file_as_soon_as_an_epoch_ends(make, clock, tmp_path):
-    file, found = tmp_path / "made" / "figures.csv", []
+    file, num_earlier = tmp_path / "made" / "figures.csv", []
 
     def compare(engine):
         *earlier, row = rows(file)
         now = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, **engine.state.metrics}
         assert row == {name: f"{value:.6g}" for name, value in now.items()}
-        found.append(len(earlier))
+        num_earlier.append(len(earlier))
 
     run(clock, make(clock, str(file)), On(compare))
-    assert found == [0, 1]
+    assert num_earlier == [0, 1]
     assert list(rows(file)[0]) == ["epoch", "iteration", *FIGURES[make]]
 
 
@@ -120,7 +120,7 @@ def test_a_resumed_run_appends_and_replaces_rows_later_than_its_checkpoint(make,
     run(clock, make(clock, file))
     header_and_two = file.read_text().splitlines()
     with file.open("a") as stream:
-        stream.write("\n2\n2,six,1,1\n")  # lines that are not rows do not end a training
+        stream.write("\n2\n2,six,1,1\n")  # lines that are not rows do not end a run
     for max_epochs in (4, 3):
         run(clock, make(clock, file), max_epochs=max_epochs, epoch=2)
         assert file.read_text().splitlines()[:3] == header_and_two
@@ -163,7 +163,7 @@ def test_an_epoch_that_breaks_off_leaves_nothing(make, clock, tmp_path, caplog):
     run(clock, make(clock, undisturbed))
     logged = lines(caplog)
     handler, starting = make(clock, file), Seen(Events.EPOCH_STARTED)
-    for iteration in (5, 6):  # within the second epoch, and where it has been measured already
+    for iteration in (5, 6):  # within the second epoch, and once it has been measured
         with pytest.raises(ZeroDivisionError):
             run(clock, handler, starting, On(lambda engine: 1 / 0, Events.ITERATION_COMPLETED(once=iteration)))
         assert [row["epoch"] for row in rows(file)] == ["1"]

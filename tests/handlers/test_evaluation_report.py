@@ -41,7 +41,7 @@ def test_scalars_are_those_of_metrics_fed_by_hand():
     assert evaluator.state.metrics["noise_mae_t1"] == pytest.approx(0.125)
 
 
-def test_every_run_starts_anew():
+def test_every_run_starts_from_zero():
     report = make_report()
     evaluator = make_evaluator([report])
     evaluator.run(1)
@@ -89,7 +89,7 @@ def test_files_of_the_last_run_stay_whole_when_writing_fails(tmp_path, monkeypat
     with pytest.raises(ZeroDivisionError):
         make_evaluator([report]).run(2)
     assert (tmp_path / "reconstruction.json").read_text() == before
-    assert len(list(tmp_path.iterdir())) == 2  # nothing unfinished is left
+    assert len(list(tmp_path.iterdir())) == 2  # no unfinished file is left
 
 
 def test_the_table_is_logged(caplog):
@@ -126,7 +126,7 @@ def test_it_serves_as_the_evaluators_key_metric(listed):
     assert evaluator.state.key_metric_name == "psnr_brain"
 
 
-def test_a_key_metric_it_does_not_make_is_told():
+def test_a_key_metric_that_is_not_a_scalar_is_refused():
     evaluator = make_evaluator([], key_val_metric={"psnr_flair_brain": make_report()})
     with pytest.raises(ValueError, match=r"'psnr_flair_brain' is not one of .*'psnr_t1_brain'"):
         evaluator.run(1)
@@ -170,7 +170,7 @@ def test_the_output_goes_before_the_batch():
     assert evaluator.state.metrics == pytest.approx(expected_metrics().scalars())
 
 
-def test_a_case_without_reconstruction_is_told():
+def test_a_case_without_reconstruction_is_refused():
     def forgetful(engine, batch):
         reconstruct(engine, batch)
         for item in engine.state.output:
@@ -181,6 +181,6 @@ def test_a_case_without_reconstruction_is_told():
         make_evaluator([make_report()], iteration=forgetful).run(1)
 
 
-def test_an_evaluator_that_does_not_decollate_is_told():
+def test_an_evaluator_that_does_not_decollate_is_refused():
     with pytest.raises(TypeError, match="construct the evaluator with decollate=True"):
         make_evaluator([make_report()], decollate=False).run(1)

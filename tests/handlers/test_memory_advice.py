@@ -1,4 +1,4 @@
-"""A step that needs too much memory ends with what would make it fit."""
+"""A step that needs too much memory ends with switches that would make it fit."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def advice(engine):
     ],
     ids=str,
 )
-def test_every_way_to_say_so_is_understood(error):
-    said = advice(trainer(error))
-    assert "out of memory in iteration 1: " in said
-    assert "A step on 4 x 2 x 16 x 16 x 8" in said
+def test_every_kind_of_out_of_memory_error_is_recognised(error):
+    message = advice(trainer(error))
+    assert "out of memory in iteration 1: " in message
+    assert "for a step on 4 x 2 x 16 x 16 x 8" in message
 
 
 def test_switches_come_one_upon_another_with_the_bytes_they_leave():
     network = InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16, activations="stored")
-    said = advice(trainer(CUDA, network))
-    lines = re.findall(r"^ +([\d.]+)  (.*)$", said, flags=re.MULTILINE)
+    message = advice(trainer(CUDA, network))
+    lines = re.findall(r"^ +([\d.]+)  (.*)$", message, flags=re.MULTILINE)
     assert [switch for _, switch in lines] == [
-        "as it is",
+        "as configured",
         "--activations rebuilt",
         "--precision mixed",
         "the optimizer of native.yaml",
@@ -69,18 +69,18 @@ def test_switches_come_one_upon_another_with_the_bytes_they_leave():
         "--spatial_size [12, 12, 6]",
         "--spatial_size [8, 8, 4]",
     ]
-    assert "long advice" not in said
+    assert "long advice" not in message
 
 
 def test_the_bytes_are_those_of_such_a_network(monkeypatch):
     monkeypatch.setattr(memory_advice, "_GB", 1.0)
-    said = advice(trainer(CUDA))
-    lines = {switch: float(peak) for peak, switch in re.findall(r"^ *([\d.]+)  (.*)$", said, flags=re.MULTILINE)}
+    message = advice(trainer(CUDA))
+    lines = {switch: float(peak) for peak, switch in re.findall(r"^ *([\d.]+)  (.*)$", message, flags=re.MULTILINE)}
     now, twin = (
         InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16, precision=precision)
         for precision in ("float32", "mixed")
     )
-    assert lines["as it is"] == estimate(now, (4, 2, 16, 16, 8)).peak_bytes
+    assert lines["as configured"] == estimate(now, (4, 2, 16, 16, 8)).peak_bytes
     assert lines["--batch_size 2"] == estimate(twin, (2, 2, 16, 16, 8), EIGHT_BIT_IN_BACKWARD).peak_bytes
     assert "--activations rebuilt" not in lines
 
@@ -95,16 +95,16 @@ def test_it_ends_at_the_first_that_fits(monkeypatch):
 
 
 def test_what_is_switched_on_is_not_advised():
-    said = advice(trainer(CUDA, optimizer=AdamWInBackward))
-    assert "--activations rebuilt" not in said
-    assert "the optimizer of native.yaml" in said
+    message = advice(trainer(CUDA, optimizer=AdamWInBackward))
+    assert "--activations rebuilt" not in message
+    assert "the optimizer of native.yaml" in message
 
 
-def test_of_another_network_it_says_what_torch_says():
-    said = advice(trainer(CUDA, nn.Conv3d(2, 2, 1)))
-    assert said == "out of memory in iteration 1: CUDA out of memory. Tried to allocate 2.00 GiB."
+def test_for_another_network_the_message_is_torchs():
+    message = advice(trainer(CUDA, nn.Conv3d(2, 2, 1)))
+    assert message == "out of memory in iteration 1: CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
-def test_other_errors_stay_what_they_are():
+def test_other_errors_are_raised_unchanged():
     with pytest.raises(ZeroDivisionError):
         trainer(ZeroDivisionError()).run()

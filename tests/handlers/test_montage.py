@@ -1,4 +1,4 @@
-"""Which voxel lands where in the picture, and what the handler writes."""
+"""Where a voxel is in the picture, and what the handler writes."""
 
 import sys
 
@@ -24,8 +24,8 @@ def pictures(figure):
 
 
 def texts(figure):
-    found = [text.get_text() for text in figure.texts]
-    return found + [axes.get_title() for axes in figure.axes if axes.get_title()]
+    shown = [text.get_text() for text in figure.texts]
+    return shown + [axes.get_title() for axes in figure.axes if axes.get_title()]
 
 
 def test_radiological_orientation_of_a_marked_voxel():
@@ -81,9 +81,9 @@ def test_one_fixed_grey_scale_a_readable_size_and_everything_named():
     width, height = figure.get_size_inches() * figure.dpi
     assert 1150 <= width <= 1250
     assert 1200 <= height <= 2400
-    said = "\n".join(texts(figure))
+    shown = "\n".join(texts(figure))
     for part in (*columns, "epoch 3", "t1   axial", "t2   coronal", "t2   sagittal", "left is on the right"):
-        assert part in said
+        assert part in shown
 
 
 @pytest.mark.parametrize("size", [(8, 8, 8), (16, 8, 12), (8, 16, 4)])
@@ -96,7 +96,7 @@ def test_no_picture_covers_another_or_leaves_the_canvas(size):
             assert a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0
 
 
-def test_volumes_that_do_not_fit_are_told():
+def test_volumes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"'real' has the shape \(8, 8, 8\)"):
         montage({"real": torch.rand(8, 8, 8)}, ("t1",))
     with pytest.raises(ValueError, match=r"C channels are the 2 modalities \('t1', 't2'\)"):
@@ -114,7 +114,7 @@ class Writer:
 
 
 class Generated:
-    """Leaves two volumes, of which the first is shown."""
+    """Generates two volumes, of which the first is shown."""
 
     def attach(self, engine):
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -185,7 +185,7 @@ def test_more_cases_get_a_file_each_and_the_first_a_generated_volume(tmp_path, m
     make_evaluator([Generated(), handler]).run(1)
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["look_1.png", "look_2.png", "look_3.png"]
-    assert sorted(drawn) == ["case0", "case1", "case2"]  # no epoch where the file's name has none
+    assert sorted(drawn) == ["case0", "case1", "case2"]  # no epoch, as the file's name has none
     assert [title for title, columns in drawn.items() if "generated" in columns] == ["case0"]
 
 
@@ -199,7 +199,7 @@ def test_a_run_that_broke_off_leaves_nothing_to_the_next(tmp_path):
 
     with pytest.raises(ArithmeticError):
         make_evaluator([handler], iteration=breaking).run(1)
-    assert [file.name for file in tmp_path.iterdir()] == ["case1_2.png"]  # the first waits for what is generated
+    assert [file.name for file in tmp_path.iterdir()] == ["case1_2.png"]  # the first is drawn at the end
     make_evaluator([handler]).run(1)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["case0_1.png", "case1_2.png", "case2_3.png"]
 

@@ -16,7 +16,7 @@ N = MIB // 4
 
 
 def make_scaled(*handlers, at_step=lambda step: None, samples=(1, 1, 1), max_epochs=2):
-    """A trainer whose network has one parameter of 1 MiB, so that bytes can be told by hand."""
+    """A trainer whose network has one parameter of 1 MiB, so that bytes can be counted by hand."""
     clock, steps = Clock(), count(1)
     clock.work = lambda: at_step(next(steps))
     return make_trainer(clock, handlers, max_epochs, samples, parameters=N)

@@ -1,4 +1,4 @@
-"""Weights of data are not replaced by those of phantoms."""
+"""Weights trained on data are not replaced by weights trained on phantoms."""
 
 from __future__ import annotations
 

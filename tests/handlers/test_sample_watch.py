@@ -1,4 +1,4 @@
-"""The watch on a real evaluator."""
+"""Generated volumes are watched in a real evaluator."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_real_case_of_an_evaluation_is_shown_and_faults_are_logged(caplog)
     assert caplog.text.count("generated volumes are noisy; likely X") == 2
 
 
-def test_nothing_is_said_where_nothing_is_found(caplog):
+def test_nothing_is_logged_if_nothing_is_found(caplog):
     evaluator, _ = run(torch.zeros(1, 2, *SIZE))
     assert evaluator.state.metrics["sample_faults"] == 0
     assert "generated volumes" not in caplog.text

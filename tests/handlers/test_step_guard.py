@@ -1,4 +1,4 @@
-"""Bad steps change no weights, are named, and end a training or do not."""
+"""Bad steps change no weights, their cases are named, and they end a run or are skipped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPTIMIZERS = {
 
 
 class Cases(torch.utils.data.Dataset):
-    """Numbers; some cases have others than they should."""
+    """Random vectors, some of which are multiplied by a bad number."""
 
     def __init__(self, length, bad):
         self.length, self.bad = length, bad
@@ -62,7 +62,7 @@ def test_a_step_whose_loss_is_no_number_is_left_out_and_named(optimizer, to_none
     assert torch.equal(weights[2], weights[1])
     assert not torch.equal(weights[3], weights[2])
     assert all(w.isfinite().all() for w in weights)
-    assert "iteration 3: the loss is nan; cases case_004, case_005; left out" in caplog.text.replace("inf", "nan")
+    assert "iteration 3: the loss is nan; cases case_004, case_005; step skipped" in caplog.text.replace("inf", "nan")
     with (tmp_path / "bad_steps.csv").open() as stream:
         (row,) = csv.DictReader(stream)
     assert (row["iteration"], row["what"], row["cases"]) == ("3", "the loss", "case_004, case_005")
@@ -117,7 +117,7 @@ def test_gradients_far_above_the_usual_are_left_out(optimizer, caplog):
     engine.run()
     assert torch.equal(weights[102], weights[101])
     assert not torch.equal(weights[104], weights[103])
-    assert caplog.text.count("left out") == 1
+    assert caplog.text.count("step skipped") == 1
     assert "the gradients' norm (at most " in caplog.text
     assert max(engine.state.gradient_norms) < 1e4
 
@@ -126,7 +126,7 @@ def test_an_optimizer_in_backward_leaves_out_what_is_larger_than_all_may_be():
     engine, weights = trainer({204: 1e4}, "in backward", length=212)
     with pytest.raises(BadNumbers, match=r"iteration 103: the gradients' norm .* cases case_204, case_205"):
         engine.run()
-    first = engine.network[0].weight  # the biases' gradients are not that large
+    first = engine.network[0].weight  # the gradients of the biases are below the limit
     assert torch.equal(first.flatten(), weights[101][: first.numel()])
     assert not torch.equal(engine.network[0].bias, weights[101][first.numel() :][: len(first)])
 
@@ -150,7 +150,7 @@ def test_ten_bad_steps_in_a_row_are_no_accident():
     assert torch.equal(weights[-1], weights[1])
 
 
-def test_ten_bad_steps_here_and_there_are():
+def test_ten_bad_steps_here_and_there_are_skipped():
     bad = dict.fromkeys(range(0, 60, 4), float("nan"))
     trainer(bad, length=60, policy="skip")[0].run()
 
@@ -200,23 +200,26 @@ def test_settings_are_checked():
 
 
 def _skips(rank):
-    """One case of one process is bad; what each optimizer's weights are in both processes."""
-    found = {}
+    """The weights in both processes, by optimizer, when one case of one process is bad."""
+    results = {}
     for name in OPTIMIZERS:
         torch.manual_seed(0)
         engine, weights = trainer({4: float("nan")} if rank == 1 else {}, name, policy="skip")
         engine.network = replicated(engine.network, engine.optimizer)
         engine.run()
-        found[name] = {"weights": all_gather_objects(weights), "norms": all_gather_objects(engine.state.gradient_norms)}
-    return found
+        results[name] = {
+            "weights": all_gather_objects(weights),
+            "norms": all_gather_objects(engine.state.gradient_norms),
+        }
+    return results
 
 
 def test_two_processes_leave_a_step_out_together(tmp_path):
-    for name, found in ask_two(_skips, tmp_path).items():
-        ours, theirs = found["weights"]
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)), name
-        assert torch.equal(ours[2], ours[1])
-        assert not torch.equal(ours[3], ours[2])
-        assert ours[3].isfinite().all()
-        assert len(found["norms"][0]) == 3
-        assert found["norms"][0] == found["norms"][1]
+    for name, result in ask_two(_skips, tmp_path).items():
+        first, second = result["weights"]
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)), name
+        assert torch.equal(first[2], first[1])
+        assert not torch.equal(first[3], first[2])
+        assert first[3].isfinite().all()
+        assert len(result["norms"][0]) == 3
+        assert result["norms"][0] == result["norms"][1]

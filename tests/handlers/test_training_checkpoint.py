@@ -1,4 +1,4 @@
-"""A training goes on from its checkpoints, whatever happened to them."""
+"""A run resumes from its checkpoints, whatever happened to them."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path, caplo
     assert sorted(f.name for f in (tmp_path / "cut").iterdir()) == ["checkpoint_epoch=3.pt", "checkpoint_epoch=4.pt"]
 
 
-def test_with_nothing_to_resume_it_starts_anew_and_says_so(tmp_path, caplog):
+def test_with_nothing_to_resume_it_starts_from_scratch_and_logs_that(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     engine, _ = checkpointed(tmp_path, 1, resume=True)
     engine.run()
     assert engine.state.epoch == 1
-    assert "starting anew" in caplog.text
+    assert "starting from scratch" in caplog.text
 
 
 def test_the_newest_checkpoint_is_the_one_written_last(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     checkpointed(tmp_path, 10)[0].run()
-    assert "earlier training" not in caplog.text
-    checkpointed(tmp_path, 2)[0].run()  # a new training in the same folder
-    assert "the newest checkpoint_epoch=10.pt, and this one starts anew" in caplog.text
+    assert "earlier run" not in caplog.text
+    checkpointed(tmp_path, 2)[0].run()  # a new run in the same folder
+    assert "the newest checkpoint_epoch=10.pt; this run starts from scratch" in caplog.text
     checkpointed(tmp_path, 3, resume=True)[0].run()
     assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, caplog):
+def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_used(tmp_path, caplog):
     whole, expected = checkpointed(tmp_path / "whole", 4)
     whole.run()
     checkpointed(tmp_path / "cut", 3)[0].run()
@@ -85,21 +85,21 @@ def test_where_all_checkpoints_are_damaged_training_does_not_start(tmp_path):
 
 def test_a_checkpoint_of_another_training_or_of_a_later_epoch_is_refused(tmp_path):
     checkpointed(tmp_path, 2)[0].run()
-    with pytest.raises(ValueError, match="is of epoch 2, later than max_epochs=1"):
+    with pytest.raises(ValueError, match="is from epoch 2, later than max_epochs=1"):
         checkpointed(tmp_path, 1, resume=True)[0].run()
     handler = TrainingCheckpoint(tmp_path, {"schedule": HostEMA(nn.Linear(3, 1))}, resume=True)
-    with pytest.raises(ValueError, match="this training needs schedule, too"):
+    with pytest.raises(ValueError, match="this run also needs schedule"):
         trainer([handler])[0].run()
 
 
-def test_what_a_killed_training_left_half_written_goes(tmp_path):
+def test_a_file_that_a_killed_run_left_half_written_is_deleted(tmp_path):
     (tmp_path / ".unfinished.1.checkpoint_epoch=1.pt").write_bytes(b"half")
     checkpointed(tmp_path, 1)[0].run()
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_epoch=1.pt"]
 
 
-def test_a_folder_that_takes_no_checkpoint_ends_a_training_before_its_first_step(tmp_path):
-    (tmp_path / "models").touch()  # also root cannot write below a file
+def test_a_folder_that_is_not_writable_ends_a_run_before_its_first_step(tmp_path):
+    (tmp_path / "models").touch()  # even root cannot write below a file
     engine, network = trainer(lambda network, _: [TrainingCheckpoint(tmp_path / "models" / "a", {"network": network})])
     before = network.weight.detach().clone()
     with pytest.raises(NotADirectoryError):

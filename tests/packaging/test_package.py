@@ -157,14 +157,14 @@ def test_code_of_another_version_is_refused(bundle, monkeypatch):
     files = {"config_file": str(bundle / "configs" / "inference.json"), "bundle_root": str(bundle)}
     with pytest.raises(RuntimeError) as raised:
         create_workflow(workflow_type="infer", logging_file=False, **files)
-    assert f"brings monai_idm {__version__}, and 9.9 was imported" in chain(raised.value)
+    assert f"contains monai_idm {__version__}, but 9.9 was imported" in chain(raised.value)
 
 
 def test_code_without_its_requirements_says_what_is_missing(bundle):
     command = "import sys; sys.modules['matplotlib'] = None; import monai_idm"
     run = subprocess.run([sys.executable, "-c", command], cwd=bundle, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert "monai_idm needs matplotlib, which is not here; pip install monai nibabel" in run.stderr
+    assert "monai_idm needs matplotlib, which is not installed; pip install monai nibabel" in run.stderr
 
 
 def change_metadata(folder: Path, **changes) -> None:

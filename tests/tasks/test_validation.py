@@ -175,6 +175,6 @@ def test_an_error_beyond_the_limit_raises_the_alarm(precision, error, limit, ala
     )
     monkeypatch.setattr(network, "reconstruction_error", lambda x: error)
     run(["a"], network=network, handlers=[ReconstructionErrorHandler(limit)])
-    assert ("its gradients drift" in caplog.text) == alarm
+    assert ("gradients are inaccurate" in caplog.text) == alarm
     with pytest.raises(ValueError, match="larger than 0"):
         ReconstructionErrorHandler(limit=0.0)
