@@ -12,6 +12,7 @@ import difflib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +33,7 @@ _MONAI = (
     "finalize",
 )  # what MONAI's tools may set in any bundle
 _RENAMED = {"sampler_steps": "num_inference_steps", "patch_size": "inference_patch_size", "any_to_any": "known"}
+_ALIASES = {"judged_known": "validation_known"}  # renamed in version 0.4.0; they work until version 0.5.0
 
 
 class Trained(Protocol):
@@ -60,6 +62,10 @@ def read_knobs(trained: Trained | None = None, of_training: bool = False) -> Non
     """
     config = _surrounding_config()
     resolved = config.ref_resolver.resolved_content
+    for old, knob in _ALIASES.items():
+        if {old, knob} <= dict(_knobs(config)).keys():
+            warnings.warn(f"--{old} is called --{knob} since version 0.4.0", FutureWarning, stacklevel=2)
+            config.config[knob] = resolved[knob] = config.config.pop(old)  # type: ignore[index, union-attr]
     for knob, value in _knobs(config):
         if isinstance(value, str) and value.lower() in _WORDS:
             config.config[knob] = resolved[knob] = _WORDS[value.lower()]  # type: ignore[index]

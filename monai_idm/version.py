@@ -6,7 +6,13 @@ __version__ = "0.4.0"
 
 
 def require_version(version: str) -> None:
-    """Raise an ImportError unless this is the given version: a packaged bundle requires the one it contains."""
+    """Refuse another version of this package than a packaged bundle contains.
+
+    Args:
+        version: Version of the code in the bundle.
+    Raises:
+        ImportError: If the package that was imported has another version.
+    """
     if version != __version__:
         raise ImportError(
             f"the bundle contains monai_idm {version}, but {__version__} was imported from {Path(__file__).parent}; "

@@ -53,6 +53,13 @@ def test_a_word_is_its_value_wherever_the_knob_is_read(names, knob, typed, value
     assert read(config(names, **{knob: typed})).parser.get_parsed_content(knob) is value
 
 
+def test_a_knobs_previous_name_works_and_warns():
+    with pytest.warns(FutureWarning, match="--judged_known is called --validation_known"):
+        run = read(config(["train", "synthesis"], judged_known=["t2"]))
+    assert run.parser.get_parsed_content("validation_known") == ["t2"]
+    assert run.parser.get_parsed_content("validate#choose_known").known == ("t2",)
+
+
 def test_the_parts_that_read_a_knob_get_its_value():
     run = read(config("train", zoom="false", resume="false"))
     assert run.parser.get_parsed_content("to_grid").steps[4].zoom is False

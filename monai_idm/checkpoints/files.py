@@ -19,7 +19,14 @@ class DamagedFile(ValueError):
 
 
 def write_checkpoint(file: str | Path, content: Mapping[str, Any]) -> None:
-    """``torch.save``, but the file is replaced in one step, once it is on the disk; its folder is made if missing."""
+    """``torch.save``, but the file is replaced in one step, once it is on the disk.
+
+    Args:
+        file: Path of the file; its folder is created if it is missing.
+        content: Tensors and plain types.
+    Raises:
+        OSError: If the disk is full, or the folder may not be written to; the previous file stays.
+    """
     with atomic_file(Path(file)) as unfinished, unfinished.open("wb") as stream:
         try:
             torch.save(content, stream)
@@ -46,6 +53,8 @@ def read_checkpoint(file: str | Path, mmap: bool = False) -> dict[str, Any]:
 def require_sound(file: str | Path) -> None:
     """Check all parts of a file that ``torch.save`` wrote, a ZIP archive, against their checksums.
 
+    Args:
+        file: Path of the file.
     Raises:
         DamagedFile: If a checksum does not match, or the file is not a complete archive.
     """

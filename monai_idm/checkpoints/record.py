@@ -176,13 +176,21 @@ def grid_is_fixed(convention: Mapping[str, Any]) -> bool:
     """Whether a network needs volumes on the grid of its training.
 
     It does not if voxels are left as they are and the network does not get their coordinates.
+
+    Args:
+        convention: The ``convention`` in the record of its weights.
     """
     return convention.get("zoom", True) or convention.get("coordinates", False)
 
 
-def warn_of_unrecorded(record: Mapping[str, Any], taken: Mapping[str, Any]) -> None:
-    """Log which settings a record written by version 0.1.0 lacks, and the values assumed for them."""
-    unrecorded = [f"{name}={taken[name]}" for name in ADDED if name in taken and name not in record["convention"]]
+def warn_of_unrecorded(record: Mapping[str, Any], assumed: Mapping[str, Any]) -> None:
+    """Log which settings a record written by version 0.1.0 lacks, and the values assumed for them.
+
+    Args:
+        record: Record of the weights.
+        assumed: Settings of the run, by name.
+    """
+    unrecorded = [f"{name}={assumed[name]}" for name in ADDED if name in assumed and name not in record["convention"]]
     if unrecorded:
         _logger.warning(
             "the weights were written by version %s, which did not record the values of these knobs in training; "
@@ -193,7 +201,7 @@ def warn_of_unrecorded(record: Mapping[str, Any], taken: Mapping[str, Any]) -> N
 
 
 def read_record(file: str | Path) -> dict[str, Any] | None:
-    """The record in a file of weights, or None if it has none; for the file see :func:`read_weights`."""
+    """The record in a file of weights, or None if it has none; arguments and errors as in :func:`read_weights`."""
     return read_weights(file)[1].get(_SECTION)
 
 
@@ -214,7 +222,11 @@ def read_weights(file: str | Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
 
 
 def fingerprint(file: str | Path) -> str | None:
-    """The SHA-256 of a file, or None if there is no such file."""
+    """The SHA-256 of a file in hexadecimal, or None if there is no such file.
+
+    Args:
+        file: Path of the file.
+    """
     if not Path(file).is_file():
         return None
     with Path(file).open("rb") as stream:

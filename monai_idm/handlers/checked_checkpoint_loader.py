@@ -14,6 +14,7 @@ class CheckedCheckpointLoader(CheckpointLoader):
     """MONAI's CheckpointLoader, but it refuses a damaged file.
 
     PyTorch loads weights with flipped bits without an error, and if it cannot read a file, its error does not name it.
+    The arguments are those of MONAI's CheckpointLoader.
 
     Raises:
         DamagedFile: If the file has changed since it was written.

@@ -37,7 +37,7 @@ def test_any_contrasts_are_made_of_any(trained):
 
 def test_draws_are_evaluated_and_written_on_the_grid_and_in_the_intensities_of_the_input(trained):
     folder, _ = trained
-    values = {**TINY, **ANY, "ckpt_dir": str(folder / "models"), "num_draws": 2, "judged_known": ["t2"]}
+    values = {**TINY, **ANY, "ckpt_dir": str(folder / "models"), "num_draws": 2, "validation_known": ["t2"]}
     run = workflow(["train", "synthesis", "evaluate_synthesis"], "train", folder, **values)
     run.initialize()
     run.run()
