@@ -306,7 +306,8 @@ def test_a_page_names_no_folder_that_nobody_gave(tmp_path, monkeypatch):
     page = report("output", "model.pt").read_text()
     assert str(tmp_path) not in page
     assert "secret" not in page
-    assert "only its name, cases: add --dataset_dir" in page
+    assert "replace path/to/cases by its path" in page
+    assert "--dataset_dir path/to/cases" in page
     assert "configs were not found" in page  # and the command gives all that is known
     assert "--num_train_timesteps 100" in page
     assert (folder / "report.html").is_file()

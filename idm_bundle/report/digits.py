@@ -1,4 +1,4 @@
-"""How numbers are printed on the page: as many digits as they are worth, and no powers of ten."""
+"""How numbers are printed on the page: few digits, and no powers of ten."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plain(value: Any) -> str:
 
 
 def exact(value: float) -> str:
-    """A float with all the digits that it takes to read the same value back, and no power of ten."""
+    """A float with all the digits that restore the same value when it is read, and no power of ten."""
     return np.format_float_positional(value, trim="0")
 
 

@@ -58,28 +58,30 @@ MAX_PICTURES = 12
 
 # the knobs of the configs, as the page groups them
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Data": (
-        *("dataset_dir", "datalist_file", "patients_file", "allow_links", "modalities", "regions", "label_map"),
-        *("known", "judged_known", "classes", "class_file", "class_columns", "channel_order", "air", "fractions"),
-        *("demo#num_subjects", "demo#phantom_size"),
-    ),
-    "Preprocessing": ("spatial_size", "patch_size", "zoom", "window_percentiles", "network_range", "flip_prob"),
-    "Network": (
-        *("preset", "bookend_stride", "coordinates", "activations", "memory_budget_gib", "precision", "weight_dtype"),
-    ),
-    "Diffusion": (
-        *("num_train_timesteps", "schedule", "prediction_type", "zero_terminal_snr", "variance_type"),
-        *("timestep_power",),
-    ),
-    "Training": (
-        *("seed", "batch_size", "learning_rate", "betas", "lambda_l2", "lambda_r", "min_snr_gamma", "ema_decay"),
-        *("ema_interval", "max_epochs", "epoch_length", "bad_steps", "num_workers", "worker_timeout"),
-    ),
-    "Validation": (
-        *("val_interval", "reconstruction_timestep", "sampler", "num_inference_steps", "num_draws"),
-        *("inference_patch_size",),
-    ),
-    "Folders": ("output_dir", "ckpt_dir"),
+    group: tuple(" ".join(lines).split())
+    for group, *lines in (
+        (
+            "Data",
+            "dataset_dir datalist_file patients_file allow_links modalities regions label_map known judged_known",
+            "classes class_file class_columns channel_order air fractions demo#num_subjects demo#phantom_size",
+        ),
+        ("Preprocessing", "spatial_size patch_size zoom window_percentiles network_range flip_prob"),
+        ("Network", "preset bookend_stride coordinates activations memory_budget_gib precision weight_dtype"),
+        (
+            "Diffusion",
+            "num_train_timesteps schedule prediction_type zero_terminal_snr variance_type timestep_power",
+        ),
+        (
+            "Training",
+            "seed batch_size learning_rate betas lambda_l2 lambda_r min_snr_gamma ema_decay ema_interval max_epochs",
+            "epoch_length bad_steps num_workers worker_timeout",
+        ),
+        (
+            "Validation",
+            "val_interval reconstruction_timestep sampler num_inference_steps num_draws inference_patch_size",
+        ),
+        ("Folders", "output_dir ckpt_dir"),
+    )
 }
 UNITS = {
     "fractions": "training, validation, test",
@@ -91,7 +93,7 @@ UNITS = {
     "worker_timeout": "s",
 }
 
-# what people call the parts of a summary, by their keys
+# names of the parts of a summary, by their keys
 _WORDS = {
     **{name: title_of(name) for name in MODALITIES},
     "one_step": "one pass of the network",
@@ -107,6 +109,7 @@ _WORDS = {
 }
 _REGION_WORDS = {"image": _REGIONS, "noise": _REGIONS, "regions": REGION_TITLES}
 _COUNTS = {"cases": "cases", "data_range": "data range", "real": "real cases", "training": "training cases"}
+# knobs that are recorded, or named in a sentence, wherever they have an effect
 _RECORDED_IF_USED = ("label_map", "classes", "class_file", "class_columns", "patients_file")
 _SPACES = {
     "image": ("images", ("contrast", "region", "method")),
@@ -383,7 +386,7 @@ def _leaves(
 
 
 def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    """A table in a container of its own, in which a wide one scrolls sideways."""
+    """A table in its own container, in which a wide one scrolls sideways."""
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
     return f'<div class="wide"><table><tr>{cells}</tr>\n{"".join(rows)}</table></div>'
 

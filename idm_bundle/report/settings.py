@@ -63,9 +63,9 @@ def read_settings(run_dir: Path, weights: Path, validated: Sequence[int] = ()) -
     Args:
         run_dir: Its ``output_dir``.
         weights: Its ``model.pt``, or a checkpoint.
-        validated: Epochs that were validated, as TensorBoard's events have them.
+        validated: Epochs that were validated, from TensorBoard's events.
     Raises:
-        DamagedFile: If the weights are not what was written.
+        DamagedFile: If the file of the weights is damaged.
     """
     state_dict, sections = read_weights(weights)
     record, arguments = sections.get("record"), sections.get("arguments")
@@ -94,7 +94,7 @@ def validation_epochs(interval: int, epochs: int, max_epochs: int) -> list[int]:
 
 
 def _add_network(settings: Settings, state_dict: Mapping[str, Any], arguments: Mapping[str, Any] | None) -> None:
-    """The knobs of the network; where it is no preset, ``network_def#...`` makes it of the smallest one."""
+    """The knobs of the network; arguments that differ from its preset's become ``network_def#...``."""
     if arguments is None:
         settings.network = "PatchDiffusionUNet"
         settings.gaps.append("The size of the network (preset) is not recorded.")
@@ -118,7 +118,7 @@ def _add_network(settings: Settings, state_dict: Mapping[str, Any], arguments: M
 
 
 def _add_data(settings: Settings, record: Mapping[str, Any], run_dir: Path) -> None:
-    """The knobs of the data: from the record, the datalist and the note that phantoms come with."""
+    """The knobs of the data, from the record, the datalist, and the phantoms' phantoms.json."""
     data = record.get("data")
     if data is None:
         settings.gaps.append("The training data are not recorded.")
@@ -140,11 +140,13 @@ def _add_data(settings: Settings, record: Mapping[str, Any], run_dir: Path) -> N
     elif datalist is not None and datalist["dataset_dir"] == data["source"]:
         settings.knobs["dataset_dir"] = data["source"]
         settings.knobs["datalist_file"] = str(run_dir / "datalist.json")
-        settings.gaps.append("The command repeats the run's split from datalist.json, whichever way it was made.")
-    else:  # another program's cases, or a datalist that is gone: the source may be a path that nobody gave
         settings.gaps.append(
-            f"The folder of the data is not recorded, only its name, {Path(data['source']).name}: add --dataset_dir."
+            "The command takes the split from the datalist.json of the run, however that split was made."
         )
+    else:  # the cases of another program, or a datalist that is gone: the source may be a path that nobody gave
+        place = f"path/to/{Path(data['source']).name}"
+        settings.knobs["dataset_dir"] = place
+        settings.gaps.append(f"Only the name of the data's folder is known: replace {place} by its path.")
     if record.get("earlier"):
         settings.gaps.append("The run started from the weights of an earlier run, which are not named.")
 
@@ -155,7 +157,7 @@ def _add_checkpoint(settings: Settings, record: Mapping[str, Any], ckpt_dir: Pat
     content = next(_checkpoints_of(record, files), None)
     if content is None:
         settings.gaps.append(
-            "No checkpoint of this run lies beside the weights, so learning rate and number of epochs are not known."
+            "The folder of the weights holds no checkpoint of this run, so learning rate and number of epochs are not known."
         )
         return
     trainer, group = content["trainer"], content["optimizer"]["param_groups"][0]
