@@ -1,7 +1,7 @@
 """``python -m idm_bundle verify``: do the laws of the reversible engine hold on this machine?
 
-Each law is a number that is measured here, and a limit that it has to keep. Rebuilt activations are compared with stored
-ones of the same network in the same run, so that a slow or busy machine changes only the time that it takes.
+Each law is a number that is measured here, and a limit that it has to keep. Rebuilt activations are compared with
+stored ones of the same network in the same run, so that a slow or busy machine changes only the time that it takes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = ["Finding", "verify"]
 
 Gradients = dict[str, Tensor]
 
-# the paper's network with a sixteenth of its parameters: the same number of levels, couplings and attentions, and the same
-# channels per group at the first level (in groups of one, the gradient of a bias before the normalisation is rounding only)
+# the paper's network with a sixteenth of its parameters: the same levels, couplings and attentions, and at the first
+# level the same channels per group (in groups of one, the gradient of a bias before the normalisation is only rounding)
 PAPER_DEPTH: dict[str, Any] = {
     "channels": (16, 32, 64, 128, 256, 512),
     "num_res_blocks": (2, 2, 2, 2, 3, 2),

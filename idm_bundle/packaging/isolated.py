@@ -17,7 +17,7 @@ def verify_bundle(folder: str | Path, mode: str = "full", schema: str | Path | N
 
     Args:
         folder: Folder of the bundle.
-        mode: ``"min"``: files and metadata; ``"full"``: also the properties that MONAI's tools need, shapes and exports.
+        mode: ``"min"``: files and metadata; ``"full"``: also MONAI's properties, shapes and exports.
         schema: MONAI's own schema file; None: this project's copy of its rules.
     Raises:
         FileNotFoundError: If the folder is missing.

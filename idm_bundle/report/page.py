@@ -297,10 +297,14 @@ def _charts(events: EventAccumulator | None) -> Iterator[str]:
                     steps, values, label=name, linewidth=1.4, marker="." if len(values) < 20 else None, color=color
                 )
             if kind == "quantity":
-                axes.set_ylim(bottom=0)
+                axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.yaxis.set_major_formatter(lambda value, _: plain(float(value)))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            low, high = axes.get_ylim()
+            if kind == "loss" and high < 10 * low:  # too few powers of ten to label these alone
+                axes.yaxis.set_minor_formatter(lambda value, _: plain(float(value)))
+            else:
+                axes.yaxis.set_minor_formatter(NullFormatter())
             if len(series) > 1:
                 axes.legend(fontsize="small", frameon=False)
             axes.spines[["top", "right"]].set_visible(False)

@@ -157,7 +157,7 @@ def _add_checkpoint(settings: Settings, record: Mapping[str, Any], ckpt_dir: Pat
     content = next(_checkpoints_of(record, files), None)
     if content is None:
         settings.gaps.append(
-            "The folder of the weights holds no checkpoint of this run, so learning rate and number of epochs are not known."
+            "There is no checkpoint of this run beside the weights: learning rate and number of epochs are not known."
         )
         return
     trainer, group = content["trainer"], content["optimizer"]["param_groups"][0]

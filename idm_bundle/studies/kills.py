@@ -1,7 +1,7 @@
 """Whether a training run that is killed again and again ends with the same weights as an undisturbed one.
 
-Short runs, each in a separate process, are ended with ``kill -9`` at random moments: some while they start, others in one
-of their next epochs, every second one while a checkpoint is half written. The next process continues with ``resume``.
+Short runs, each in a separate process, are ended with ``kill -9`` at random moments: some while they start, others in
+one of their next epochs, every second one while a checkpoint is half written. The next one continues with ``resume``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Quality of reconstructions and samples of phantoms, and the settings that it depends on.
 
 - ``quality``: prediction type, distribution of the training timesteps, weights of the loss, and average of the weights.
-- ``peers``: our network and MONAI's DiffusionModelUNet with the same number of parameters and steps, three seeds. MONAI's
-  has a third of our learning rate, which suits it better: with ours, its loss jumped in one of two runs.
+- ``peers``: our network and MONAI's DiffusionModelUNet with the same number of parameters and steps, three seeds.
+  MONAI's has a third of our learning rate, which suits it better: with ours, its loss jumped in one of two runs.
 - ``chain``: reconstruction with few and with all steps of several samplers.
 - ``grid``: bookends of stride 2, for ``--side 64`` in the time that a side of 32 takes without them.
 - ``twin``: the losses with rebuilt and with stored activations.
@@ -68,8 +68,8 @@ def judge(changes: Mapping[str, Any], steps: int, side: int, seed: int = 0) -> d
         side: Voxels per axis of a volume.
         seed: Seed of weights and batches; the phantoms stay the same.
     Returns:
-        ``parameters``, ``step_gflop``, ``step_s`` (median), ``loss`` (mean of the last tenth of the steps); for ``t250``
-        and ``t500`` the figures of :func:`_reconstructed`; and those of GenerationMetrics, of 16 samples.
+        ``parameters``, ``step_gflop``, ``step_s`` (median), ``loss`` (mean of the last tenth of the steps); for
+        ``t250`` and ``t500`` the figures of :func:`_reconstructed`; and those of GenerationMetrics, of 16 samples.
     """
     with tempfile.TemporaryDirectory() as folder:
         values = {**demo(folder, steps, side), **changes}
@@ -130,7 +130,7 @@ def compare(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reconstructed(knobs: Mapping[str, Any], timestep: int) -> dict[str, Any]:
-    """Means over cases and modalities, by method, metric and region; and ``ssim_of``, SSIM in the brain of each case."""
+    """Means over cases and modalities, by method, metric and region; and ``ssim_of``, each case's SSIM in the brain."""
     evaluate({**knobs, "reconstruction_timestep": timestep, "evaluation_split": "test"}, "evaluate")
     rows = json.loads(Path(knobs["output_dir"], "evaluation", "reconstruction.json").read_text())["cases"]
     series: dict[str, list[float]] = {}

@@ -31,8 +31,8 @@ def soaked(steps: int, side: int) -> dict[str, Any]:
         steps: Number of steps; an epoch has 500, and every tenth epoch is validated.
         side: Voxels per axis.
     Returns:
-        ``mb_per_10000_steps``, the slope of the process's resident memory after the first fifth; the means of each fifth
-        of resident ``mb``, of ``errors`` of rebuilt activations in units of the stream, and of ``losses``; the
+        ``mb_per_10000_steps``, the slope of the process's resident memory after the first fifth; the means of each
+        fifth of resident ``mb``, of ``errors`` of rebuilt activations in units of the stream, and of ``losses``; the
         ``largest_error``; and ``seconds``.
     """
     begin = time.perf_counter()
