@@ -177,7 +177,8 @@ def _add_checkpoint(settings: Settings, record: Mapping[str, Any], ckpt_dir: Pat
 
 def _add_validation(settings: Settings, run_dir: Path) -> None:
     """The knobs of validation that follow from its epochs and from the rows of its table."""
-    rows = (_read_json(run_dir / "validation.json") or {}).get("cases", [])
+    table = _read_json(run_dir / "validation.json")
+    rows = table.get("cases", []) if isinstance(table, dict) else []
     keys = [
         tuple(row.get(key) for key in ("case", "modality", "space", "region"))
         for row in rows
