@@ -1,4 +1,4 @@
-"""Packages that only some commands need: asked for before work starts, with the command that installs them."""
+"""Packages that only some commands need: checked before work starts, with the command that installs them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["OPTIONAL", "require"]
 
 
 class Optional(NamedTuple):
-    """What needs a package, and how to get it."""
+    """What a package is needed for, and the command that installs it."""
 
     purpose: str
     install: str
@@ -25,12 +25,12 @@ OPTIONAL = {
 
 
 def require(*packages: str) -> None:
-    """Refuse to start without packages that the work will need.
+    """Raise before work starts if packages that it will need are missing.
 
     Args:
         packages: Names in ``OPTIONAL``.
     Raises:
-        ValueError: If one cannot be imported; gives the reason and the command that installs it.
+        ValueError: If one cannot be imported; names the reason and the command that installs it.
     """
     missing = []
     for package in packages:

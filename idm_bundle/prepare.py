@@ -1,4 +1,4 @@
-"""``python -m idm_bundle prepare``: look at every case of a BraTS folder, and split those that are sound."""
+"""``python -m idm_bundle prepare``: read every case of a BraTS folder, and split the sound ones."""
 
 from __future__ import annotations
 
@@ -36,36 +36,38 @@ def prepare(
     """Read every volume, and write a datalist of the cases that can be trained on; nothing in the folder is changed.
 
     Args:
-        dataset_dir: In one of BraTS's layouts.
-        file: The datalist, JSON, for ``--datalist_file`` of trainings; it also holds the problems.
-        modalities: Of t1, t1ce, t2, flair.
-        label_map: Every case needs a label with the numbers of this map, a name as "brats2020" or the numbers of the
-            parts; None: labels are not read.
+        dataset_dir: Folder in one of BraTS's layouts.
+        file: JSON file to write: the datalist, for ``--datalist_file``, and the problems.
+        modalities: Contrasts that every case needs, of t1, t1ce, t2, flair.
+        label_map: What the numbers of labels mean, a name such as "brats2020" or numbers by name; every case then needs
+            a label with these numbers. None: labels are not read.
         seed: Seed of the split.
-        patients_file: A CSV file with the columns subject and patient; None: names alone say whose scan a case is.
+        patients_file: CSV file with the columns subject and patient; None: the patient follows from the case's name.
         air: Value outside of the brain; None: found for each volume.
     Returns:
-        Subject to what is wrong with it, for each case that is left out; they are printed.
+        What is wrong with each case that is left out, by subject; it is also printed.
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: If there is no case, or none that is sound, or the
-            numbers of all labels together contradict the map.
+        FileNotFoundError, NotADirectoryError, ValueError: If there is no case, or no sound one, or the numbers of all
+            labels together contradict the map.
     """
     labels = label_map is not None
     problems = problem_cases(dataset_dir, modalities, labels)
     items = with_patients(brats_datalist(dataset_dir, modalities, labels, problems), patients_file)
-    read = _Reader(modalities, label_map, air)
+    reader = _Reader(modalities, label_map, air)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        bar = tqdm(threads.map(read, items), "reading", len(items), unit="case", disable=None)
+        bar = tqdm(threads.map(reader, items), "reading", len(items), unit="case", disable=None)
         problems |= {item["subject"]: problem for item, problem in zip(items, bar, strict=True) if problem}
     for subject, problem in sorted(problems.items()):
         print(f"{subject}: {problem}")
     print(count_patients([item for item in items if item["subject"] not in problems]))
     if label_map is not None:
-        print(f"labels: {count_labels(read.labels, label_map)}")
-        if contradiction := contradicted_by_numbers(read.labels, label_map):
+        print(f"labels: {count_labels(reader.labels, label_map)}")
+        if contradiction := contradicted_by_numbers(reader.labels, label_map):
             raise ValueError(contradiction)
     if all(item["subject"] in problems for item in items):
-        raise ValueError(f"none of the {len(problems)} cases in {dataset_dir} is sound; see above what each one lacks")
+        raise ValueError(
+            f"none of the {len(problems)} cases in {dataset_dir} is sound; see above what is wrong with each"
+        )
     prepare_datalist(
         dataset_dir,
         file,
@@ -80,12 +82,12 @@ def prepare(
 
 
 class _Reader:
-    """Loads a case as trainings do, and says what is wrong with it, or nothing; keeps the numbers of its label."""
+    """Loads a case as training does and returns what is wrong with it, or ""; keeps the numbers of its label."""
 
     def __init__(self, modalities: Sequence[str], label_map: LabelMap | None, air: float | None) -> None:
         self.load = LoadVolumesd("image", modalities=modalities, air=air)
         self.to_regions: LabelToRegionsd | None = None
-        if label_map is not None:  # any one region of the map: all that is asked is whether it knows the numbers
+        if label_map is not None:  # any region of the map will do: it only checks whether the numbers are known
             self.to_regions = LabelToRegionsd("label", [next(iter(label_numbers(label_map)))], label_map)
         self.labels: dict[str, list[float]] = {}
 
@@ -96,6 +98,6 @@ class _Reader:
                 case = LoadLabeld("label")(case)
                 self.labels[item["subject"]] = [round(n, 3) for n in case["label"].unique().tolist()]
                 self.to_regions(case)
-        except Exception as error:  # damaged files raise whatever their readers do
+        except Exception as error:  # readers of damaged files may raise anything
             return str(error)
         return ""

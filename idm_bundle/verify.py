@@ -1,7 +1,7 @@
 """``python -m idm_bundle verify``: do the laws of the reversible engine hold on this machine?
 
-Each law is a number measured here and a bar it has to keep. Rebuilt activations are compared with stored ones of the
-same network in the same run, so that a slow or busy machine changes nothing but the time it takes.
+Each law is a number that is measured here, and a limit that it has to keep. Rebuilt activations are compared with
+stored ones of the same network in the same run, so that a slow or busy machine changes only the time that it takes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = ["Finding", "verify"]
 
 Gradients = dict[str, Tensor]
 
-# the paper's network at a sixteenth of its parameters: as many levels, couplings and attentions, and at the first
-# level as many channels per group (in groups of one, a bias before the normalisation has no gradient but rounding)
+# the paper's network with a sixteenth of its parameters: the same levels, couplings and attentions, and at the first
+# level the same channels per group (in groups of one, the gradient of a bias before the normalisation is only rounding)
 PAPER_DEPTH: dict[str, Any] = {
     "channels": (16, 32, 64, 128, 256, 512),
     "num_res_blocks": (2, 2, 2, 2, 3, 2),
@@ -49,9 +49,9 @@ class Finding:
     """One law, measured.
 
     Attributes:
-        law: What is said to hold.
-        bar: The largest value that keeps it.
-        value: What was found.
+        law: Statement of the law.
+        bar: Largest value that keeps it.
+        value: Value that was measured.
     """
 
     law: str
@@ -64,16 +64,16 @@ class Finding:
 
 
 def verify(device: str = "cpu", file: str | Path | None = None) -> list[Finding]:
-    """Measure every law, print a table, and write it down.
+    """Measure every law, print a table, and write it to a file.
 
     Args:
         device: ``"cpu"`` or ``"cuda"``.
-        file: JSON to write, with the machine and the versions; None: none.
+        file: JSON file to write, with the machine and the versions; None: no file.
     Returns:
-        The findings.
+        A finding for each law.
     """
     if device.startswith("cuda"):
-        torch.backends.cudnn.deterministic = True  # convolutions that repeat: what exactness asks for
+        torch.backends.cudnn.deterministic = True  # exactness needs convolutions that repeat bit for bit
     findings = []
     print(f"{'law':<78} {'bar':>9} {'found':>9}")
     for finding in itertools.chain(*(law(torch.device(device)) for law in LAWS)):
@@ -99,7 +99,7 @@ def _equal_bits(device: torch.device) -> Iterator[Finding]:
 
 def _rounding(device: torch.device) -> Iterator[Finding]:
     for precision, bar, worst_bar in (("float32", 1e-5, 1e-5), ("mixed", 2e-2, 1e-1)):
-        # bfloat16 convolutions of 2^3 voxels are not reliable on a CPU: there the deepest side is 3
+        # bfloat16 convolutions of 2^3 voxels are not reliable on a CPU: with 96 voxels the deepest side is 3
         side = 96 if precision == "mixed" else 64
         net = _network(device, 0, **PAPER_DEPTH, precision=precision)
         rebuilt, stored = (
@@ -138,7 +138,9 @@ def _memory(device: torch.device) -> Iterator[Finding]:
         ratio = peaks[precision, "rebuilt", 4] / peaks[precision, "stored", 4]
         yield Finding(f"{precision}: peak above weights, rebuilt / stored, 4 couplings per level", 0.40, ratio)
     elements = THREE_LEVELS["channels"][0] * 32**3
-    side_bytes = (_held(device, shape, "exact") - _held(device, shape, "float32")) / elements
+    side_bytes = (
+        _bytes_between_passes(device, shape, "exact") - _bytes_between_passes(device, shape, "float32")
+    ) / elements
     yield Finding("exact: side information, bytes per element of the first level", 4, side_bytes)
 
 
@@ -151,7 +153,7 @@ def _cost(device: torch.device) -> Iterator[Finding]:
 
     yield Finding("FLOPs of a step, rebuilt / stored", 1.34, flops("rebuilt") / flops("stored"))
     times: dict[str, list[float]] = {"rebuilt": [], "stored": []}
-    for _, activations in itertools.product(range(6), times):  # in turn, so that a busy moment hits both
+    for _, activations in itertools.product(range(6), times):  # in turn, so that a busy moment affects both
         twin = net.with_activations(activations)
         times[activations].append(seconds(partial(_step, twin, shape), device))
     ratio = min(times["rebuilt"][1:]) / min(times["stored"][1:])
@@ -164,7 +166,7 @@ LAWS: tuple[Callable[[torch.device], Iterator[Finding]], ...] = (_equal_bits, _r
 def _network(device: torch.device, seed: int, **arguments: Any) -> InvertibleDiffusionUNet:
     torch.manual_seed(seed)
     net = InvertibleDiffusionUNet(3, 2, 2, **arguments)
-    with torch.no_grad():  # away from the start, where branches and attention are zero and maps the identity
+    with torch.no_grad():  # away from the initial weights, where branches and attention are zero, and maps identities
         for p in net.parameters():
             p.add_(0.02 * torch.randn_like(p))
     return net.to(device)
@@ -196,15 +198,15 @@ def _peak_above_weights(net: nn.Module, shape: tuple[int, ...]) -> int:
     return memory.peak_bytes
 
 
-def _held(device: torch.device, shape: tuple[int, ...], precision: str) -> int:
-    """Bytes between forward and backward."""
+def _bytes_between_passes(device: torch.device, shape: tuple[int, ...], precision: str) -> int:
+    """Bytes alive between the forward and the backward pass."""
     net = _network(device, 0, **THREE_LEVELS, num_res_blocks=4, precision=precision)
     x, t = torch.randn(shape, device=device), torch.zeros(shape[0], device=device)
     with live_bytes() as memory:
         y = net(x, t)
-        held = memory.current_bytes
+        alive = memory.current_bytes
     assert y.requires_grad
-    return held
+    return alive
 
 
 def _record(device: str, findings: list[Finding]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The benchmark at a size that takes no time: its rows, bars and pictures."""
+"""The benchmark at a tiny size: its rows, limits and figures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def found():
 
 @pytest.fixture
 def once(found, tiny, monkeypatch):
-    """Cases that are the same network and step, when all are small, are estimated once."""
+    """Estimate once the cases that become the same network and step when all are small."""
     estimated = steps._estimated
 
     def estimate(suite, case):
@@ -143,10 +143,10 @@ def test_energy_is_drawn_over_time(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["energy"], "nothing is run; take --device cuda, or another suite"),
+        (["energy"], "nothing is run; use --device cuda, or another suite"),
         (["energy", "--device", "cpu"], "cpu is not an NVIDIA GPU"),
-        (["paper", "--device", "cuda"], "sees no CUDA device; take cpu or estimate"),
-        (["paper", "--card_gb", "6"], "it makes a CUDA device smaller than it is"),
+        (["paper", "--device", "cuda"], "sees no CUDA device; use cpu or estimate"),
+        (["paper", "--card_gb", "6"], "it makes a CUDA device seem smaller than it is"),
     ],
 )
 def test_impossible_devices_are_refused(arguments, message, capsys, monkeypatch):
@@ -169,8 +169,8 @@ def test_a_smaller_card_is_a_share_of_the_card(tiny, monkeypatch):
 def test_layers_that_rebuild_keep_nothing(tiny):
     rows = list(operations.OPERATION_SUITES["layers"]("cpu"))
     alive = {a: [r.peak_bytes for r in rows if r.activations == a] for a in ("rebuilt", "stored")}
-    entry, behind_core = 0, -2
-    grown = {a: bytes_[behind_core] - bytes_[entry] for a, bytes_ in alive.items()}
+    entry, core_end = 0, -2
+    grown = {a: bytes_[core_end] - bytes_[entry] for a, bytes_ in alive.items()}
     assert grown["rebuilt"] < 0.25 * grown["stored"]
 
 

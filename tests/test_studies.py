@@ -1,4 +1,4 @@
-"""The studies at a size that takes no time."""
+"""The studies at a tiny size."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from monai_idm.handlers import MontageHandler
 from tests.bundle.workspace import TINY
 
 DEMO = {name: TINY[name] for name in ("device", "demo#num_subjects", "demo#phantom_size")}
-# not ten epochs, each with a checkpoint
+# one epoch instead of ten, each with a checkpoint
 ONCE = {"demo#epoch_length": 2, "demo#max_epochs": 1, "demo#val_interval": 1}
 
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    """They take longer than all else here, and no study looks at them."""
+    """Pictures take longer than everything else here, and no study uses them."""
     monkeypatch.setattr(MontageHandler, "_draw", lambda *_: None)
 
 
@@ -98,8 +98,9 @@ def test_a_network_that_has_learned_nothing_yet_is_warned_of(monkeypatch):
 
 def test_a_folder_of_two_cases_is_trained_on_one_and_judged_on_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "_NUM_SAMPLES", 2)
-    own = real._own
-    monkeypatch.setattr(real, "_own", lambda *sizes: {**own(*sizes), **SMALLEST, "max_epochs": 2, "val_interval": 2})
+    values = real._short_run
+    few = {"max_epochs": 2, "val_interval": 2}
+    monkeypatch.setattr(real, "_short_run", lambda *sizes: {**values(*sizes), **SMALLEST, **few})
     folder = dataset_or_phantoms(None, tmp_path / "phantoms", 2, DEMO["demo#phantom_size"], 0)
     generated, synthetic = (
         real.STUDIES["real"][name](steps=10, side=8, dataset_dir=str(folder))
@@ -131,7 +132,7 @@ def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsy
     assert written["results"] == {"a": {"dice": 0.5, "steps": 3, "side": 8}}
     assert written["versions"]
     assert "a {" in capsys.readouterr().out
-    # the same command goes on, another one starts anew
+    # the same command continues the study, another one starts from the beginning
     monkeypatch.setitem(command.STUDIES, "segmentation", {"a": lambda **sizes: 1 / 0, "b": lambda **sizes: {"dice": 1}})
     command.main()
     assert json.loads(file.read_text())["results"] == {**written["results"], "b": {"dice": 1}}

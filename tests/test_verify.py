@@ -1,4 +1,4 @@
-"""The command that measures the engine's laws; the laws themselves are tested where they belong."""
+"""The command that measures the engine's laws; the laws themselves are tested with the engine."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """``python -m idm_bundle benchmark``: bytes, FLOPs, seconds and joules of training steps.
 
-A row is one case: a network at one size with its optimizer, or a part of it. Bytes are those of tensors, counted, on a
-CPU; the allocator's own on CUDA; counted on fake tensors, with the optimizer's added by formula, where they are
-estimated. An estimate and a measurement never stand in one ratio.
+A row is one case: a network at one size with its optimizer, or a part of a network. On a CPU, bytes are counted from
+tensor sizes; on CUDA they are the allocator's own figures; an estimate counts fake tensors, and adds the optimizer's
+bytes by formula. No ratio mixes an estimate with a measurement.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ def benchmark(
     figure: str | Path | None = None,
     card_gb: float | None = None,
 ) -> list[Row]:
-    """Run a suite, print a table and its bars, and write the rows down.
+    """Run a suite, print its table and its limits, and write the rows to a file.
 
     Args:
         suite: One of ``SUITES``.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"estimate"``: nothing is computed, no device is needed.
-        file: To write, one JSON object per line; None: none.
-        figure: PNG to draw; None: none.
-        card_gb: What a CUDA device may allocate, as if it were a smaller card; None: all.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"estimate"``, which computes nothing and needs no device.
+        file: File to write, with one JSON object per line; None: no file.
+        figure: PNG to draw; None: no figure.
+        card_gb: GB that a CUDA device may allocate, to imitate a smaller card; None: all of its memory.
     Raises:
-        ValueError: If the device is not there, or is too small, or cannot run the suite; if a package is missing.
+        ValueError: If the device is missing or too small, or cannot run the suite; if a package is missing.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}, but this PyTorch sees no CUDA device; take cpu or estimate")
+        raise ValueError(f"--device {device}, but this PyTorch sees no CUDA device; use cpu or estimate")
     if card_gb is not None:
         _shrink(device, card_gb)
     require(*_needed(suite, device))
@@ -66,7 +66,7 @@ def benchmark(
 
 
 def _needed(suite: str, device: str) -> set[str]:
-    """Packages that a suite needs, some of them only in its last rows, after an hour."""
+    """Packages that a suite needs, if only in its last rows, after an hour."""
     cases = STEP_SUITES[suite](device) if suite in STEP_SUITES else []
     needed = {"einops" for case in cases if case.network.startswith("MONAI")}
     return needed | {"bitsandbytes" for case in cases if "8-bit" in case.optimizer and device != "estimate"}
@@ -80,7 +80,7 @@ def _shrink(device: str, card_gb: float) -> None:
     total = torch.cuda.mem_get_info(device)[1] if device.startswith("cuda") else 0
     if not 0 < card_gb * 1e9 <= total:
         raise ValueError(
-            f"--card_gb {card_gb} on {device} of {total / 1e9:.1f} GB; it makes a CUDA device smaller than it is: give "
-            f"less, or leave it out"
+            f"--card_gb {card_gb} on {device} of {total / 1e9:.1f} GB; it makes a CUDA device seem smaller than it is: "
+            "give less, or leave it out"
         )
     torch.cuda.set_per_process_memory_fraction(card_gb * 1e9 / total, torch.device(device).index)

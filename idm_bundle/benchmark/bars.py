@@ -1,4 +1,4 @@
-"""What the benchmark has to show: one line per bar, from the rows of one run."""
+"""The limits that a benchmark has to keep: one printed line each, from the rows of one run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Rows = Mapping[str, Row]
 
 @dataclass(frozen=True)
 class Bar:
-    """A value and the largest that is allowed; ``found`` is None where a row is missing or lacks the figure."""
+    """A limit: ``what`` is compared, the largest value allowed (``bar``), and the value ``found``.
+
+    ``found`` is None where a row is missing or lacks the figure.
+    """
 
     what: str
     bar: float
@@ -27,12 +30,12 @@ class Bar:
 
 
 def bars(suite: str, rows: Sequence[Row]) -> Iterator[Bar]:
-    """The bars of a suite."""
+    """The limits of a suite, compared with its rows."""
     by_case = {row.case: row for row in rows}
     for what, bar, value in BARS.get(suite, ()):
         try:
             found = value(by_case)
-        except (KeyError, TypeError, ValueError):  # a case that was not run, or a figure that is unknown
+        except (KeyError, TypeError, ValueError):  # a case was not run, or a figure is unknown
             found = None
         yield Bar(what, bar, found)
 
@@ -49,7 +52,7 @@ def _activations(row: Row) -> int:
     return row.peak_bytes - row.resident_bytes  # type: ignore[operator]
 
 
-def _beside_level_0(rows: Rows) -> float:
+def _relative_to_level_0(rows: Rows) -> float:
     alone = ", level 0 alone"
     return max(
         _activations(rows[case.removesuffix(alone)]) / _activations(row)
@@ -74,7 +77,7 @@ BARS: dict[str, list[tuple[str, float, Callable[[Rows], float]]]] = {
         ("FLOPs, rebuilt / stored", 1.34, _ratio("flops", LOW, f"{LOW}, stored")),
         ("time of a step, rebuilt / stored", 1.4, _ratio("step_s", LOW, f"{LOW}, stored")),
     ],
-    "sampling": [("memory above the weights, all levels / one coupling of level 0", 1.05, _beside_level_0)],
+    "sampling": [("memory above the weights, all levels / one coupling of level 0", 1.05, _relative_to_level_0)],
     "volume": [
         ("256 x 256 x 192, bookend stride 2, GB", 4.7, _gb("paper, 256 x 256 x 192, stride 2")),
         ("128^3, bookend stride 1, GB", 5.2, _gb("paper, 128 x 128 x 128, stride 1")),

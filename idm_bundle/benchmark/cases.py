@@ -1,4 +1,4 @@
-"""The training steps that are compared: our network and what a sceptic would use instead."""
+"""The training steps that are compared: our network, and the alternatives that a sceptic would choose."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ __all__ = ["STEP_SUITES", "Case"]
 
 @dataclass(frozen=True)
 class Case:
-    """A training step to look at.
+    """A training step to measure or estimate.
 
     Attributes:
-        name: Unique in its suite.
+        name: Name of the case, unique in its suite.
         network: Name of a network in ``NETWORKS``.
         volume: Voxels per axis.
-        optimizer: Name of one in ``OPTIMIZERS``.
-        bookend_stride: Of our network.
-        weights: Of our network's core: its ``weight_dtype``.
-        num_res_blocks: Of our network; None: the preset's.
-        segments: Our network denoises a mask beside four contrasts and coordinates, as PatchDDM's always does.
+        batch: Number of samples.
+        optimizer: Name of an optimizer in ``OPTIMIZERS``.
+        bookend_stride: ``bookend_stride`` of our network.
+        weights: ``weight_dtype`` of our network.
+        num_res_blocks: ``num_res_blocks`` of our network; None: the preset's.
+        segments: Whether our network has the channels of a segmentation (a mask, four contrasts and coordinates), which
+            PatchDDM's always has.
     """
 
     name: str
@@ -86,12 +88,12 @@ NETWORKS: dict[str, Callable[[Case], nn.Module]] = {
     **dict.fromkeys(("light", "base", "paper"), _ours),
     "PatchDDM": partial(_patch, "patchddm"),
     "PatchDDM light": partial(_patch, "light"),
-    # MONAI's, as large as ours and as PatchDDM's
+    # MONAI's, at the size of PatchDDM's network and at the size of our largest
     "MONAI 24M": lambda case: _monai((32, 64, 128, 176), 16, case),
     "MONAI 348M": lambda case: _monai((64, 128, 256, 512, 640), 64, case),
 }
 
-# all that saves memory at once; the same for every network, as far as it has the switch
+# everything that saves memory; the same for every network, as far as it has the switch
 LOW: dict[str, Any] = {"precision": "mixed", "optimizer": "in backward, 8-bit"}
 LOW_BF16: dict[str, Any] = {"precision": "mixed", "optimizer": "in backward, 8-bit, bf16", "weights": "bfloat16"}
 REBUILT: dict[str, Any] = {"activations": "rebuilt"}
@@ -122,7 +124,7 @@ def _paper(device: str) -> list[Case]:
 
 
 def _depth(device: str) -> list[Case]:
-    """More and more couplings per level; on a CPU a small network."""
+    """An increasing number of couplings per level; on a CPU, in a small network."""
     scale: dict[str, Any] = {"network": "paper", **LOW}
     if device == "cpu":
         scale = {"network": "light", "volume": (32, 32, 32), "batch": 2}
@@ -134,7 +136,7 @@ def _depth(device: str) -> list[Case]:
 
 
 def _volume(device: str) -> list[Case]:
-    """One volume, larger and larger; bookends of stride 2 from 128^3 on."""
+    """One volume of increasing size; bookends of stride 2 from 128^3 on."""
     sizes = [(64, 64, 64, 1), (96, 96, 96, 1), (128, 128, 128, 1), (128, 128, 128, 2), (192, 192, 192, 2)]
     cases = []
     for *volume, stride in [*sizes, (256, 256, 192, 2)]:
@@ -151,7 +153,7 @@ def _volume(device: str) -> list[Case]:
 
 
 def _segmentation(device: str) -> list[Case]:
-    """Both networks on patches and on whole volumes; on a CPU small ones, as in the study of that name."""
+    """Both networks on patches and on whole volumes; on a CPU small ones, as in the study ``segmentation``."""
     patch, whole, stride = (128, 128, 128), (256, 256, 256), 2
     networks: list[tuple[str, dict[str, Any]]] = [("PatchDDM", STORED), ("PatchDDM", CHECKPOINTED)]
     networks += [("base", REBUILT), ("paper", REBUILT)]
@@ -170,7 +172,7 @@ def _segmentation(device: str) -> list[Case]:
 
 
 def _optimizer(device: str) -> list[Case]:
-    """The switches that save memory, one after the other: 64^3, batch 4."""
+    """The switches that save memory, added one after the other: 64^3, batch 4."""
     return [
         Case("stored", "paper", **STORED),
         Case("+ rebuilt", "paper"),
@@ -183,10 +185,10 @@ def _optimizer(device: str) -> list[Case]:
 
 
 def _energy(device: str) -> list[Case]:
-    """Joules of a step over two minutes, as in the paper's figures 4 and 5: 64^3, batch 4."""
+    """Joules per step, over two minutes as in the paper's figures 4 and 5: 64^3, batch 4."""
     reason = "nothing is run" if device == "estimate" else EnergyMeter(device).reason
     if reason is not None:
-        raise ValueError(f"suite energy on {device}: {reason}; take --device cuda, or another suite")
+        raise ValueError(f"suite energy on {device}: {reason}; use --device cuda, or another suite")
     return [
         Case("paper, low memory", "paper", **LOW),
         Case("paper, low memory, stored", "paper", **LOW, **STORED),

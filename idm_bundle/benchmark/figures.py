@@ -1,4 +1,4 @@
-"""The rows of a run as a picture."""
+"""The rows of a run as a figure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["draw"]
 
 
 def draw(rows: Sequence[Row], series: Mapping[str, Sequence[EnergySample]], file: str | Path) -> None:
-    """Peak memory as bars, as in the paper's figure 3; with a series, energy and temperature, as in figures 4 and 5.
+    """Draw peak memory as bars, as in the paper's figure 3; with a series, energy and temperature, as in figures 4, 5.
 
     Args:
-        rows: Of one run.
-        series: What the device said over time, per case.
+        rows: Rows of one run.
+        series: Readings of the device over time, by the name of the case; may be empty.
         file: PNG to write.
     """
     figure = _over_time(series) if series else _peaks(rows)
@@ -33,7 +33,7 @@ def _peaks(rows: Sequence[Row]) -> Figure:
     names = [f"{row.case}  ({row.activations})" if rows[0].suite == "layers" else row.case for row in rows]
     places = range(len(rows))
     peaks = [0.0 if row.peak_bytes is None else row.peak_bytes / 1e9 for row in rows]
-    # the layers are counted without weights
+    # the suite layers counts without weights
     resident = [0.0 if row.suite == "layers" else row.resident_bytes / 1e9 for row in rows]
     above = [max(0.0, peak - base) for peak, base in zip(peaks, resident, strict=True)]
     axes.barh(places, resident, color="0.75", label="weights and optimizer states")

@@ -1,4 +1,4 @@
-"""What a step takes on the device where it runs: bytes, as ``Row`` names them, and seconds."""
+"""Memory and time of a step on the device where it runs: bytes, as ``Row`` names them, and seconds."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ __all__ = ["peaks", "seconds"]
 
 
 def peaks(step: Callable[[], Any], device: torch.device, *baseline: Any) -> dict[str, int | None]:
-    """Run a step; ``peak_bytes``, and on CUDA ``reserved_bytes``.
+    """Run a step and measure its ``peak_bytes``, and on CUDA also its ``reserved_bytes``.
 
     Args:
-        step: What to run.
-        device: Where it runs.
-        baseline: What is there before and shall count: see :class:`~monai_idm.meters.LiveBytes`.
+        step: Step to run.
+        device: Device that it runs on.
+        baseline: Tensors, modules and optimizers that exist already and count: see
+            :class:`~monai_idm.meters.LiveBytes`.
     """
     meter = PeakMemoryMeter(device)
     meter.start(*baseline)
     step()
-    found = {name: round(gib * 2**30) for name, gib in meter.stop().items()}
+    measured = {name: round(gib * 2**30) for name, gib in meter.stop().items()}
     if device.type == "cuda":
-        return {"peak_bytes": found["allocated_peak_gib"], "reserved_bytes": found["reserved_peak_gib"]}
-    return {"peak_bytes": found["live_peak_gib"], "reserved_bytes": None}
+        return {"peak_bytes": measured["allocated_peak_gib"], "reserved_bytes": measured["reserved_peak_gib"]}
+    return {"peak_bytes": measured["live_peak_gib"], "reserved_bytes": None}
 
 
 def seconds(step: Callable[[], Any], device: torch.device) -> float:
-    """Run a step, and wait until the device has done it."""
+    """Time of a step, until the device has finished it."""
     start = time.perf_counter()
     step()
     if device.type == "cuda":

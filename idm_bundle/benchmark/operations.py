@@ -1,4 +1,4 @@
-"""Parts of a network: an operation beside another, and layer after layer. Forward and backward pass, no optimizer."""
+"""Parts of a network: single operations, layer after layer, and sampling. No optimizer takes part."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = ["OPERATION_SUITES"]
 
 
 def _attention(device: str) -> Iterator[Row]:
-    """The attention on a skip connection beside a coupling of the same level, with the channels of `light`'s third."""
+    """The attention on a skip connection, and a coupling of the same level; channels of `light`'s third level."""
     for side in (8, 16, 32):
         for name in ("attention", "coupling"):
             for activations in ("rebuilt", "stored"):
-                with _on(device):  # not around the yield
+                with _on(device):  # the block must not span the yield
                     row = _measure(
                         *_operation(name, side, activations),
                         suite="attention",
@@ -62,7 +62,7 @@ def _operation(name: str, side: int, activations: str) -> tuple[nn.Module, Calla
 
 
 def _layers(device: str) -> Iterator[Row]:
-    """What is alive behind every layer of `light`'s forward pass at 32^3: where activations are stored, it grows."""
+    """Bytes alive after each layer of `light`'s forward pass at 32^3: they grow where activations are stored."""
     with _on(device):
         net = InvertibleDiffusionUNet.from_preset("light")
         x, t = torch.randn(2, 2, 32, 32, 32), torch.tensor([10, 1500])
@@ -71,7 +71,7 @@ def _layers(device: str) -> Iterator[Row]:
         layers += [(f"{type(o).__name__}, level {n}", o) for n, o in zip(net.levels, operations, strict=True)]
         layers += [("exit bookend", net.exit)]
         modules = [layer for _, layer in layers]
-        alive = {a: _alive_behind(modules, partial(net.with_activations(a), x, t)) for a in ("rebuilt", "stored")}
+        alive = {a: _alive_after(modules, partial(net.with_activations(a), x, t)) for a in ("rebuilt", "stored")}
     for activations, bytes_ in alive.items():
         for i, ((name, layer), current) in enumerate(zip(layers, bytes_, strict=True)):
             yield Row(
@@ -91,7 +91,7 @@ def _layers(device: str) -> Iterator[Row]:
 
 
 def _sampling(device: str) -> Iterator[Row]:
-    """A pass of a network that samples, without gradients; of level 0 with one coupling alone, too."""
+    """One pass of a network in sampling, without gradients; also of a network of level 0 alone, with one coupling."""
     sizes: list[tuple[str, tuple[int, ...], int]] = [("paper", (64, 64, 64), 1), ("paper", (256, 256, 192), 2)]
     if device == "cpu":
         sizes = [("light", (32, 32, 32), 1), ("light", (64, 64, 64), 1)]
@@ -99,7 +99,7 @@ def _sampling(device: str) -> Iterator[Row]:
         name = f"{preset}, {' x '.join(map(str, volume))}"
         alone = {"channels": PRESETS[preset]["channels"][:1], "attention_levels": (False,), "num_res_blocks": 1}
         for case, changes in ((name, {}), (f"{name}, level 0 alone", alone)):
-            with _on(device):  # not around the yield
+            with _on(device):  # the block must not span the yield
                 net = InvertibleDiffusionUNet.from_preset(preset, bookend_stride=stride, **changes)
                 row = _pass(net, case, preset, volume, estimated=device == "estimate")
             yield row
@@ -136,12 +136,12 @@ def _pass(net: InvertibleDiffusionUNet, case: str, preset: str, volume: tuple[in
     )
 
 
-def _alive_behind(layers: Sequence[nn.Module], run: Callable[[], Tensor]) -> list[int]:
-    """Bytes there are when each layer has run, weights not counted."""
+def _alive_after(layers: Sequence[nn.Module], run: Callable[[], Tensor]) -> list[int]:
+    """Bytes alive after each layer, without the weights."""
     alive: list[int] = []
     with live_bytes() as memory:
         hooks = [layer.register_forward_hook(lambda *_: alive.append(memory.current_bytes)) for layer in layers]
-        y = run()  # held: it holds what is stored
+        y = run()  # kept alive, because it keeps the stored activations alive
     for hook in hooks:
         hook.remove()
     assert y.requires_grad
@@ -149,7 +149,7 @@ def _alive_behind(layers: Sequence[nn.Module], run: Callable[[], Tensor]) -> lis
 
 
 def _measure(module: nn.Module, run: Callable[[], Tensor | Sequence[Tensor]], estimated: bool, **described: Any) -> Row:
-    """One row: memory, FLOPs and the fastest of three steps, each measured by itself."""
+    """One row: memory, FLOPs and the fastest of three steps, each measured separately."""
     parameters = list(module.parameters())
     device = parameters[0].device
 
@@ -173,7 +173,7 @@ def _measure(module: nn.Module, run: Callable[[], Tensor | Sequence[Tensor]], es
 
 @contextmanager
 def _on(device: str) -> Iterator[None]:
-    """New tensors are made on the device, or are fake."""
+    """Inside the block, new tensors are created on the device, or are fake for an estimate."""
     with FakeTensorMode() if device == "estimate" else torch.device(device):
         yield
 

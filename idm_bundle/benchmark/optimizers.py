@@ -1,4 +1,4 @@
-"""The optimizers that are compared: how each is built, and what it takes where it is not run."""
+"""The optimizers that are compared: how each is built, and the bytes it needs, for estimates."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Kind:
     """An optimizer.
 
     Attributes:
-        build: From a network's parameters.
-        bytes: As it runs on CUDA.
+        build: Builds it from a network's parameters.
+        bytes: Bytes that it needs on CUDA.
     """
 
     build: Callable[..., torch.optim.Optimizer]
@@ -31,7 +31,7 @@ class Kind:
         return self.build(network.parameters(), lr=1e-4)
 
 
-# bfloat16 weights are stepped as float32: a copy of the weight, and one of the gradient that makes room for random bits
+# bfloat16 weights are updated in float32: a copy of the weight, and a copy of the gradient with room for random bits
 OPTIMIZERS: dict[str, Kind] = {
     "AdamW": Kind(torch.optim.AdamW, OptimizerBytes()),
     "AdamW, fused": Kind(partial(torch.optim.AdamW, fused=True), OptimizerBytes(temporaries=0)),

@@ -1,4 +1,4 @@
-"""One line of the benchmark, and how lines are printed and written down."""
+"""A row of the benchmark, and how rows are printed and written to files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ HEADER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A training step, or, in the suite ``layers``, the moment behind a layer; None where a figure is unknown.
+    """A training step, or, in the suite ``layers``, the moment after a layer; None where a figure is unknown.
 
     Attributes:
-        case: Unique in its suite.
-        device: What it was measured on, or ``"estimate"``.
+        case: Name of the case, unique in its suite.
+        device: Device of the measurement, or ``"estimate"``.
         estimated: Whether the bytes were counted on fake tensors.
-        resident_bytes: Weights, buffers and optimizer states: there between steps.
-        peak_bytes: The most there is at one time, resident bytes included; None where it did not fit.
-        reserved_bytes: The same with the cache of CUDA's allocator.
-        energy_j: Of a step.
+        resident_bytes: Weights, buffers and optimizer states, which exist between steps.
+        peak_bytes: Largest number of bytes at any time, resident bytes included; None if the step did not fit.
+        reserved_bytes: The same, with the cache of CUDA's allocator.
+        step_s: Seconds of a step.
+        energy_j: Joules of a step.
     """
 
     suite: str
@@ -62,11 +63,11 @@ class Row:
 
 
 def write_rows(rows: Sequence[Row], file: str | Path) -> None:
-    """One JSON object per line."""
+    """Write rows to a file, one JSON object per line."""
     with atomic_file(Path(file)) as unfinished:
         unfinished.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
 
 def read_rows(file: str | Path) -> list[Row]:
-    """What :func:`write_rows` wrote."""
+    """Read the rows that :func:`write_rows` wrote."""
     return [Row(**json.loads(line)) for line in Path(file).read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Whole training steps, estimated or run: the optimizer's step included."""
+"""Training steps, estimated or run, including the optimizer's step."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def run_cases(suite: str, device: str, series: dict[str, list[EnergySample]]) ->
     """The rows of a suite of ``STEP_SUITES``.
 
     Args:
-        suite: Its name.
+        suite: Name of the suite.
         device: ``"cpu"``, ``"cuda"`` or ``"estimate"``.
-        series: The suite ``energy`` adds what the device said over two minutes, per case.
+        series: Dictionary to which the suite ``energy`` adds the readings of two minutes, by the name of the case.
     Raises:
-        ValueError: If the device cannot run it.
+        ValueError: If the device cannot run the suite.
     """
     for case in STEP_SUITES[suite](device):
         row = _estimated(suite, case) if device == "estimate" else _measured(suite, case, torch.device(device))
@@ -68,15 +68,15 @@ def _row(suite: str, case: Case, network: nn.Module, **figures: Any) -> Row:
 def _estimated(suite: str, case: Case) -> Row:
     with torch.device("meta"):
         network = case.build()
-    found = estimate(network, case.shape, OPTIMIZERS[case.optimizer].bytes)
+    estimated = estimate(network, case.shape, OPTIMIZERS[case.optimizer].bytes)
     flops = estimate_flops(network, case.shape)
-    return _row(suite, case, network, device="estimate", estimated=True, **found._asdict(), flops=flops)
+    return _row(suite, case, network, device="estimate", estimated=True, **estimated._asdict(), flops=flops)
 
 
 def _measured(suite: str, case: Case, device: torch.device) -> Row:
-    """The third step is measured: by then there are the optimizer's states and, on CUDA, the libraries' workspaces."""
+    """Measure the third step: by then the optimizer's states and, on CUDA, the libraries' workspaces exist."""
     gc.collect()
-    torch.cuda.empty_cache()  # what the case before reserved is not this one's; nothing where CUDA is not used
+    torch.cuda.empty_cache()  # memory reserved by the previous case must not count; does nothing without CUDA
     network, step = _training(case, device)
     figures: dict[str, Any] = {"device": device_name(device), "estimated": False, "peak_bytes": None}
     try:
@@ -86,7 +86,7 @@ def _measured(suite: str, case: Case, device: torch.device) -> Row:
         figures["step_s"] = min(seconds(step, device) for _ in range(3))
     except torch.OutOfMemoryError:
         logger.warning("%s does not fit into the memory of %s", case.name, device)
-    step.optimizer.zero_grad()  # what a step that did not fit left behind
+    step.optimizer.zero_grad()  # gradients that are left if a step did not fit
     with live_bytes(network, step.optimizer) as resident:
         return _row(suite, case, network, **figures, resident_bytes=resident.current_bytes)
 
@@ -118,6 +118,6 @@ def _energy_of_a_step(case: Case, device: str) -> tuple[float | None, list[Energ
     while meter.elapsed_s < ENERGY_WINDOW_S:
         step()
         steps += 1
-        torch.cuda.synchronize(device)  # or the host would run ahead of the clock
+        torch.cuda.synchronize(device)  # otherwise the host would count steps that the device has not finished
     joules = meter.stop().get("energy_j")
     return None if joules is None else joules / steps, meter.samples

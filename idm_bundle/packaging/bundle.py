@@ -1,7 +1,7 @@
 """``python -m idm_bundle package``: trained weights as a bundle that runs where this project is not installed.
 
-The configs of the task are merged into one file each, with the values of the weights' own training at their top, as the
-weights' record tells them. The code that they name travels with them: MONAI puts a bundle's folder on Python's path.
+Each config of the task is merged into one file, whose knobs have the values of the training run, as the record in the
+weights holds them. The bundle also holds the code that the configs name: MONAI puts a bundle's folder on Python's path.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _PLACES = {
     "ckpt_file": "$@bundle_root + '/models/model.pt'",
     "output_dir": "$@bundle_root + '/output'",
 }
-_OVERLAYS = ("multi_gpu_train", "fsdp_train")  # behind the config of training
+_OVERLAYS = ("multi_gpu_train", "fsdp_train")  # listed after the config of training
 _logger = logging.getLogger(__name__)
 
 
 class _Weights(NamedTuple):
-    """Weights, the arguments of their network, the record of their training, and its task."""
+    """Weights, the arguments of their network, the record of their training run, and its task."""
 
     state_dict: Mapping[str, Any]
     arguments: Mapping[str, Any]
@@ -57,16 +57,16 @@ def package(
     """Write ``output/<name>/`` and ``output/<name>_v<version>.zip``.
 
     Args:
-        weights: ``model.pt`` of a training by this bundle, or a checkpoint of it.
-        output: Folder; what else it holds stays.
-        url: Where weights of more than 25 MB will be found, for ``large_files.yml``.
-        bundle_root: Folder of the bundle whose configs are merged; None: the one here, or one below.
+        weights: ``model.pt`` of a training run of this bundle, or one of its checkpoints.
+        output: Folder to write to; its other files stay.
+        url: URL from which weights of more than 25 MB will be downloaded, for ``large_files.yml``.
+        bundle_root: Folder of the bundle whose configs are merged; None: the current folder, or ``bundle`` in it.
     Returns:
         The bundle's folder.
     Raises:
-        FileNotFoundError: If there are no weights, or no bundle.
-        FileExistsError: If the bundle is there already.
-        ValueError: If the weights are not of such a training, or do not fit its configs, or are large and ``url`` is
+        FileNotFoundError: If the weights or the bundle are missing.
+        FileExistsError: If the output exists.
+        ValueError: If the weights were not trained by this bundle, do not fit its configs, or are large and ``url`` is
             missing.
     """
     root, output = bundle_here_or_installed(bundle_root), Path(output)
@@ -75,7 +75,7 @@ def package(
     folder, zipped = output / name, output / f"{name}_v{__version__}.zip"
     for existing in (folder, zipped):
         if existing.exists():
-            raise FileExistsError(f"{existing} is there already; remove it, or give another --output")
+            raise FileExistsError(f"{existing} exists already; remove it, or give another --output")
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".unfinished.") as unfinished:
         bundle = Path(unfinished) / name
@@ -99,7 +99,7 @@ def _name(task: Task) -> str:
 
 
 def _configs(task: Task) -> dict[str, tuple[str, ...]]:
-    """The config files of a bundle, and what each is merged of."""
+    """The config files of a bundle, and the files that each is merged from."""
     if task.name == "generation":
         evaluations = {name: ("train", name) for name in ("evaluate", "evaluate_generation")}
         return {"train": ("train",), **evaluations, "inference": ("inference",)}
@@ -111,20 +111,20 @@ def _configs(task: Task) -> dict[str, tuple[str, ...]]:
 
 
 def _read(weights: Path) -> _Weights:
-    """Weights, in whose record no path of this machine is left."""
+    """Read weights, and remove the paths of this machine from their record."""
     if not weights.is_file():
-        raise FileNotFoundError(f"no weights at {weights}; give the model.pt of a training")
-    state_dict, told = read_weights(weights)
-    if not {"arguments", "record"} <= told.keys() or "data" not in told["record"]:
+        raise FileNotFoundError(f"no weights at {weights}; give the model.pt of a training run")
+    state_dict, sections = read_weights(weights)
+    if not {"arguments", "record"} <= sections.keys() or "data" not in sections["record"]:
         raise ValueError(
-            f"{weights} does not say what network and training it is of; give the model.pt that train.yaml, alone or "
-            f"with segmentation.yaml or synthesis.yaml, wrote for an InvertibleDiffusionUNet"
+            f"{weights} does not record its network and training; give the model.pt that train.yaml, alone or with "
+            f"segmentation.yaml or synthesis.yaml, wrote for an InvertibleDiffusionUNet"
         )
-    data = told["record"]["data"]
+    data = sections["record"]["data"]
     data["source"] = Path(data["source"]).name
-    kind, settings = task_of(told["record"]), told["record"]["convention"]
+    kind, settings = task_of(sections["record"]), sections["record"]["convention"]
     task = kind(**{name: settings[name] for name in setting_names(kind) if name in settings})
-    return _Weights(state_dict, told["arguments"], told["record"], task)
+    return _Weights(state_dict, sections["arguments"], sections["record"], task)
 
 
 def _write_configs(root: Path, bundle: Path, trained: _Weights) -> None:
@@ -135,7 +135,7 @@ def _write_configs(root: Path, bundle: Path, trained: _Weights) -> None:
         if name == "inference":
             knobs["output_dir"] = f"{_PLACES['output_dir']} + '/{name}'"
         if name != "train":
-            content["trained"]["untrained"] = settings  # for tools that look at a bundle without its weights
+            content["trained"]["untrained"] = settings  # for tools that read a bundle without its weights
         content |= {knob: value for knob, value in knobs.items() if knob in content}
         content["initialize"] = [f"$monai_idm.require_version('{__version__}')", *content["initialize"]]
         _write_json(bundle / "configs" / f"{name}.json", content)
@@ -147,12 +147,12 @@ def _write_configs(root: Path, bundle: Path, trained: _Weights) -> None:
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """JSON, although people read YAML more easily: monai.bundle.load finds nothing else."""
+    """Write JSON, although people read YAML more easily: monai.bundle.load finds nothing else."""
     file.write_text(json.dumps(content, indent=4) + "\n")
 
 
 def _checked_network(bundle: Path) -> InvertibleDiffusionUNet:
-    """The network that the bundle's config makes, with the bundle's weights, which raises where they do not fit."""
+    """The network that the bundle's config makes, with the bundle's weights; raises if they do not fit."""
     config = ConfigParser()
     config.read_config(bundle / "configs" / "inference.json")
     config.update({"device": "cpu", "bundle_root": str(bundle)})
@@ -162,14 +162,14 @@ def _checked_network(bundle: Path) -> InvertibleDiffusionUNet:
 
 
 def _settings(trained: _Weights) -> dict[str, Any]:
-    """The values at the top of the configs, as they were in the training."""
+    """The knobs at the top of the configs, with the values of the training run."""
     arguments = trained.arguments
     preset = preset_of(arguments)
     if preset is None:
         raise ValueError(
             f"the weights are of a network with channels={arguments['channels']}, "
-            f"num_res_blocks={arguments['num_res_blocks']}, attention_levels={arguments['attention_levels']}: none of "
-            f"the presets {', '.join(PRESETS)}, of which configs name one; train one of these"
+            f"num_res_blocks={arguments['num_res_blocks']}, attention_levels={arguments['attention_levels']}, which is "
+            f"none of the presets {', '.join(PRESETS)}; a bundle's configs name a preset, so train one of these"
         )
     return {
         **trained.record["convention"],
@@ -184,7 +184,7 @@ def _write_metadata(root: Path, bundle: Path, trained: _Weights, network: Invert
     inputs, outputs = task.inputs, predicted_channels(task, trained.record["convention"]["prediction_type"])
     phantom = data["source"] == PHANTOM
     metadata = json.loads((root / "configs" / "metadata.json").read_text())
-    metadata["required_packages_version"].pop("monai-idm")  # travels with the bundle
+    metadata["required_packages_version"].pop("monai-idm")  # the bundle holds its code
     metadata |= {
         "name": task.title,
         "task": task.description,
@@ -214,8 +214,8 @@ def _write_weights(bundle: Path, trained: _Weights, url: str | None) -> None:
         return
     if url is None:
         raise ValueError(
-            f"the weights take {file.stat().st_size / 1e6:.0f} MB, and the Model Zoo keeps what is larger than "
-            f"{LARGE_FILE_BYTES / 1e6:.0f} MB elsewhere; say where you will put them, with --url"
+            f"the weights have {file.stat().st_size / 1e6:.0f} MB, and the Model Zoo keeps files of more than "
+            f"{LARGE_FILE_BYTES / 1e6:.0f} MB elsewhere; give the URL where you will put them, with --url"
         )
     entry = {"path": "models/model.pt", "url": url, "hash_val": fingerprint(file), "hash_type": "sha256"}
     (bundle / "large_files.yml").write_text(yaml.dump({"large_files": [entry]}, sort_keys=False, width=10**6))

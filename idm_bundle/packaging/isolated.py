@@ -1,4 +1,4 @@
-"""The checks of a bundle in a process of their own, as on a machine where this project is not."""
+"""The checks of a bundle, run in a separate process as on a machine without this project."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def verify_bundle(folder: str | Path, mode: str = "full", schema: str | Path | N
     """Run the checks of :mod:`idm_bundle.packaging.zoo`, which are those of the Model Zoo's CI, offline.
 
     Args:
-        folder: Of the bundle.
-        mode: ``"min"``: files and metadata; ``"full"``: also what MONAI's tools look for, shapes and exports.
-        schema: MONAI's own schema file; None: what it asks for, as this project reads it.
+        folder: Folder of the bundle.
+        mode: ``"min"``: files and metadata; ``"full"``: also MONAI's properties, shapes and exports.
+        schema: MONAI's own schema file; None: this project's copy of its rules.
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If a check is not passed, which is printed, or a package for the checks is missing.
+        FileNotFoundError: If the folder is missing.
+        ValueError: If a check fails, which is printed, or a package for the checks is missing.
     """
     if not Path(folder, "configs").is_dir():
         raise FileNotFoundError(f"no bundle at {folder}: it has no configs; give the folder that package wrote")
     require("jsonschema")
     arguments = [str(Path(folder).resolve()), mode, *([] if schema is None else [str(Path(schema).resolve())])]
-    # isolated: neither the folder we are in nor PYTHONPATH may lend code to the bundle
+    # isolated: neither the current folder nor PYTHONPATH must lend code to the bundle
     if subprocess.run([sys.executable, "-I", "-B", zoo.__file__, *arguments], check=False).returncode:
-        raise ValueError(f"{folder} does not pass")
+        raise ValueError(f"{folder} does not pass the checks")

@@ -1,7 +1,7 @@
-"""The checks of the Model Zoo's CI, and of what a bundle of ours promises beyond, without network.
+"""The checks of the Model Zoo's CI, and of what our bundles promise beyond it, without network access.
 
-This file is run by itself, in a process that sees the bundle's own code before any other: of this project nothing but
-what the bundle ships takes part.
+This file runs alone, in a process that imports the bundle's own code first: the only part of this project that is used
+is the code inside the bundle.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
-LARGE_FILE_BYTES = 25 * 10**6  # what the Model Zoo does not keep in its repository
+LARGE_FILE_BYTES = 25 * 10**6  # larger files are not kept in the Model Zoo's repository
 
-# what MONAI's schema of 2024-07-25 asks for
+# the rules of MONAI's schema of 2024-07-25
 _TENSOR = {
     "type": "object",
     "required": ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range"],
@@ -51,7 +51,7 @@ _TOLERANCE = {"TorchScript": 1e-5, "ONNX": 1e-4}
 
 
 def check(folder: Path, mode: str, schema: Path | None) -> None:
-    """Raise for the first check that the bundle does not pass; print those that it passes."""
+    """Print the checks that the bundle passes; raise at the first that it fails."""
     _files(folder)
     _version(folder)
     _metadata(folder, schema)
@@ -69,7 +69,7 @@ def _files(folder: Path) -> None:
     if _config(folder, "inference") is None:
         missing.append("configs/inference.json")
     if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}; python -m idm_bundle package writes whole bundles")
+        raise ValueError(f"{folder} lacks {', '.join(missing)}; python -m idm_bundle package writes complete bundles")
     listed = (folder / "large_files.yml").read_text() if (folder / "large_files.yml").is_file() else ""
     for file in filter(Path.is_file, folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
@@ -80,7 +80,7 @@ def _files(folder: Path) -> None:
         personal = re.search(r"(/home|/Users|/root|/mnt|[A-Z]:\\Users)[/\\]\w+", file.read_text())
         if personal:
             raise ValueError(
-                f"{file.name} names {personal[0]}, a folder of one machine; say it relative to bundle_root"
+                f"{file.name} names {personal[0]}, a folder of one machine; write it relative to bundle_root"
             )
     print("files: complete, none too large, no personal path")
 
@@ -88,38 +88,36 @@ def _files(folder: Path) -> None:
 def _version(folder: Path) -> None:
     metadata = json.loads((folder / "configs" / "metadata.json").read_text())
     if metadata.get("version") not in metadata.get("changelog", {}):
-        raise ValueError(
-            f"version {metadata.get('version')} is not in metadata.json's changelog; write what it changed"
-        )
+        raise ValueError(f"version {metadata.get('version')} is not in metadata.json's changelog; add what it changed")
     print(f"version: {metadata['version']}, in the changelog")
 
 
 def _metadata(folder: Path, schema: Path | None) -> None:
     from monai.bundle import verify_metadata
 
-    if not util.find_spec("jsonschema"):  # MONAI would fail for another reason
+    if not util.find_spec("jsonschema"):  # MONAI's own error would name another reason
         raise ModuleNotFoundError("MONAI checks metadata with jsonschema, which is missing; pip install jsonschema")
     with tempfile.TemporaryDirectory() as scratch:
         file = schema or Path(scratch) / "schema.json"
         if schema is None:
             file.write_text(json.dumps(SCHEMA))
         verify_metadata(meta_file=str(folder / "configs" / "metadata.json"), filepath=str(file))
-    print("metadata: of MONAI's schema")
+    print("metadata: follows MONAI's schema")
 
 
 def _own_code(folder: Path) -> None:
-    """monai_idm is the bundle's, not another one that is installed."""
+    """Check that monai_idm is the bundle's, not another one that is installed."""
     code = Path(str(import_module("monai_idm").__file__))
     if folder.resolve() not in code.resolve().parents:
         raise ValueError(f"monai_idm comes from {code.parent}, not from the bundle, which lacks it")
-    print("code: its own")
+    print("code: the bundle's own")
 
 
 def _properties(folder: Path) -> None:
     from monai.bundle import create_workflow
 
-    few: dict[str, Any] = {"demo#num_subjects": 5, "demo#phantom_size": [32, 32, 24]}
-    for kind, config, changes in (("train", "train", few), ("infer", "inference", {})):
+    small: dict[str, Any] = {"demo#num_subjects": 5, "demo#phantom_size": [32, 32, 24]}
+    for kind, config, changes in (("train", "train", small), ("infer", "inference", {})):
         with tempfile.TemporaryDirectory() as scratch:
             workflow = create_workflow(
                 config_file=str(_config(folder, config)),
@@ -132,15 +130,15 @@ def _properties(folder: Path) -> None:
             )
             wrong = workflow.check_properties()
         if wrong:
-            raise ValueError(f"{config} lacks {', '.join(wrong)}, which MONAI's tools look for")
-    print("properties: all that MONAI's tools look for")
+            raise ValueError(f"{config} lacks {', '.join(wrong)}, which MONAI's tools need")
+    print("properties: all that MONAI's tools need")
 
 
 def _network(folder: Path) -> None:
     from monai.bundle import verify_net_in_out
 
     verify_net_in_out(**_bundle_files(folder), bundle_root=str(folder), device="cpu")
-    print("network: takes and gives what metadata.json says")
+    print("network: inputs and outputs as in metadata.json")
 
 
 def _exports(folder: Path) -> None:
@@ -150,7 +148,7 @@ def _exports(folder: Path) -> None:
     config = ConfigParser()
     config.read_config(_bundle_files(folder)["config_file"])
     config.read_meta(folder / "configs" / "metadata.json")
-    config["bundle_root"] = str(folder)  # or the weights of a bundle that lies here would say what the network is
+    config["bundle_root"] = str(folder)  # otherwise weights in the current folder would decide the network
     (tensor,) = config["_meta_"]["network_data_format"]["inputs"].values()
     side = 2 * int(str(tensor["spatial_shape"][0]).partition("*")[0])
     network = config.get_parsed_content("network_def").eval()
@@ -173,8 +171,8 @@ def _exports(folder: Path) -> None:
             print("ONNX: not tried; pip install onnxscript onnxruntime")
 
 
-def _compare(name: str, found: Any, expected: Any) -> None:
-    error = float((found - expected).abs().max())
+def _compare(name: str, output: Any, expected: Any) -> None:
+    error = float((output - expected).abs().max())
     if error > _TOLERANCE[name]:
         raise ValueError(f"{name} differs by {error:.2g} from the network, more than {_TOLERANCE[name]:g}")
     print(f"{name}: exported, and differs by {error:.2g}")
@@ -196,12 +194,12 @@ def _bundle_files(folder: Path) -> dict[str, Any]:
 def main(folder: str, mode: str, *schemas: str) -> int:
     """Check a bundle; 0, or 1 after an error, which is printed."""
     logging.basicConfig(level=logging.ERROR)
-    logging.disable(logging.WARNING)  # exporters tell what they optimise
+    logging.disable(logging.WARNING)  # exporters log every optimisation
     warnings.simplefilter("ignore")
     sys.path.insert(0, folder)
     try:
         check(Path(folder), mode, Path(schemas[0]) if schemas else None)
-    except Exception as error:  # whatever the bundle's own code raises
+    except Exception as error:  # the bundle's own code may raise anything
         while error.__cause__ is not None:  # MONAI wraps errors
             error = error.__cause__  # type: ignore[assignment]
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

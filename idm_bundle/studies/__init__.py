@@ -1,1 +1,1 @@
-"""Short trainings that answer one question each: ``python -m idm_bundle.studies``."""
+"""Short training runs that answer one question each: ``python -m idm_bundle.studies``."""

@@ -1,6 +1,6 @@
-"""``python -m idm_bundle.studies NAME``: short trainings on phantoms that answer one question each.
+"""``python -m idm_bundle.studies NAME``: short training runs on phantoms that answer one question each.
 
-Every training is the bundle's own, with a few values changed; one seed, unless a study asks for more.
+Every run uses the bundle's configs with a few values changed, and one seed unless a study names more.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def main() -> None:
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--side", type=int, default=16, help="voxels per axis (16)")
-    parser.add_argument("--json", type=Path, help="file to write; a study that was interrupted goes on in it")
-    parser.add_argument("--dataset_dir", help="BraTS folder of the study real")
+    parser.add_argument("--json", type=Path, help="file to write; an interrupted study is continued in it")
+    parser.add_argument("--dataset_dir", help="BraTS folder, for the study real")
     options = parser.parse_args()
     if (options.study in real.STUDIES) != (options.dataset_dir is not None):
-        parser.error("the study real needs --dataset_dir, the BraTS folder that it is of; the others are of phantoms")
-    own = {} if options.dataset_dir is None else {"dataset_dir": options.dataset_dir}
+        parser.error("the study real needs --dataset_dir, its BraTS folder; the others use phantoms and take none")
+    data = {} if options.dataset_dir is None else {"dataset_dir": options.dataset_dir}
     settings = {
         "study": options.study,
         "steps": options.steps,
@@ -42,7 +42,7 @@ def main() -> None:
     results = _earlier(options.json, settings)
     for name, variant in STUDIES[options.study].items():
         if name not in results:
-            results[name] = variant(steps=options.steps, side=options.side, **own)
+            results[name] = variant(steps=options.steps, side=options.side, **data)
         print(name, json.dumps(results[name]), flush=True)
         content = {**settings, "results": results}
         if options.study in quality.SUMMARIES:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _earlier(file: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the file holds of the same study, which an interruption ended."""
+    """Results of the same study in the file, from before an interruption."""
     written = json.loads(file.read_text()) if file is not None and file.is_file() else {}
     results = written.pop("results", {})
     written.pop("summary", None)

@@ -12,7 +12,7 @@ from idm_bundle.installed import bundle_here_or_installed
 
 __all__ = ["SMALLEST", "configured"]
 
-# train.yaml with a network and data so small that most of the time is between steps
+# values of train.yaml that make network and data so small that most of the time passes between steps
 SMALLEST: dict[str, Any] = {
     "device": "$torch.device('cpu')",
     "preset": "light",
@@ -32,11 +32,11 @@ SMALLEST: dict[str, Any] = {
 
 
 def configured(changes: Mapping[str, Any], *overlays: str) -> ConfigParser:
-    """train.yaml, overlaid.
+    """train.yaml with overlays and changed values.
 
     Args:
-        changes: Of its values; they are copied, because a parser writes ``network_def#skips`` into the dict that it was
-            given as ``network_def``, where the next training would find it.
+        changes: Values by their ids. They are copied, because a parser writes ``network_def#skips`` into the dictionary
+            that it was given as ``network_def``, and the next training run would use it.
         overlays: Names of further configs, without suffix.
     """
     config = ConfigParser()

@@ -1,7 +1,7 @@
-"""Whether a training that is killed again and again ends where an undisturbed one does.
+"""Whether a training run that is killed again and again ends with the same weights as an undisturbed one.
 
-Short trainings, each in a process of its own; ``kill -9`` ends them at random moments, some while they start, others in
-one of their next epochs, every second one while a checkpoint is half written; the next goes on with ``resume``.
+Short runs, each in a separate process, are ended with ``kill -9`` at random moments: some while they start, others in
+one of their next epochs, every second one while a checkpoint is half written. The next one continues with ``resume``.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ __all__ = ["STUDIES"]
 def killed(
     steps: int, side: int, kills: int = 30, overlays: tuple[str, ...] = (), seed: int = 0, **changes: Any
 ) -> dict[str, Any]:
-    """Train undisturbed, and with interruptions; compare all that the last checkpoints and the best weights hold.
+    """Train undisturbed, and with interruptions; compare everything in the last checkpoints and the best weights.
 
     Args:
-        steps: Of a training, an epoch each, with a checkpoint; every twentieth is validated.
+        steps: Number of steps, each an epoch with a checkpoint; every twentieth epoch is validated.
         side: Voxels per axis.
-        kills: Of the second training.
-        overlays: On train.yaml.
-        seed: Of the moments.
-        changes: Of the configs' values.
+        kills: Number of interruptions.
+        overlays: Names of configs after train.yaml, without suffix.
+        seed: Seed of the moments of interruption.
+        changes: Values of the configs that are changed.
     Returns:
-        ``kills``, how many of them left a checkpoint ``half_written``, the ``epochs`` that were saved by then, how many
-        ``different`` tensors and numbers there are of ``compared`` ones, and the ``seconds`` of it all.
+        ``kills``; the number of them that left a checkpoint ``half_written``; the ``epochs`` saved at each; how many of
+        the ``compared`` tensors and numbers are ``different``; and the ``seconds`` of the study.
     Raises:
-        RuntimeError: If a training fails, or ends before it is killed.
+        RuntimeError: If a run fails, or ends before it is killed.
     """
     begin, chance = time.perf_counter(), random.Random(seed)
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([__name__])  # children begin with everything imported
-    _finish(processes.Process(target=time.time))  # from now on
+    processes.set_forkserver_preload([__name__])  # children start with everything imported
+    _finish(processes.Process(target=time.time))  # starts the server, so that later timings leave it out
     with tempfile.TemporaryDirectory() as folder:
         values = {**SMALLEST, "spatial_size": [side] * 3, **changes}
         whole, cut = ({**demo(f"{folder}/{name}", steps, side, steps, max(1, steps // 20)), **values} for name in "ab")
@@ -97,7 +97,7 @@ def _wait(training: BaseProcess, seen: Callable[[], bool], seconds: float = math
     end = time.perf_counter() + seconds
     while not seen() and time.perf_counter() < end:
         if not training.is_alive():
-            raise RuntimeError("a training ended before it was killed; see what it said, or give more --steps")
+            raise RuntimeError("a run ended before it was killed; see its output above, or give more --steps")
         time.sleep(5e-4)
 
 
@@ -106,7 +106,7 @@ def _finish(training: BaseProcess) -> None:
         training.start()
     training.join()
     if training.exitcode:
-        raise RuntimeError(f"a training failed, with exit code {training.exitcode}; see what it said")
+        raise RuntimeError(f"a run failed with exit code {training.exitcode}; see its output above")
 
 
 def _unfinished(values: Mapping[str, Any], training: BaseProcess) -> bool:
@@ -118,7 +118,7 @@ def _reached(values: Mapping[str, Any], epoch: int) -> bool:
 
 
 def _epoch(values: Mapping[str, Any]) -> int:
-    """Of the last checkpoint; 0 where there is none."""
+    """Epoch of the last checkpoint; 0 if there is none."""
     files = Path(values["ckpt_dir"]).glob("checkpoint_epoch=*.pt")
     return max((int(file.stem.partition("=")[2]) for file in files), default=0)
 

@@ -1,13 +1,13 @@
-"""How good reconstructions and samples of phantoms are, and what makes them so.
+"""Quality of reconstructions and samples of phantoms, and the settings that it depends on.
 
-- ``quality``: what is predicted, at which timesteps, how the loss weighs them, and the average of the weights.
-- ``peers``: our network and MONAI's DiffusionModelUNet, as many parameters and steps, three seeds. MONAI's at a
-  third of our learning rate, which does better: at ours its loss jumped in one of two trainings.
-- ``chain``: reconstruction by few steps and by all, of several samplers.
-- ``grid``: bookends of stride 2, for ``--side 64`` at the time that 32 take without.
-- ``twin``: the losses of rebuilt and of stored activations.
+- ``quality``: prediction type, distribution of the training timesteps, weights of the loss, and average of the weights.
+- ``peers``: our network and MONAI's DiffusionModelUNet with the same number of parameters and steps, three seeds.
+  MONAI's has a third of our learning rate, which suits it better: with ours, its loss jumped in one of two runs.
+- ``chain``: reconstruction with few and with all steps of several samplers.
+- ``grid``: bookends of stride 2, for ``--side 64`` in the time that a side of 32 takes without them.
+- ``twin``: the losses with rebuilt and with stored activations.
 
-Networks are trained on 64 phantoms, at equal steps, and judged on 8 others.
+Networks are trained on 64 phantoms with the same number of steps, and evaluated on 8 others.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "noise, uniform, min-SNR 5": {"prediction_type": "epsilon", "timestep_power": 1.0, "min_snr_gamma": 5.0},
     "image, uniform": {"prediction_type": "sample", "timestep_power": 1.0},
 }
-_WAYS = {
+_CHAINS = {
     "DPM-Solver++": ("DPMSolverPlusPlusScheduler", (5, 10, 20, 50, 100, 2000)),
     "DDIM": ("StridedDDIMScheduler", (5, 20, 100, 2000)),
     "Heun": ("StridedHeunScheduler", (3, 10, 25)),
@@ -63,13 +63,13 @@ def judge(changes: Mapping[str, Any], steps: int, side: int, seed: int = 0) -> d
     """Train on phantoms, then reconstruct those of the test split, and sample.
 
     Args:
-        changes: Of the values of train.yaml.
+        changes: Values of train.yaml that are changed.
         steps: Iterations of training.
         side: Voxels per axis of a volume.
-        seed: Of the weights and batches; the phantoms are the same ones.
+        seed: Seed of weights and batches; the phantoms stay the same.
     Returns:
-        ``parameters``, ``step_gflop``, ``step_s`` (median), ``loss`` (mean of the last tenth of the steps); by timestep
-        t250 and t500, what :func:`_reconstructed` gives; and the figures of GenerationMetrics of 16 samples.
+        ``parameters``, ``step_gflop``, ``step_s`` (median), ``loss`` (mean of the last tenth of the steps); for
+        ``t250`` and ``t500`` the figures of :func:`_reconstructed`; and those of GenerationMetrics, of 16 samples.
     """
     with tempfile.TemporaryDirectory() as folder:
         values = {**demo(folder, steps, side), **changes}
@@ -83,7 +83,7 @@ def judge(changes: Mapping[str, Any], steps: int, side: int, seed: int = 0) -> d
 
 
 def chain(steps: int, side: int) -> dict[str, Any]:
-    """Train our network on phantoms, then reconstruct from t = 500 of 2000 in many ways: figures by way and steps."""
+    """Train our network on phantoms, then reconstruct from t = 500 of 2000: figures by sampler and number of steps."""
     with tempfile.TemporaryDirectory() as folder:
         values = demo(folder, steps, side)
         train(values)
@@ -91,16 +91,16 @@ def chain(steps: int, side: int) -> dict[str, Any]:
             f"{name}, {number} of 2000 steps": _reconstructed(
                 {**values, "sampler": sampler, "num_inference_steps": number}, 500
             )
-            for name, (sampler, numbers) in _WAYS.items()
+            for name, (sampler, numbers) in _CHAINS.items()
             for number in numbers
         }
 
 
 def twin(steps: int, side: int) -> dict[str, float]:
-    """The losses of two trainings on exact streams, one of which rebuilds its activations.
+    """Compare the losses of two runs on exact streams, one of which rebuilds its activations.
 
     Returns:
-        ``first_loss`` and ``last_loss``, how many losses are ``different``, and the largest ``difference``.
+        ``first_loss`` and ``last_loss``, the number of losses that are ``different``, and the largest ``difference``.
     """
     losses = []
     for activations in ("rebuilt", "stored"):
@@ -117,20 +117,20 @@ def twin(steps: int, side: int) -> dict[str, float]:
 
 
 def compare(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The difference of the peers' SSIM in the brain, ours less MONAI's, over the cases of all seeds, by timestep."""
+    """Statistics of SSIM in the brain, our network's minus MONAI's, over the cases of all seeds, by timestep."""
     found = {}
     for t in ("t250", "t500"):
         differences = []
-        for name, ours in results.items():
+        for name, reversible in results.items():
             if name.startswith(_OURS):
                 theirs = results.get(name.replace(_OURS, _THEIRS), {t: {"ssim_of": {}}})[t]["ssim_of"]
-                differences += [ours[t]["ssim_of"][case] - ssim for case, ssim in theirs.items()]
+                differences += [reversible[t]["ssim_of"][case] - ssim for case, ssim in theirs.items()]
         found[t] = describe(differences)
     return found
 
 
 def _reconstructed(knobs: Mapping[str, Any], timestep: int) -> dict[str, Any]:
-    """Means over cases and modalities, by method, metric and region; ``ssim_of`` each case, in the brain."""
+    """Means over cases and modalities, by method, metric and region; and ``ssim_of``, each case's SSIM in the brain."""
     evaluate({**knobs, "reconstruction_timestep": timestep, "evaluation_split": "test"}, "evaluate")
     rows = json.loads(Path(knobs["output_dir"], "evaluation", "reconstruction.json").read_text())["cases"]
     series: dict[str, list[float]] = {}
@@ -148,7 +148,7 @@ def _reconstructed(knobs: Mapping[str, Any], timestep: int) -> dict[str, Any]:
 
 
 STUDIES: dict[str, dict[str, partial[dict[str, Any]]]] = {
-    # Stored activations take less time and give the same gradients, to rounding.
+    # stored activations take less time, and their gradients are equal to rounding
     "quality": {name: partial(judge, {"activations": "stored", **changes}) for name, changes in _VARIANTS.items()},
     "peers": {
         f"{name}, seed {seed}": partial(judge, changes, seed=seed)

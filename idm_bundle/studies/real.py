@@ -1,6 +1,7 @@
-"""The tables of a folder of real cases, however few: what the phantoms' studies judge, trained on a part of the split.
+"""The evaluations of the phantom studies on a folder of real cases, however few, trained on a part of the split.
 
-Of two cases one is trained on and the other judged, which shows that everything runs, and nothing about other patients.
+Of two cases, one is for training and the other for evaluation: this shows that everything runs, and nothing about other
+patients.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from idm_bundle.studies import quality, synthesis
 __all__ = ["STUDIES"]
 
 
-def _own(dataset_dir: str, steps: int, side: int) -> dict[str, Any]:
-    """Values of train.yaml for a short training on a BraTS folder."""
+def _short_run(dataset_dir: str, steps: int, side: int) -> dict[str, Any]:
+    """Values of train.yaml for a short training run on a BraTS folder."""
     return {
         "dataset_dir": dataset_dir,
         "spatial_size": [side] * 3,
@@ -26,16 +27,16 @@ def _own(dataset_dir: str, steps: int, side: int) -> dict[str, Any]:
 
 
 def reconstruct_and_generate(steps: int, side: int, dataset_dir: str) -> dict[str, Any]:
-    """As :func:`idm_bundle.studies.quality.judge`, without the names of the cases."""
-    found = quality.judge(_own(dataset_dir, steps, side), steps, side)
+    """:func:`idm_bundle.studies.quality.judge` on real cases, without their names in the results."""
+    found = quality.judge(_short_run(dataset_dir, steps, side), steps, side)
     for t in ("t250", "t500"):
         del found[t]["ssim_of"]
     return found
 
 
 def synthesise(known: str, steps: int, side: int, dataset_dir: str) -> dict[str, Any]:
-    """As :func:`idm_bundle.studies.synthesis.compare`, of the other of T1 and T2."""
-    return synthesis.compare({**_own(dataset_dir, steps, side), "known": [known]}, [[known]], steps, side)
+    """:func:`idm_bundle.studies.synthesis.compare` on real cases: T2 from T1, or T1 from T2."""
+    return synthesis.compare({**_short_run(dataset_dir, steps, side), "known": [known]}, [[known]], steps, side)
 
 
 STUDIES = {

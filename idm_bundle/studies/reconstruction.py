@@ -1,9 +1,9 @@
-"""Short trainings of the demo that answer one question each.
+"""Short training runs of the demo that answer one question each.
 
-- ``precision``: does training on exact streams end where training in float32 does?
+- ``precision``: does training on exact streams reach the same loss as training in float32?
 - ``inverse``: does eq. 8's lambda_R align the inverse of the network with the network?
 - ``bookends``: what does the network lose without its ordinary convolutions at both ends?
-- ``optimizer``: do 8-bit states and bfloat16 weights end where float32 does?
+- ``optimizer``: do 8-bit states and bfloat16 weights reach the same loss as float32?
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _EIGHT_BIT = {
 }
 _VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "precision": {p: {"precision": p} for p in ("float32", "exact")},
-    # as in the paper, the network predicts the noise: from a velocity the noisy volume cannot be told
+    # as in the paper, the network predicts the noise: the noisy volume does not follow from a velocity
     "inverse": {f"lambda_R {r:g}": {"lambda_r": r, "prediction_type": "epsilon"} for r in (0.001, 0.03, 1.0)},
     "bookends": {
         "with": {},
-        # 2 channels of 32^3 voxels become 16 of 16^3: the same core, one level further down
+        # 2 channels of 32^3 voxels become 16 channels of 16^3: the same core, one level deeper
         "without": {
             "network_def#bookends": False,
             "network_def#channels": [16, 32, 64, 128],
@@ -57,12 +57,12 @@ def short(changes: Mapping[str, Any], steps: int, side: int) -> dict[str, float]
     """Train on few phantoms for some steps.
 
     Args:
-        changes: Of train.yaml's values.
+        changes: Values of train.yaml that are changed.
         steps: Iterations.
         side: Voxels per axis.
     Returns:
         ``loss``, the mean over the last tenth of the steps; ``psnr_brain_db`` of the validation's reconstructions;
-        ``inverse_error``, the mean of |x_t - U^-1(U(x_t, t))| of the validation's volumes, where there is an inverse.
+        ``inverse_error``, the mean of |x_t - U^-1(U(x_t, t))| of the validation's volumes, if an inverse is trained.
     """
     with tempfile.TemporaryDirectory() as folder:
         few = {"demo#num_subjects": 20, "demo#phantom_size": [64, 64, 48]}

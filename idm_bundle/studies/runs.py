@@ -1,4 +1,4 @@
-"""Trainings and evaluations of the bundle's own, with a few values changed."""
+"""Training and evaluation with the bundle's configs, with a few values changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["demo", "evaluate", "train"]
 
 
 def demo(folder: str, steps: int, side: int, epochs: int = 10, validations: int = 2) -> dict[str, Any]:
-    """Values of train.yaml for a training of some steps on phantoms of ``side``^3 voxels, which writes to a folder."""
+    """Values of train.yaml for a run of some steps on phantoms of ``side``^3 voxels that writes to a folder."""
     return {
         "output_dir": f"{folder}/output",
         "ckpt_dir": f"{folder}/models",
@@ -33,9 +33,9 @@ def train(values: Mapping[str, Any], *overlays: str, seed: int = 0) -> tuple[Con
     """Train.
 
     Args:
-        values: Of train.yaml with the overlays.
+        values: Values of train.yaml and the overlays, by their ids.
         overlays: Names of further configs, without suffix.
-        seed: Of the weights and batches; the phantoms are the same ones.
+        seed: Seed of weights and batches; the phantoms stay the same.
     Returns:
         The config, and ``parameters``, ``peak_mib``, ``step_gflop``, ``step_s`` (median), ``losses`` of every step and
         ``loss``, the mean of the last tenth of them.
@@ -65,7 +65,7 @@ def train(values: Mapping[str, Any], *overlays: str, seed: int = 0) -> tuple[Con
 
 
 def evaluate(values: Mapping[str, Any], *overlays: str) -> Engine:
-    """Evaluate model.pt of a training with the same values; returns the evaluator, whose metrics tell."""
+    """Evaluate model.pt of a run with the same values; returns the evaluator, whose state holds the metrics."""
     evaluator: Engine = configured(values, *overlays).get_parsed_content("validate#evaluator")
     evaluator.run()
     return evaluator

@@ -1,10 +1,10 @@
-"""Segmentations of phantoms by diffusion: patches or whole volumes, PatchDDM's network or the reversible one.
+"""Segmentation of phantoms by diffusion: patches or whole volumes, PatchDDM's network or the reversible one.
 
-- ``segmentation``: both networks on patches and on whole volumes.
-- ``patches``: patch size, skips that are averaged or concatenated, coordinates or none, one region or three; two seeds.
-- ``sampling``: how many steps of which sampler, and how many draws.
+- ``segmentation``: both networks, on patches and on whole volumes.
+- ``patches``: patch size, averaged or concatenated skips, with or without coordinates, one region or three; two seeds.
+- ``sampling``: sampler, number of steps and number of draws.
 
-Networks are trained on 24 phantoms, at equal steps, and judged on 8 others.
+Networks are trained on 24 phantoms with the same number of steps, and evaluated on 8 others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PATCHDDM = {
     },
     "activations": "stored",
 }
-_PATCH = {"patch_size": [16, 16, 16]}  # of volumes of 32^3: an eighth, as 128^3 of 256^3
+_PATCH = {"patch_size": [16, 16, 16]}  # an eighth of a volume of 32^3, like 128^3 of 256^3
 _VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "segmentation": {
         "patch": {**_PATCHDDM, **_PATCH},
@@ -45,7 +45,11 @@ _VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "reversible, 16^3, three regions": {**_PATCH, "regions": ["core", "whole", "enhancing"]},
     },
 }
-_BLENDED = {"sw_batch_size": 8, "overlap": 0.25, "mode": "gaussian"}  # as DrawingInferer does, eight at once
+_BLENDED = {
+    "sw_batch_size": 8,
+    "overlap": 0.25,
+    "mode": "gaussian",
+}  # the same as in DrawingInferer, eight patches at a time
 _SAMPLERS = {"DDIM": "StridedDDIMScheduler", "Heun": "StridedHeunScheduler"}
 _STEPS = {"DDIM": (1, 2, 5, 10, 20, 50, 100, 1000), "Heun": (1, 2, 5, 10, 25)}
 
@@ -56,15 +60,16 @@ def compare(
     """Train on phantoms, then segment those of the test split.
 
     Args:
-        changes: Of the values of train.yaml with segmentation.yaml.
+        changes: Values of train.yaml and segmentation.yaml that are changed.
         steps: Iterations of training.
         side: Voxels per axis of a volume.
-        seed: Of the weights and batches; the phantoms are the same ones.
-        in_patches: Also segment in overlapping patches, of the size of the training's: ``dice_in_patches``, of 5 draws.
+        seed: Seed of weights and batches; the phantoms stay the same.
+        in_patches: Whether to segment also in overlapping patches of the size used in training: ``dice_in_patches``, of
+            5 draws.
     Returns:
-        ``parameters``, ``peak_mib`` of the training, ``step_gflop``, ``step_s`` (median), and of the test split
-        ``draw_dice`` (one draw), ``dice`` and ``hd95_mm`` (5 draws), ``otsu_dice`` and ``best_threshold_dice``; for
-        several regions ``dice`` is their mean, and there is one for each.
+        ``parameters``, ``peak_mib`` of training, ``step_gflop``, ``step_s`` (median), and for the test split
+        ``draw_dice`` (one draw), ``dice`` and ``hd95_mm`` (5 draws), ``otsu_dice`` and ``best_threshold_dice``; of
+        several regions ``dice`` is the mean, and each has its own, ``dice_<region>``.
     """
     with tempfile.TemporaryDirectory() as folder:
         values = {**demo(folder, steps, side), **changes}
@@ -81,13 +86,13 @@ def compare(
 
 
 def sample(steps: int, side: int) -> dict[str, float]:
-    """Train the reversible network on phantoms, then segment the test split by several samplers.
+    """Train the reversible network on phantoms, then segment the test split with several samplers.
 
     Args:
         steps: Iterations of training.
         side: Voxels per axis of a volume.
     Returns:
-        Dice of one draw by sampler and passes of the network, and of 1 to 10 draws.
+        Dice of one draw, by sampler and number of network passes, and Dice of 1 to 10 draws.
     """
     with tempfile.TemporaryDirectory() as folder:
         values = demo(folder, steps, side)

@@ -1,7 +1,7 @@
-"""Whether a long training stays as it began: its memory, and the error of the activations that it rebuilds.
+"""Whether memory and the error of rebuilt activations stay constant during a long training run.
 
-train.yaml as it is, with all its handlers, on a network and volumes so small that tens of thousands of steps take
-minutes; checkpoints and validations come as often as in long trainings.
+The study runs train.yaml with all its handlers on a network and volumes so small that tens of thousands of steps take
+minutes; checkpoints and validations are as frequent as in long runs.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from idm_bundle.studies.runs import demo
 
 __all__ = ["STUDIES"]
 
-_EVERY = 500  # iterations between two looks
-_PARTS = 5  # in the first one caches and pools fill
+_EVERY = 500  # iterations between two measurements
+_PARTS = 5  # during the first part, caches and pools fill
 
 
 def soaked(steps: int, side: int) -> dict[str, Any]:
-    """Train for long.
+    """Train for many steps.
 
     Args:
-        steps: Of the training; an epoch has 500, and every tenth is validated.
+        steps: Number of steps; an epoch has 500, and every tenth epoch is validated.
         side: Voxels per axis.
     Returns:
-        ``mb_per_10000_steps``, the slope of the process's resident memory after the first fifth; means of each fifth:
-        resident ``mb``, ``errors`` of rebuilt activations in units of the stream, and ``losses``; the
+        ``mb_per_10000_steps``, the slope of the process's resident memory after the first fifth; the means of each
+        fifth of resident ``mb``, of ``errors`` of rebuilt activations in units of the stream, and of ``losses``; the
         ``largest_error``; and ``seconds``.
     """
     begin = time.perf_counter()
@@ -41,7 +41,7 @@ def soaked(steps: int, side: int) -> dict[str, Any]:
     errors: list[float] = []
     losses: list[float] = []
 
-    def look(engine: Engine) -> None:
+    def measure(engine: Engine) -> None:
         iterations.append(engine.state.iteration)
         memory.append(_resident_mb())
         errors.append(network.training_error())
@@ -53,7 +53,7 @@ def soaked(steps: int, side: int) -> dict[str, Any]:
         config = configured({**demo(folder, steps, side, epochs, max(1, epochs // 10)), **SMALLEST})
         network = config.get_parsed_content("network")
         trainer: Engine = config.get_parsed_content("train#trainer")
-        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=_EVERY), look)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=_EVERY), measure)
         trainer.run()
     warm = len(memory) // _PARTS
     return {

@@ -1,6 +1,7 @@
-"""Missing contrasts of phantoms, made from those that are there: one network per task, and one for all.
+"""Synthesis of missing contrasts of phantoms from the known ones: one network for each task, and one for all tasks.
 
-Networks are trained on 64 phantoms, at equal steps, and judged on 8 others, by one draw and by the mean of 5.
+Networks are trained on 64 phantoms with the same number of steps, and evaluated on 8 others, with one draw and with the
+mean of 5.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ _ALL = ["t1", "t1ce", "t2", "flair"]
 
 
 def compare(changes: Mapping[str, Any], judged: Sequence[Sequence[str]], steps: int, side: int) -> dict[str, Any]:
-    """Train on phantoms, then make the contrasts of the test split that are not known.
+    """Train on phantoms, then synthesise the unknown contrasts of the test split.
 
     Args:
-        changes: Of the values of train.yaml with synthesis.yaml.
-        judged: Which contrasts are known, one evaluation for each.
+        changes: Values of train.yaml and synthesis.yaml that are changed.
+        judged: Known contrasts of each evaluation.
         steps: Iterations of training.
         side: Voxels per axis of a volume.
     Returns:
-        ``parameters``, ``step_s`` (median), and by the known contrasts the scalars of SynthesisMetrics.
+        ``parameters``, ``step_s`` (median), and the scalars of SynthesisMetrics by the known contrasts.
     """
     with tempfile.TemporaryDirectory() as folder:
         values = {**demo(folder, steps, side), **changes}

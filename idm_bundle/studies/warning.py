@@ -1,6 +1,6 @@
-"""Whether an evaluation warns of generated volumes that are wrong, and of no others.
+"""Whether an evaluation warns of generated volumes that are wrong, and only of these.
 
-A network is trained on phantoms; then the same weights sample as they should, and with faults planted.
+A network is trained on phantoms; then the same weights generate volumes, without faults and with planted ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["STUDIES"]
 
 
 def _sampler(**settings: Any) -> dict[str, Any]:
-    """The sampler of the training's settings, but for these."""
+    """A sampler with the settings of the training run, except for these."""
     return {
         "few_step_scheduler": "$monai_idm.schedulers.named_sampler(@sampler, num_inference_steps=@num_inference_steps, "
         f"**{{**@scheduler.settings, **{settings}}})"
@@ -38,7 +38,7 @@ _PLANTED: dict[str, dict[str, Any]] = {
 
 
 class SameVolumes(GenerateVolumes):
-    """Volumes that all start from the same noise: a fault to plant."""
+    """Volumes that all start from the same noise: a planted fault."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -49,7 +49,7 @@ def warned(steps: int, side: int, seed: int = 0) -> dict[str, list[str]]:
     """Train, with five validations, then evaluate with and without faults.
 
     Returns:
-        The warnings, by where they came from: the ``training`` and its last weights (``clean``), and what was planted.
+        The warnings of the ``training``, of an evaluation of its weights (``clean``), and of each planted fault.
     """
     with tempfile.TemporaryDirectory() as folder:
         values = demo(folder, steps, side, validations=5)
@@ -64,17 +64,17 @@ def warned(steps: int, side: int, seed: int = 0) -> dict[str, list[str]]:
 
 
 def _warnings(run: Callable[[], Any]) -> list[str]:
-    """What the watch says while something runs."""
-    said: list[str] = []
+    """Warnings of the watch while something runs."""
+    messages: list[str] = []
     listener = logging.Handler(logging.WARNING)
-    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    listener.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     watch = logging.getLogger("monai_idm.handlers.sample_watch")
     watch.addHandler(listener)
     try:
         run()
     finally:
         watch.removeHandler(listener)
-    return said
+    return messages
 
 
 STUDIES = {"warnings": {f"seed {seed}": partial(warned, seed=seed) for seed in (0, 1, 2)}}

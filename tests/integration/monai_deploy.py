@@ -1,10 +1,10 @@
-"""MONAI Deploy's App SDK, for real, with a packaged bundle of a segmentation: an application of three operators.
+"""Run MONAI Deploy's App SDK with a packaged bundle of a segmentation: an application of three operators.
 
     python -m idm_bundle package --weights bundle/models/segmentation/model.pt --output packaged
     python tests/integration/monai_deploy.py packaged/brats_mri_invertible_diffusion_segmentation --work deploy
 
-Not part of the tests: it installs the SDK, in an environment of its own, where this project is not. The case is a
-phantom, or ``--study FILE``, a 4D NIfTI file (T1, T1ce, T2, FLAIR). It takes no GPU.
+Not part of the tests: it installs the SDK in a separate environment without this project. The case is a phantom, or
+``--study FILE``, a 4D NIfTI file (T1, T1ce, T2, FLAIR). No GPU is needed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="folder that package wrote, of a segmentation")
     parser.add_argument("--work", type=Path, required=True, help="folder for the environment, the study and the result")
-    parser.add_argument("--study", type=Path, help="4D NIfTI file; without: a phantom is generated")
+    parser.add_argument("--study", type=Path, help="4D NIfTI file; without it, a phantom is generated")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # the environment of the SDK
     options = parser.parse_args()
     if options.inside:
@@ -52,12 +52,12 @@ def main() -> None:
     study = phantom(options.work) if options.study is None else options.study
     model = export(options.bundle, options.work / "model.ts")
     command = [str(python), __file__, str(model), "--work", str(options.work), "--study", str(study), "--inside"]
-    # the code that the configs name is the bundle's own
+    # the code that the configs name is taken from the bundle
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(options.bundle.resolve())})
 
 
 def install(work: Path) -> Path:
-    """The SDK's Python, in an environment of its own."""
+    """Install the SDK in a separate environment, and return its Python."""
     python = work / "venv" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(work / "venv")], check=True)
@@ -79,7 +79,7 @@ def phantom(work: Path) -> Path:
 
 
 def export(bundle: Path, model: Path) -> Path:
-    """The network as TorchScript, with metadata and configs inside, by MONAI's own command."""
+    """Export the network as TorchScript, with metadata and configs inside, with MONAI's own command."""
     files = {"meta_file": "metadata.json", "config_file": "inference.json"}
     command = [sys.executable, "-m", "monai.bundle", "ckpt_export", "network_def", "--filepath", str(model)]
     command += ["--bundle_root", str(bundle), "--ckpt_file", str(bundle / "models" / "model.pt")]
@@ -90,7 +90,7 @@ def export(bundle: Path, model: Path) -> Path:
 
 
 def run(model: Path, study: Path, result: Path) -> None:
-    """Load, segment by MonaiBundleInferenceOperator, write."""
+    """Load the study, segment it with MonaiBundleInferenceOperator, and write the result."""
     from holoscan.conditions import CountCondition
     from monai.deploy.core import AppContext, Application, Image, IOType, Operator, OperatorSpec
     from monai.deploy.operators import IOMapping, MonaiBundleInferenceOperator

@@ -1,10 +1,10 @@
-"""MONAI Label's server, for real, with a packaged bundle: what a radiologist's viewer asks of it, asked by a script.
+"""Run MONAI Label's server with a packaged bundle, and send it the requests of a radiologist's viewer.
 
     python -m idm_bundle package --weights bundle/models/segmentation/model.pt --output packaged
     python tests/integration/monai_label.py packaged/brats_mri_invertible_diffusion_segmentation --work label
 
-Not part of the tests: it installs MONAI Label, which has its own wishes for versions, in an environment of its own,
-where this project is not. Studies are phantoms, or ``--studies FOLDER`` of 4D NIfTI files (T1, T1ce, T2, FLAIR).
+Not part of the tests: it installs MONAI Label, which needs other versions of some packages, in a separate environment
+without this project. Studies are phantoms, or ``--studies FOLDER`` of 4D NIfTI files (T1, T1ce, T2, FLAIR).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="folder that package wrote, of a segmentation")
     parser.add_argument("--work", type=Path, required=True, help="folder for the environment, the app and the studies")
-    parser.add_argument("--studies", type=Path, help="4D NIfTI files; without: phantoms are generated")
+    parser.add_argument("--studies", type=Path, help="folder of 4D NIfTI files; without it, phantoms are generated")
     parser.add_argument("--port", type=int, default=8123)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def install(work: Path) -> Path:
-    """MONAI Label's command, in an environment of its own."""
+    """Install MONAI Label in a separate environment, and return its command."""
     label = work / "venv" / "bin" / "monailabel"
     if not label.exists():
         subprocess.run([sys.executable, "-m", "venv", str(work / "venv")], check=True)
@@ -71,7 +71,7 @@ def install(work: Path) -> Path:
 
 
 def phantoms(studies: Path, number: int = 4) -> Path:
-    """Phantoms as a viewer's studies: a 4D file for each, and its label."""
+    """Write phantoms as studies of a viewer: a 4D file and a label for each."""
     folder = studies.with_name("phantoms")
     write_phantoms(str(folder), number, (96, 96, 72), 1000)
     (studies / "labels" / "final").mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def phantoms(studies: Path, number: int = 4) -> Path:
 
 
 def copied(given: Path, work: Path) -> Path:
-    """The studies given, where the server may write beside them."""
+    """A copy of the given studies, into whose folder the server may write."""
     studies = work / "studies"
     studies.mkdir(exist_ok=True)
     for file in given.glob("*.nii.gz"):
@@ -94,23 +94,23 @@ def copied(given: Path, work: Path) -> Path:
 
 
 def application(label: Path, bundle: Path, work: Path) -> Path:
-    """MONAI Label's app for bundles, with ours in it."""
+    """Download MONAI Label's app for bundles, and put ours into it."""
     app = work / "apps" / "monaibundle"
     if not app.exists():
         command = ["apps", "--download", "--name", "monaibundle", "--output", str(app.parent)]
         subprocess.run([str(label), *command], check=True, env=_environment(label))
-    there = app / "model" / bundle.name
-    shutil.rmtree(there, ignore_errors=True)
-    shutil.copytree(bundle, there)
-    for name in ("inference", "train"):  # the studies are 4D, and nothing in them says what their channels are
-        file = there / "configs" / f"{name}.json"
+    target = app / "model" / bundle.name
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(bundle, target)
+    for name in ("inference", "train"):  # the files are 4D, and do not name their channels
+        file = target / "configs" / f"{name}.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"channel_order": list(CONTRASTS)}))
     return app
 
 
 @contextmanager
 def server(label: Path, app: Path, studies: Path, name: str, port: int, log: Path) -> Iterator[str]:
-    """A running server; its address."""
+    """Start the server, and yield its address."""
     command = [str(label), "start_server", "--app", str(app), "--studies", str(studies), "--port", str(port)]
     command += [
         "--host",
@@ -148,13 +148,13 @@ def server(label: Path, app: Path, studies: Path, name: str, port: int, log: Pat
 
 
 def _environment(label: Path) -> dict[str, str]:
-    """The command starts whatever ``python`` comes first."""
+    """An environment in which MONAI Label's Python comes first, because its command starts ``python``."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return {**inherited, "PATH": f"{label.parent}{os.pathsep}{inherited['PATH']}"}
 
 
 def infer(url: str, name: str, case: Path, result: Path) -> None:
-    """A mask of a study, on its grid."""
+    """Request the mask of a study, and check that it is on the study's grid."""
     start = time.perf_counter()
     result.write_bytes(ask(f"{url}/infer/{name}?image={case.name.removesuffix('.nii.gz')}&output=image", post=True))
     given, found = nib.load(case), nib.load(result)
@@ -166,7 +166,7 @@ def infer(url: str, name: str, case: Path, result: Path) -> None:
 
 
 def train(url: str, name: str, models: Path) -> None:
-    """An epoch on the labels that the studies have."""
+    """Request an epoch of training on the studies' labels."""
     start = time.perf_counter()
     before = {file.name for file in models.iterdir()}
     body = json.dumps({"max_epochs": EPOCHS, "name": "trained", "multi_gpu": False}).encode()

@@ -1,4 +1,4 @@
-"""Bundles made of weights, and the checks of bundles."""
+"""Bundles made from weights, and the checks of bundles."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TASKS: dict[str, list[str]] = {"generation": [], "segmentation": ["segmentation"
 
 
 def weights(folder: Path, *overlays: str, source: str = PHANTOM, **changes) -> Path:
-    """A model.pt as a training writes it, without the training."""
+    """A model.pt as a training run writes it, without the training."""
     config = configured({"device": "$torch.device('cpu')", **changes}, *overlays)
     network, record = (config.get_parsed_content(name) for name in ("network", "record"))
     record.describe_data(source, num_cases=3, spatial_size=[16, 24, 16], spacing_mm=2.0)
@@ -111,9 +111,9 @@ def test_all_checks_pass_on_code_and_weights_of_the_bundle_alone(tmp_path, monke
     (elsewhere := tmp_path / "bundle" / "models").mkdir(parents=True)  # a clone, with weights of another task
     monkeypatch.chdir(weights(elsewhere).parents[2])
     verify_bundle(folder)
-    said = capfd.readouterr().out
-    for law in ("code: its own", "properties", "network: takes", "TorchScript: exported", "ONNX: exported"):
-        assert law in said
+    printed = capfd.readouterr().out
+    for law in ("code: the bundle's own", "properties", "network: inputs", "TorchScript: exported", "ONNX: exported"):
+        assert law in printed
     (folder / "monai_idm").rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="does not pass"):
         verify_bundle(folder)
@@ -198,7 +198,7 @@ def test_weights_that_tell_nothing_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"give the model\.pt of a training"):
         package(tmp_path / "none.pt", tmp_path / "out")
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="does not say what network and training"):
+    with pytest.raises(ValueError, match="does not record its network and training"):
         package(tmp_path / "other.pt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -213,7 +213,7 @@ def test_a_network_of_no_preset_is_refused_and_leaves_nothing(tmp_path):
 def test_a_bundle_is_never_replaced(bundle, tmp_path):
     file = weights(tmp_path)
     before = fingerprint(bundle / "models" / "model.pt")
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists already"):
         package(file, bundle.parent)
     assert fingerprint(bundle / "models" / "model.pt") == before
 
@@ -221,7 +221,7 @@ def test_a_bundle_is_never_replaced(bundle, tmp_path):
 def test_large_weights_need_an_address(tmp_path, monkeypatch):
     monkeypatch.setattr("idm_bundle.packaging.bundle.LARGE_FILE_BYTES", 10**6)
     file = weights(tmp_path)
-    with pytest.raises(ValueError, match=r"take 12 MB.*--url"):
+    with pytest.raises(ValueError, match=r"have 12 MB.*--url"):
         package(file, tmp_path / "out")
     folder = package(file, tmp_path / "out", url="https://example.org/model.pt")
     (entry,) = yaml.safe_load((folder / "large_files.yml").read_text())["large_files"]
@@ -247,7 +247,7 @@ def test_a_check_that_lacks_its_package_says_so(bundle, monkeypatch):
 
 
 def test_monai_deploy_finds_what_its_operator_looks_for(tmp_path):
-    """As MonaiBundleInferenceOperator goes about it; tests/integration/monai_deploy.py runs the SDK itself."""
+    """The steps of MonaiBundleInferenceOperator; tests/integration/monai_deploy.py runs the SDK itself."""
     folder = package(weights(tmp_path, "segmentation", spatial_size=[16, 16, 16]), tmp_path / "out")
     names = {"meta_file": "metadata", "config_file": "inference"}
     files = {name: str(folder / "configs" / f"{file}.json") for name, file in names.items()}
