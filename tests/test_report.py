@@ -324,7 +324,7 @@ def test_data_and_split_are_repeated_from_the_datalist(tmp_path):
     record.describe_data("/data/BraTS2020", 2, [64, 64, 64], 2.5, cases)
     torch.save(record.sign(torch.nn.Linear(1, 1)).state_dict(), tmp_path / "model.pt")
     knobs = read_settings(folder, tmp_path / "model.pt").knobs
-    assert knobs["dataset_dir"] == "/data/BraTS2020"
+    assert knobs["dataset_dir"] == "path/to/BraTS2020"
     assert knobs["datalist_file"] == str(folder / "datalist.json")
     assert knobs["fractions"] == [0.6, 0.2, 0.2]
     (folder / "datalist.json").write_text(json.dumps({**content, "training": [{"subject": "another"}]}))

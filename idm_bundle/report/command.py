@@ -58,7 +58,7 @@ def repeat(settings: Settings, knobs: Iterable[str]) -> Command:
     task = settings.task or "generation"
     base = _BASES.get(task, ("train", task))
     try:
-        root = Path(find_bundle_root(option=None))
+        root = Path(find_bundle_root())
     except FileNotFoundError:
         return _of_everything(Path("bundle"), base, settings)
     candidates = []

@@ -137,16 +137,15 @@ def _add_data(settings: Settings, record: Mapping[str, Any], run_dir: Path) -> N
             settings.knobs["demo#phantom_size"] = phantoms["spatial_size"]
         else:
             settings.gaps.append("Number and size of the phantoms are not recorded: their folder is missing.")
-    elif datalist is not None and datalist["dataset_dir"] == data["source"]:
-        settings.knobs["dataset_dir"] = data["source"]
-        settings.knobs["datalist_file"] = str(run_dir / "datalist.json")
-        settings.gaps.append(
-            "The command takes the split from the datalist.json of the run, however that split was made."
-        )
-    else:  # the cases of another program, or a datalist that is gone: the source may be a path that nobody gave
+    else:  # a page may be sent to others: it names the folder, and not where it is on this machine
         place = f"path/to/{Path(data['source']).name}"
         settings.knobs["dataset_dir"] = place
-        settings.gaps.append(f"Only the name of the data's folder is known: replace {place} by its path.")
+        settings.gaps.append(f"Only the name of the data's folder is shown: replace {place} by its path.")
+        if datalist is not None and datalist["dataset_dir"] == data["source"]:
+            settings.knobs["datalist_file"] = str(run_dir / "datalist.json")
+            settings.gaps.append(
+                "The command takes the split from the datalist.json of the run, however that split was made."
+            )
     if record.get("earlier"):
         settings.gaps.append("The run started from the weights of an earlier run, which are not named.")
 
