@@ -1,6 +1,6 @@
-"""``python -m idm_bundle COMMAND``: what a user does around the bundle; ``COMMAND --help`` has examples.
+"""The commands around the bundle: ``idm COMMAND``, or ``python -m idm_bundle COMMAND``; ``--help`` has examples.
 
-Exit codes: 0, done; 1, an error, which is printed; 2, arguments that are none; 3, done, but a part was left out.
+Exit codes: 0, success; 1, an error, which is printed; 2, invalid arguments; 3, success, but some cases were left out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from idm_bundle.benchmark import SUITES, benchmark
 from idm_bundle.doctor import doctor
+from idm_bundle.init import init
 from idm_bundle.packaging import package, verify_bundle
 from idm_bundle.prepare import prepare
 from idm_bundle.report import report
@@ -27,19 +28,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: Of the command line; None: those of this process.
+        arguments: Command-line arguments; None: those of this process.
     Returns:
         The exit code.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     parser = argparse.ArgumentParser(
-        "python -m idm_bundle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "idm", description=__doc__.replace("``", ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    start = _command(commands, "init", "copy the bundle's configs and docs into a folder to work in", "my_bundle")
+    start.add_argument("directory", help="folder to write to")
+    start.set_defaults(run=lambda a: init(a.directory))
+
     phantom = _command(
-        commands, "phantom", "generate synthetic brains in BraTS's folder layout", "phantoms --subjects 40"
+        commands, "phantom", "generate synthetic brains in the folder layout of BraTS", "phantoms --subjects 40"
     )
     phantom.add_argument("directory", help="folder to write to")
     phantom.add_argument("--subjects", type=int, default=40, help="how many (40)")
@@ -50,78 +55,89 @@ def main(arguments: list[str] | None = None) -> int:
     check = _command(
         commands,
         "prepare",
-        "read every case of a BraTS folder, tell those with problems, write a datalist of the others (exit code 3)",
+        "check every case of a BraTS folder, list those with problems, and split the others into a datalist",
         "/data/BraTS2020 datalist.json --modalities t1 t2",
         "/data/BraTS2020 datalist.json --modalities t1 t1ce t2 flair --label_map brats2020",
     )
-    check.add_argument("dataset_dir", help="folder in one of BraTS's layouts; it stays as it is")
-    check.add_argument("file", help="datalist to write, JSON, for --datalist_file of trainings")
-    check.add_argument("--modalities", nargs="+", default=["t1", "t2"], help="of t1 t1ce t2 flair (t1 t2)")
+    check.add_argument("dataset_dir", help="folder in one of the layouts of BraTS; it is only read")
+    check.add_argument("file", help="JSON datalist to write; training takes it as --datalist_file")
+    check.add_argument(
+        "--modalities",
+        nargs="+",
+        default=["t1", "t2"],
+        help="required contrasts, of t1 t1ce t2 flair (t1 t2)",
+    )
     check.add_argument(
         "--label_map",
         type=_label_map,
-        help=f"every case needs a label with these numbers: {', '.join(LABEL_MAPS)}, or a map of your own, as "
-        "\"{'lesion': 1}\"",
+        help="require a label for every case, with the numbers of this map: "
+        f"{', '.join(LABEL_MAPS)}, or your own, such as \"{{'lesion': 1}}\"",
     )
-    check.add_argument("--seed", type=int, default=0, help="of the split (0)")
-    check.add_argument("--patients", metavar="FILE", help="CSV with the columns subject, patient: whose scan a case is")
-    check.add_argument("--air", type=float, help="value outside of the brain (what most of a volume's border shares)")
+    check.add_argument("--seed", type=int, default=0, help="seed of the split (0)")
+    check.add_argument(
+        "--patients",
+        metavar="FILE",
+        help="CSV of subject and patient, where names do not show it",
+    )
+    check.add_argument("--air", type=float, help="intensity outside the brain (most common value on the border)")
     check.set_defaults(run=_prepare)
 
     laws = _command(
         commands,
         "verify",
-        "measure whether the laws of the reversible engine hold on this machine; or check a bundle",
+        "check on this machine that rebuilt and stored activations give equal gradients; or check a packaged bundle",
         "--device cuda --json laws.json",
         "--bundle packaged/brats_mri_invertible_diffusion",
     )
     laws.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     laws.add_argument("--json", help="file to write the findings to")
-    laws.add_argument("--bundle", help="folder of a bundle: make the checks of the Model Zoo's CI instead, offline")
-    laws.add_argument("--mode", choices=("min", "full"), default="full", help="of these checks (full)")
-    laws.add_argument("--schema", help="MONAI's schema file of metadata, if it is at hand")
+    laws.add_argument("--bundle", help="packaged bundle: run the Model Zoo's checks on it instead, offline")
+    laws.add_argument("--mode", choices=("min", "full"), default="full", help="extent of the bundle's checks (full)")
+    laws.add_argument("--schema", help="local copy of MONAI's metadata schema, for a full check of metadata.json")
     laws.set_defaults(run=_verify)
 
     page = _command(
         commands,
         "report",
-        "one HTML page of a run: curves, tables, pictures, settings",
+        "write one HTML page about a run: curves, tables, pictures, settings",
         "bundle/output --weights bundle/models/model.pt",
     )
-    page.add_argument("run_dir", help="output_dir of a training")
-    page.add_argument("--weights", help="its model.pt, which tells data, settings and versions")
+    page.add_argument("run_dir", help="output_dir of the training run")
+    page.add_argument("--weights", help="its model.pt, which records data, settings and versions")
     page.add_argument("--file", help="HTML to write (report.html in run_dir)")
     page.set_defaults(run=lambda a: report(a.run_dir, a.weights, a.file))
 
     pack = _command(
         commands,
         "package",
-        "make a bundle of trained weights that runs without this project",
+        "turn trained weights into a MONAI bundle that runs without this project installed",
         "--weights bundle/models/model.pt --output packaged",
     )
-    pack.add_argument("--weights", required=True, help="model.pt of a training")
+    pack.add_argument("--weights", required=True, help="model.pt of a training run")
     pack.add_argument("--output", required=True, help="folder to write the bundle and its zip to")
     pack.add_argument("--url", help="where weights of more than 25 MB will be found, for large_files.yml")
-    pack.add_argument("--bundle_root", help="folder of the bundle, where the command runs elsewhere (. or ./bundle)")
+    pack.add_argument("--bundle_root", help="folder that holds configs/ (., ./bundle, or the installed configs)")
     pack.set_defaults(run=lambda a: package(a.weights, a.output, a.url, a.bundle_root))
 
     measure = _command(
         commands,
         "benchmark",
-        "bytes, FLOPs, seconds and joules of training steps",
+        "measure or estimate memory, FLOPs, time and energy of training steps",
         "paper --figure paper.png",
         "paper --device cuda --json rows.jsonl",
     )
     measure.add_argument("suite", choices=SUITES)
-    measure.add_argument("--device", default="estimate", help="cpu, cuda, or estimate: compute nothing (estimate)")
+    measure.add_argument(
+        "--device", default="estimate", help="cpu, cuda, or estimate: count without computing (estimate)"
+    )
     measure.add_argument("--json", help="file to write the rows to, one JSON object per line")
     measure.add_argument("--figure", help="PNG to draw")
-    measure.add_argument("--card_gb", type=float, help="let a CUDA device allocate no more, as a smaller card")
+    measure.add_argument("--card_gb", type=float, help="limit allocation on the CUDA device, to imitate a smaller card")
     measure.set_defaults(run=lambda a: benchmark(a.suite, a.device, a.json, a.figure, a.card_gb))
 
-    diagnose = _command(commands, "doctor", "what this machine can do, and why not", "--json machine.json")
+    diagnose = _command(commands, "doctor", "list what this machine has and what is missing", "--json machine.json")
     diagnose.add_argument("--json", help="file to write the findings to")
-    diagnose.add_argument("--bundle_root", help="folder of the bundle, where the command runs elsewhere")
+    diagnose.add_argument("--bundle_root", help="folder that holds configs/ (. or ./bundle)")
     diagnose.set_defaults(run=lambda a: doctor(a.json, a.bundle_root))
 
     options = parser.parse_args(arguments)
@@ -134,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(commands: Any, name: str, purpose: str, *examples: str) -> argparse.ArgumentParser:
-    lines = [f"  python -m idm_bundle {name} {example}" for example in examples]
+    lines = [f"  idm {name} {example}" for example in examples]
     return commands.add_parser(
         name,
         help=purpose,
@@ -145,7 +161,7 @@ def _command(commands: Any, name: str, purpose: str, *examples: str) -> argparse
 
 
 def _label_map(text: str) -> str | dict[str, int]:
-    """A map's name, or a map written out."""
+    """The name of a label map, or a map written out as a dictionary."""
     return ast.literal_eval(text) if text.startswith("{") else text
 
 

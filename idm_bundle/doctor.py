@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from monai.utils import version_leq
 
+from idm_bundle.installed import installed_bundle
 from idm_bundle.optional import OPTIONAL
 from monai_idm.atomic_file import write_json
 from monai_idm.bundle_root import find_bundle_root
@@ -74,6 +75,10 @@ def _minima() -> Iterator[str]:
 def _bundle(bundle_root: str | Path | None) -> Iterator[str]:
     try:
         yield f"bundle: {find_bundle_root(bundle_root)}"
+    except FileNotFoundError as error:
+        yield f"! {error}"
+    try:
+        yield f"installed configs: {installed_bundle() / 'configs'}"
     except FileNotFoundError as error:
         yield f"! {error}"
 

@@ -1,4 +1,4 @@
-"""Where the bundle is, seen from wherever the user stands."""
+"""Where the bundle is, relative to the folder a command runs in."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 __all__ = ["find_bundle_root"]
 
 
-def find_bundle_root(given: str | os.PathLike[str] | None = None, option: str | None = "--bundle_root") -> str:
-    """The folder that holds ``configs/``: this one, or ``bundle`` in this one.
+def find_bundle_root(given: str | os.PathLike[str] | None = None) -> str:
+    """The folder that holds ``configs/``: the current folder, or ``bundle`` in it.
 
     Args:
-        given: Folder to take instead; None: look here.
-        option: How a user names the folder where this is called, for the message; None: there is no such option.
+        given: Folder to use instead; None: search.
     Raises:
         FileNotFoundError: If there is no such folder.
     """
@@ -27,6 +26,6 @@ def find_bundle_root(given: str | os.PathLike[str] | None = None, option: str | 
         if (folder / "configs").is_dir():
             return str(folder)
     raise FileNotFoundError(
-        f"no bundle in {Path.cwd()}: neither ./configs nor ./bundle/configs is there; run from the bundle or from the "
-        f"folder above it" + ("" if option is None else f", or name it with {option}")
+        f"no bundle in {Path.cwd()}: neither ./configs nor ./bundle/configs exists; run from the bundle or from the "
+        f"folder above it, name it with --bundle_root, or create one with: python -m idm_bundle init my_bundle"
     )

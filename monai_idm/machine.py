@@ -1,4 +1,4 @@
-"""What a figure or a checkpoint was made with: versions and machine."""
+"""Library versions and device name, to record with results and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VERSIONS = {"monai_idm": __version__, "monai": monai.__version__, "torch": str(t
 
 
 def device_name(device: torch.device | str) -> str:
-    """The kind of a device: a GPU's name, or of a CPU the architecture and the threads in use."""
+    """Name of a device: the model of a GPU, or the architecture and number of threads in use of a CPU."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""Names that public objects had in the version before: they still work, and warn."""
+"""Let the previous names of public objects work for one more version, with a warning."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ __all__ = ["renamed"]
 
 
 def renamed(module: str, new_names: Mapping[str, str]) -> Callable[[str], Any]:
-    """``__getattr__`` of a module some of whose names have changed.
+    """A ``__getattr__`` for a module in which public objects have been renamed.
 
     Args:
-        module: The module's ``__name__``.
-        new_names: New name by old name.
+        module: ``__name__`` of the module.
+        new_names: Maps each old name to the new one.
     """
 
     def __getattr__(name: str) -> Any:
         if name not in new_names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warnings.warn(
-            f"{module}.{name} is called {new_names[name]} since version 0.4.0; the old name works until version 0.5.0",
+            f"{module}.{name} was renamed to {new_names[name]} in version 0.4.0; "
+            f"the old name works until version 0.5.0",
             FutureWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""Whatever comes in, there is a normal result or an error of ours: hundreds of cases that nobody thought of."""
+"""Whatever the input, there is a normal result or a clear error of our own: hundreds of generated cases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OURS = tuple(str(Path(package.__file__).parent) for package in (monai_idm, idm_b
 
 
 def bad_input(examples, **strategies):
-    """The same cases everywhere, none of which hangs."""
+    """Generate the same cases on every machine; none may hang."""
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     chosen = settings(
         max_examples=examples, deadline=timedelta(seconds=10), derandomize=True, suppress_health_check=quiet
@@ -34,7 +34,7 @@ def bad_input(examples, **strategies):
 
 
 def result_or_clear_error(call):
-    """What a call gives; None after an error that was raised by our code, on purpose, and says more than its type."""
+    """The result of a call; None after an error that our own code raised on purpose, with a message."""
     try:
         return call()
     except (ValueError, OSError) as error:
@@ -50,7 +50,7 @@ numbers = st.one_of(
 
 @st.composite
 def nifti(draw):
-    """A file: of any type, header and scaling, cut short or with other bits in it."""
+    """A file of any data type, header and scaling, possibly truncated or with changed bytes."""
     shape = draw(st.sampled_from([(4, 5, 3), (4, 5, 3, 1), (4, 5, 3, 2), (4, 5), (1, 1, 1), (4, 5, 3, 1, 2)]))
     kind = draw(st.sampled_from(["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "c8", "c16", "rgb"]))
     if kind == "rgb":
@@ -178,7 +178,7 @@ words = st.one_of(
 def test_a_command_is_done_or_refused(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if arguments[:1] in (["doctor"], ["verify"], ["benchmark"], ["phantom"]) and not set(arguments) & {"nonsense"}:
-        arguments = [*arguments, "--nonsense"]  # parsed, and not done: these may compute for long
+        arguments = [*arguments, "--nonsense"]  # parsed but not run: these may compute for a long time
     try:
         code = main(arguments)
     except SystemExit as end:

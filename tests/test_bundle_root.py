@@ -14,10 +14,8 @@ def test_it_is_found_here_or_one_below_or_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "bundle")
     assert find_bundle_root() == "."
     monkeypatch.chdir(tmp_path / "bundle" / "configs")
-    with pytest.raises(FileNotFoundError, match="name it with --bundle_root"):
+    with pytest.raises(FileNotFoundError, match="--bundle_root, or create one with: python -m idm_bundle init"):
         find_bundle_root()
-    with pytest.raises(FileNotFoundError, match=r"the folder above it$"):
-        find_bundle_root(option=None)  # where there is no such option
     assert find_bundle_root(tmp_path / "bundle") == str(tmp_path / "bundle")
     with pytest.raises(FileNotFoundError, match="it has no folder configs; give the folder that holds it"):
         find_bundle_root(tmp_path)

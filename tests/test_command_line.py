@@ -13,6 +13,7 @@ import pytest
 
 from idm_bundle.__main__ import main
 from idm_bundle.benchmark import _needed
+from idm_bundle.installed import bundle_here_or_installed
 from monai_idm.data import prepare_datalist, write_phantoms
 
 
@@ -66,7 +67,7 @@ def test_a_datalist_of_something_else_is_refused(tmp_path):
     folder, file = write_phantoms(tmp_path / "data", 3, (16, 16, 16)), tmp_path / "datalist.json"
     prepare_datalist(folder, file, ["t1"])
     use = partial(prepare_datalist, folder, tmp_path / "used.json", datalist_file=file)
-    with pytest.raises(ValueError, match=r"of the modalities \['t1'\], and \['t2'\] are asked for"):
+    with pytest.raises(ValueError, match=r"lists the modalities \['t1'\], but \['t2'\] are requested"):
         use(["t2"])
     with pytest.raises(ValueError, match="has no labels; prepare it with"):
         use(["t1"], labels=True)
@@ -77,7 +78,7 @@ def test_a_datalist_of_something_else_is_refused(tmp_path):
         with pytest.raises(ValueError, match=r"elsewhere\.nii\.gz is not in dataset_dir"):
             use(["t1"])
     file.write_text("[]")
-    with pytest.raises(ValueError, match="is no datalist of"):
+    with pytest.raises(ValueError, match="is not a datalist of"):
         use(["t1"])
     file.unlink()
     with pytest.raises(FileNotFoundError, match="prepare writes one"):
@@ -92,12 +93,15 @@ def test_the_doctor_writes_what_it_finds(tmp_path):
     assert any(line.startswith("cpu: ") for line in found["found"])
 
 
-@pytest.mark.parametrize("command", ["phantom", "prepare", "verify", "report", "package", "benchmark", "doctor"])
+COMMANDS = ["init", "phantom", "prepare", "verify", "report", "package", "benchmark", "doctor"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
-    assert f"examples:\n  python -m idm_bundle {command} " in capsys.readouterr().out
+    assert f"examples:\n  idm {command} " in capsys.readouterr().out
 
 
 def test_arguments_that_are_none_are_exit_code_2(capsys):
@@ -110,24 +114,24 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    assert "phantom" in shown
-    assert "prepare" in shown
+    assert all(f"\n    {command}" in shown for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", [["package", "--weights", "w.pt", "--output", "out"], ["doctor"]])
-def test_what_advises_an_option_has_it(command, tmp_path, monkeypatch, capsys):
+def test_away_from_a_bundle_the_installed_configs_are_read_and_others_may_be_named(tmp_path, monkeypatch, capsys):
     bundle = Path("bundle").resolve()
-    monkeypatch.chdir(tmp_path)  # away from the source
-    main(command)
-    captured = capsys.readouterr()
-    assert "or name it with --bundle_root" in captured.out + captured.err
-    main([*command, "--bundle_root", str(bundle)])
-    captured = capsys.readouterr()
-    assert "--bundle_root" not in captured.out + captured.err
-    assert "no weights at w.pt" in captured.err or f"bundle: {bundle}" in captured.out
-    main([*command, "--bundle_root", str(tmp_path / "elsewhere")])
-    captured = capsys.readouterr()
-    assert "elsewhere: it has no folder configs" in captured.out + captured.err
+    monkeypatch.chdir(tmp_path)
+    main(["doctor"])
+    printed = capsys.readouterr().out
+    assert "name it with --bundle_root" in printed
+    assert f"installed configs: {bundle / 'configs'}" in printed
+    assert bundle_here_or_installed() == bundle
+    for command in (["package", "--weights", "w.pt", "--output", "out"], ["doctor"]):
+        main([*command, "--bundle_root", str(bundle)])
+        captured = capsys.readouterr()
+        assert "no weights at w.pt" in captured.err or f"bundle: {bundle}" in captured.out
+        main([*command, "--bundle_root", str(tmp_path / "elsewhere")])
+        captured = capsys.readouterr()
+        assert "elsewhere: it has no folder configs" in captured.out + captured.err
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ from monai_idm import checkpoints, data, distributed, schedulers, tasks
     ],
 )
 def test_an_old_name_works_and_warns(module, old, new):
-    with pytest.warns(FutureWarning, match=f"{module.__name__}.{old} is called {new} since version 0.4.0"):
+    with pytest.warns(FutureWarning, match=f"{module.__name__}.{old} was renamed to {new} in version 0.4.0"):
         assert getattr(module, old) is getattr(module, new)
     assert old not in module.__all__
 
 
 def test_other_names_are_as_unknown_as_ever():
-    with pytest.raises(AttributeError, match="module 'monai_idm.data' has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match=r"module 'monai_idm\.data' has no attribute 'nothing'"):
         _ = importlib.import_module("monai_idm.data").nothing

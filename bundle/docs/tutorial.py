@@ -1,9 +1,9 @@
-"""From a BraTS folder to a synthetic NIfTI file, in Python: what the commands of the README do, step by step.
+"""From a BraTS folder to a synthetic NIfTI file, in Python: the commands of the README, step by step.
 
-    python bundle/docs/tutorial.py                                # phantoms: some ten minutes on two CPU cores
+    python bundle/docs/tutorial.py                                # phantoms: about ten minutes on two CPU cores
     python bundle/docs/tutorial.py --dataset_dir /data/BraTS2020  # your volumes: hours on a GPU
 
-Any value of train.yaml can follow, as ``--preset base`` or ``--max_epochs 100``.
+Add any knob of train.yaml, such as ``--preset base`` or ``--max_epochs 100``.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ CONFIGS = Path(find_bundle_root()) / "configs"
 
 
 def tutorial(output: str = "tutorial", dataset_dir: str | None = None, **changes: Any) -> Path:
-    """Look at the data, train, see what it took and how good it is, and draw a volume.
+    """Check the data, train, read the memory and quality of the training, and sample a volume.
 
     Args:
-        output: Folder for all that is written.
-        dataset_dir: In one of BraTS's layouts; None: phantoms are generated.
-        changes: Of values of train.yaml.
+        output: Folder for everything that is written.
+        dataset_dir: Folder of cases in one of BraTS's layouts; None: phantoms are generated.
+        changes: Values for knobs of train.yaml.
     Returns:
-        The synthetic T1.
+        File of the synthetic T1.
     """
     folder = Path(output).resolve()
 
-    # 1. Every case is read once. Those with problems are told, and left out of the split.
+    # 1. Read every case once. Those with problems are printed and left out of the split.
     if dataset_dir is not None:
         prepare(dataset_dir, folder / "datalist.json")
         changes |= {"dataset_dir": dataset_dir, "datalist_file": str(folder / "datalist.json")}
 
-    # 2. A config is a workflow: initialize builds it, run trains, and values can be changed before.
+    # 2. Train. A config is a workflow: create_workflow builds it, with the values given here, and run trains.
     training = create_workflow(
         config_file=str(CONFIGS / "train.yaml"),
         workflow_type="train",
@@ -52,12 +52,12 @@ def tutorial(output: str = "tutorial", dataset_dir: str | None = None, **changes
     training.run()
     training.finalize()
 
-    # 3. The weights say what they were trained on, and under which convention.
+    # 3. The weights record what they were trained on, and with which settings.
     model = folder / "models" / "model.pt"
     record = read_record(model) or {}
     print(f"trained on {record['data']['num_cases']} case(s) of {record['data']['source']}")
 
-    # 4. A table has the memory of every epoch, in GiB; another how well unseen cases are reconstructed.
+    # 4. One table has the memory of every epoch, in GiB; another the quality of reconstructions of unseen cases.
     with (folder / "training" / "memory.csv").open() as table:
         print("memory of the last epoch:", list(csv.DictReader(table))[-1])
     summary = json.loads((folder / "training" / "validation.json").read_text())["summary"]
@@ -65,7 +65,7 @@ def tutorial(output: str = "tutorial", dataset_dir: str | None = None, **changes
         for method in ("reconstruction", "gaussian_blur"):
             print(f"{modality}, {method}: PSNR {regions['brain'][method]['psnr']['mean']:.2f} dB in the brain")
 
-    # 5. Another workflow draws volumes from noise, here in 20 steps. What was trained, it takes from the weights.
+    # 5. Another workflow samples volumes from noise, here in 20 steps. It reads the training settings from the weights.
     sampling = create_workflow(
         config_file=str(CONFIGS / "inference.yaml"),
         workflow_type="infer",
@@ -78,7 +78,7 @@ def tutorial(output: str = "tutorial", dataset_dir: str | None = None, **changes
     sampling.run()
     sampling.finalize()
 
-    # 6. Each contrast is a NIfTI file like any other.
+    # 6. Each contrast is an ordinary NIfTI file.
     (file,) = (folder / "samples").glob("*_t1.nii.gz")
     image = nib.load(file)
     print(f"{file}: {image.shape} voxels of {image.header.get_zooms()[0]:.2f} mm")

@@ -20,8 +20,9 @@ import yaml
 from monai.bundle import ConfigParser
 
 import monai_idm
+from idm_bundle.installed import bundle_here_or_installed
 from idm_bundle.packaging.zoo import LARGE_FILE_BYTES
-from monai_idm import __version__, find_bundle_root
+from monai_idm import __version__
 from monai_idm.checkpoints import PHANTOM, fingerprint, read_weights
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.presets import PRESETS, preset_of
@@ -68,7 +69,7 @@ def package(
         ValueError: If the weights are not of such a training, or do not fit its configs, or are large and ``url`` is
             missing.
     """
-    root, output = Path(find_bundle_root(bundle_root)), Path(output)
+    root, output = bundle_here_or_installed(bundle_root), Path(output)
     trained = _read(Path(weights))
     name = _name(trained.task)
     folder, zipped = output / name, output / f"{name}_v{__version__}.zip"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 
-from monai_idm import find_bundle_root
+from idm_bundle.installed import bundle_here_or_installed
 
 __all__ = ["SMALLEST", "configured"]
 
@@ -41,7 +40,7 @@ def configured(changes: Mapping[str, Any], *overlays: str) -> ConfigParser:
         overlays: Names of further configs, without suffix.
     """
     config = ConfigParser()
-    configs = Path(find_bundle_root(option=None)) / "configs"
+    configs = bundle_here_or_installed() / "configs"
     config.read_config([configs / f"{name}.yaml" for name in ("train", *overlays)])
     config.update(copy.deepcopy(dict(changes)))
     return config

@@ -1,4 +1,4 @@
-"""BraTS folders to a datalist, volumes to the network's grid and back to files."""
+"""Datasets and transforms: BraTS folders to datalists, volumes to the network's grid and back to files."""
 
 from monai_idm.data.air import AirToZerod
 from monai_idm.data.batches import CaseDraw, SeededBatches, SeededDataset

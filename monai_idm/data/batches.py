@@ -1,7 +1,7 @@
-"""Which cases a step of training sees, and what their random transforms draw: of the seed and the step alone.
+"""Decides which cases a training step sees and what their random transforms draw, from the seed and the step alone.
 
-Batches are cut from an endless stream: one permutation of the cases after another. So several processes that share a
-batch see what one would see alone, and a run that goes on after an interruption what it would have seen without.
+Batches are cut from an endless stream of permutations of the cases. Several processes that share a batch therefore see
+what one process would see alone, and a resumed run sees what an uninterrupted run would have seen.
 """
 
 from __future__ import annotations
@@ -23,24 +23,31 @@ __all__ = ["CaseDraw", "SeededBatches", "SeededDataset"]
 
 
 class CaseDraw(NamedTuple):
-    """A case, by its number, and the seed of its random transforms."""
+    """A case of a dataset, and the random numbers that its transforms draw.
+
+    Args:
+        case: Index of the case.
+        seed: Seed of its random transforms.
+    """
 
     case: int
     seed: int
 
 
 class SeededBatches(Sampler[list[CaseDraw]]):
-    """``batch_sampler`` of a DataLoader over a :class:`SeededDataset`; every batch is full.
+    """``batch_sampler`` for a DataLoader over a :class:`SeededDataset`; every batch is full.
 
-    Of a batch, drawn for all processes of a distributed run at once, a process takes its part. A pass has as many
-    batches as it takes to see every case, and the next goes on in the stream where it ended.
+    In a distributed run a batch is drawn for all processes together, and each process gets its share. One pass has as
+    many batches as are needed to see every case; the next pass continues the stream where it ended.
 
-    Among a trainer's handlers, after the one that resumes, it starts with the batch of the trainer's next iteration.
+    Attached to a trainer after the handler that resumes it, the sampler starts at the trainer's next iteration.
 
     Args:
-        num_cases: Of the dataset.
-        batch_size: Of one process.
-        seed: Of the stream.
+        num_cases: Number of cases in the dataset.
+        batch_size: Number of cases per batch and process.
+        seed: Seed of the stream.
+    Raises:
+        ValueError: If there are no cases, or the batch size is not positive.
     """
 
     def __init__(self, num_cases: int, batch_size: int, seed: int = 0) -> None:
@@ -50,10 +57,10 @@ class SeededBatches(Sampler[list[CaseDraw]]):
         self.batch_size = batch_size
         self.seed = seed
         self.step = 0
-        """Number of the next batch; set it to go on from there."""
+        """Number of the next batch; set it to continue from there."""
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self._go_on)
+        engine.add_event_handler(Events.STARTED, self._resume)
 
     def __len__(self) -> int:
         return ceil(self.num_cases / (self.batch_size * idist.get_world_size()))
@@ -64,26 +71,27 @@ class SeededBatches(Sampler[list[CaseDraw]]):
             yield self.batch(self.step - 1)
 
     def batch(self, step: int) -> list[CaseDraw]:
-        """This process's part of a batch, every n-th of n processes' draws."""
+        """This process's share of a batch: with n processes, every n-th draw."""
         processes = idist.get_world_size()
         size = self.batch_size * processes
-        return [self._draw(place) for place in range(step * size + idist.get_rank(), (step + 1) * size, processes)]
+        positions = range(step * size + idist.get_rank(), (step + 1) * size, processes)
+        return [self._draw(position) for position in positions]
 
-    def _draw(self, place: int) -> CaseDraw:
-        turn, within = divmod(place, self.num_cases)
-        case = _permutation(self.num_cases, mixed_seed(self.seed, "order", turn))[within]
-        return CaseDraw(case, mixed_seed(self.seed, "transforms", place))
+    def _draw(self, position: int) -> CaseDraw:
+        permutation, index = divmod(position, self.num_cases)
+        case = _permutation(self.num_cases, mixed_seed(self.seed, "order", permutation))[index]
+        return CaseDraw(case, mixed_seed(self.seed, "transforms", position))
 
-    def _go_on(self, engine: Engine) -> None:
+    def _resume(self, engine: Engine) -> None:
         self.step = engine.state.iteration
 
 
 class SeededDataset(Dataset):
-    """One of MONAI's datasets, asked for a :class:`CaseDraw`: its random transforms start from the draw's seed.
+    """A MONAI dataset indexed by :class:`CaseDraw`: the random transforms start from the draw's seed.
 
     Args:
-        dataset: Dataset with a ``transform`` that is a ``Compose``, as CacheDataset and PersistentDataset have it. Of
-            another one, nothing is seeded but torch, by TrainingStep.
+        dataset: Dataset whose ``transform`` is a ``Compose``, such as CacheDataset or PersistentDataset. The transforms
+            of any other dataset are not seeded, except for torch's generator, by TrainingStep.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -99,6 +107,6 @@ class SeededDataset(Dataset):
         return self.dataset[draw.case]
 
 
-@lru_cache(maxsize=2)  # a batch may end one permutation and begin the next
+@lru_cache(maxsize=2)  # a batch may span two permutations
 def _permutation(length: int, seed: int) -> list[int]:
     return torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()

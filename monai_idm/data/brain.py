@@ -1,4 +1,4 @@
-"""From a loaded head to what the network sees: the brain on the network's grid, in the network's range, and back."""
+"""Preprocesses a loaded head for the network: the brain on its grid and in its range of intensities, and back."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _RAS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
 class BrainToGridd(MapTransform, InvertibleTransform):
-    """Air to 0, RAS, crop to the brain, window, grid, and the network's range: the steps of ``self.steps``, in order.
+    """Set air to 0, reorient to RAS, crop to the brain, window, fit to the grid, and scale to the network's range.
 
-    The item's ``mask``, as LoadVolumesd leaves it, and labels take the steps through space alone; so ``Invertd`` takes
-    something that the network has made back by them with ``orig_keys: mask``, and in the intensities of the input with
-    ``orig_keys: image``.
+    ``self.steps`` holds these transforms in order. The item's ``mask``, as LoadVolumesd leaves it, and labels go
+    through the spatial steps only. Applied to a network's output, ``Invertd`` therefore undoes only these with
+    ``orig_keys: mask``, and with ``orig_keys: image`` it also restores the intensities of the input.
 
     Args:
         keys: Keys of the images, ``(C, X, Y, Z)``.
         spatial_size: Voxels of the grid, one number or three.
-        zoom: False: only crop and pad, and leave every voxel as it is.
+        zoom: Whether to resize to the grid; False: only crop and pad, which keeps every voxel as it is.
         window_percentiles: Percentiles of the brain's voxels that become 0 and 1.
-        network_range: What the network sees of 0 and 1.
+        network_range: Values of 0 and 1 for the network.
         label_keys: Keys of labels on the images' grid; they are interpolated.
-        mask_mode: How the mask is put on the grid, as in FitToGridd.
+        mask_mode: How the mask is resized to the grid: ``mode`` of FitToGridd.
     Raises:
-        ValueError: As the steps do.
+        ValueError: If one of the steps raises it.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class BrainToGridd(MapTransform, InvertibleTransform):
             "window_percentiles": list(window_percentiles),
             "spatial_size": [int(n) for n in ensure_tuple_rep(spatial_size, 3)],
         }
-        """What a voxel of the result depends on."""
-        every = (*self.keys, *ensure_tuple(label_keys), "mask")
+        """The settings that the voxels of the result depend on."""
+        all_keys = (*self.keys, *ensure_tuple(label_keys), "mask")
         lower, upper = window_percentiles
         minimum, maximum = network_range
         self.steps: list[Any] = [
             AirToZerod(self.keys),
-            Orientationd(every, "RAS", labels=_RAS),
-            CropForegroundd(every, source_key="mask"),
-            # after the crop, whose inverse then adds air of intensity 0
+            Orientationd(all_keys, "RAS", labels=_RAS),
+            CropForegroundd(all_keys, source_key="mask"),
+            # after the crop, so that the 0 with which the crop's inverse pads is air
             WindowIntensityd(self.keys, lower=lower, upper=upper),
-            FitToGridd(every, spatial_size, [*["trilinear"] * (len(every) - 1), mask_mode], zoom),
+            FitToGridd(all_keys, spatial_size, [*["trilinear"] * (len(all_keys) - 1), mask_mode], zoom),
             ScaleToNetworkRanged(self.keys, minimum, maximum),
         ]
 
@@ -76,7 +76,7 @@ class BrainToGridd(MapTransform, InvertibleTransform):
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        with allow_missing_keys_mode(tuple(self.steps)):  # what was made takes the place of one key alone
+        with allow_missing_keys_mode(tuple(self.steps)):  # Invertd passes one key only
             for step in reversed(self.steps):
                 d = step.inverse(d)
         return d

@@ -1,13 +1,13 @@
-"""Finds the cases of a BraTS data set on disk, whatever year's layout it has.
+"""Finds the cases of a BraTS data set on disk, in the layout of any year.
 
-Layouts (endings ``.nii`` and ``.nii.gz``, upper or lower case; names that start with a dot are passed over)::
+Layouts (endings ``.nii`` and ``.nii.gz``, upper or lower case; names that start with a dot are ignored)::
 
     BraTS 2018 to 2021   <case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz   also one folder deeper: HGG/<case>
-    BraTS 2023 and on    <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz    also one folder deeper
+    BraTS 2023 and later <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz    also one folder deeper
     Decathlon Task01     imagesTr/<case>.nii.gz in 4D, labelsTr/<case>.nii.gz, dataset.json
     nnU-Net              imagesTr/<case>_{0000,0001,...}.nii.gz, labelsTr/<case>.nii.gz, dataset.json
 
-The modalities are called ``t1, t1ce, t2, flair`` here, in every layout.
+In every layout, the modalities are called ``t1, t1ce, t2, flair`` here.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from monai_idm.file_stem import UniqueStems
 __all__ = ["brats_datalist", "problem_cases"]
 
 _NAMED_IN_ERROR = 5  # cases: enough to see the pattern, few enough to read
-_DEEPER = 3  # levels of folders, and how many folders, that are looked into for a hint where the cases are
-_LOOKED_INTO = 2000
+_MAX_LEVELS = 3  # how deep to search for cases in other folders, to hint at them
+_MAX_FOLDERS = 2000  # how many folders to search for them
 
 
 def brats_datalist(
@@ -42,22 +42,22 @@ def brats_datalist(
 
     Args:
         dataset_dir: Folder that holds the cases in one of this module's layouts.
-        modalities: Which of ``t1, t1ce, t2, flair``, in the order the channels shall have.
-        labels: Also give each case's segmentation; every case then needs one.
-        exclude: Subjects to pass over.
+        modalities: Some of ``t1, t1ce, t2, flair``, in the order of the channels.
+        labels: Whether to list each case's segmentation too; every case then needs one.
+        exclude: Subjects to leave out.
     Returns:
         One item per case, sorted by subject: ``{"subject": name of the case, "image": [path per modality]}``,
         with ``"label": path`` if ``labels``. Where one 4D file holds all modalities, ``"image"`` repeats its
         path and ``"channels": [index per modality]`` says which channel each one is. All paths are absolute.
     Raises:
-        FileNotFoundError: If the folder is missing, holds no case, or a case lacks a file asked for.
+        FileNotFoundError: If the folder is missing or holds no case, or a case lacks a file that is needed.
         NotADirectoryError: If ``dataset_dir`` is a file.
-        ValueError: If a modality is unknown, two folders give the same subject, two subjects' files would have the
-            same names (:func:`~monai_idm.file_stem.file_stem`), or two files give the same volume of a case.
+        ValueError: If a modality is unknown, two folders have the same subject, two subjects' files would have the
+            same names (:func:`~monai_idm.file_stem.file_stem`), or a case has two files for one volume.
     """
-    names = _names(modalities, labels)
+    names = _volume_names(modalities, labels)
     cases = {subject: case for subject, case in _cases(dataset_dir).items() if subject not in exclude}
-    _require(cases, names)
+    _require_complete(cases, names)
     UniqueStems().require(cases)
     items = []
     for subject, case in sorted(cases.items()):
@@ -74,16 +74,16 @@ def brats_datalist(
 def problem_cases(
     dataset_dir: str | os.PathLike, modalities: Sequence[str] = ("t1", "t2"), labels: bool = False
 ) -> dict[str, str]:
-    """The subjects that lack a file or have two for one volume, and what each lacks or has twice.
+    """Find the subjects that lack a file or have several for one volume, each with a description of the problem.
 
     Arguments and the other errors are those of :func:`brats_datalist`.
     """
-    names = _names(modalities, labels)
-    told = {
+    names = _volume_names(modalities, labels)
+    problems = {
         subject: "; ".join(filter(None, (case.contradictions(names), case.missing(names))))
         for subject, case in _cases(dataset_dir).items()
     }
-    return {subject: problem for subject, problem in told.items() if problem}
+    return {subject: problem for subject, problem in problems.items() if problem}
 
 
 def _cases(dataset_dir: str | os.PathLike) -> dict[str, Case]:
@@ -95,38 +95,38 @@ def _cases(dataset_dir: str | os.PathLike) -> dict[str, Case]:
     if not root.is_dir():
         raise NotADirectoryError(
             f"dataset_dir {root} is a file; it must be the folder that holds the cases: "
-            "unpack it, or give the folder it lies in"
+            "unpack it, or give the folder that contains it"
         )
-    found = _find(root)
-    if not found:
+    cases = _find_cases(root)
+    if not cases:
         raise FileNotFoundError(
             f"no case in dataset_dir {root}; looked for <case>/<case>_t1.nii.gz (BraTS 2018 to 2021) and "
-            "<case>/<case>-t1n.nii.gz (BraTS 2023 and on), both also one folder deeper, and for "
+            "<case>/<case>-t1n.nii.gz (BraTS 2023 and later), both also one folder deeper, and for "
             "imagesTr/<case>.nii.gz (Decathlon Task01) and imagesTr/<case>_0000.nii.gz (nnU-Net): "
-            + (_elsewhere(root) or "give the folder that holds the cases, named like this")
+            + (_hint_at_cases(root) or "give the folder that holds the cases, named like this")
         )
-    return found
+    return cases
 
 
-def _find(root: Path) -> dict[str, Case]:
+def _find_cases(root: Path) -> dict[str, Case]:
     return (task_folder_cases if (root / "imagesTr").is_dir() else folder_cases)(root)
 
 
-def _elsewhere(root: Path) -> str:
-    """Where the cases are instead, or nothing: above a folder that is a part of a data set, or in wrapping folders."""
+def _hint_at_cases(root: Path) -> str:
+    """A hint that the cases are one folder up, or in folders further down; empty if they are in neither."""
     if root.name == "imagesTr" or case_in(root) is not None:
-        return f"this folder is a part of the data set, give the one above it: --dataset_dir {root.parent}"
-    folders, looked_into = [root], 0
-    for level in range(1, _DEEPER + 1):
-        folders = [inner for outer in folders for inner in _readable_folders(outer)][: _LOOKED_INTO - looked_into]
-        looked_into += len(folders)
-        found = {folder: count for folder in folders if (count := _count(folder))}
-        if found:
-            named = [f"{folder} ({count})" for folder, count in list(found.items())[:_NAMED_IN_ERROR]]
+        return f"this folder is part of the data set, give the one above it: --dataset_dir {root.parent}"
+    folders, searched = [root], 0
+    for level in range(1, _MAX_LEVELS + 1):
+        folders = [inner for outer in folders for inner in _readable_folders(outer)][: _MAX_FOLDERS - searched]
+        searched += len(folders)
+        counts = {folder: count for folder in folders if (count := _count_cases(folder))}
+        if counts:
+            named = [f"{folder} ({count})" for folder, count in list(counts.items())[:_NAMED_IN_ERROR]]
             deeper = "one level" if level == 1 else f"{level} levels"
             return (
-                f"cases were found {deeper} deeper, in {' and in '.join(named)}: give --dataset_dir {next(iter(found))}"
-                f"{', or another of these' if len(found) > 1 else ''}"
+                f"cases were found {deeper} deeper, in {' and in '.join(named)}: give --dataset_dir "
+                f"{next(iter(counts))}{', or another of these' if len(counts) > 1 else ''}"
             )
     return ""
 
@@ -138,14 +138,14 @@ def _readable_folders(parent: Path) -> list[Path]:
         return []
 
 
-def _count(folder: Path) -> int:
+def _count_cases(folder: Path) -> int:
     try:
-        return len(_find(folder))
-    except (ValueError, OSError):  # a search for a hint ends in no error of its own
+        return len(_find_cases(folder))
+    except (ValueError, OSError):  # searching for a hint must not raise an error of its own
         return 0
 
 
-def _names(modalities: Sequence[str], labels: bool) -> tuple[str, ...]:
+def _volume_names(modalities: Sequence[str], labels: bool) -> tuple[str, ...]:
     """Names of the volumes that a case needs."""
     modalities = ensure_tuple(modalities)
     unknown = [name for name in modalities if name not in MODALITIES]
@@ -153,29 +153,29 @@ def _names(modalities: Sequence[str], labels: bool) -> tuple[str, ...]:
         raise ValueError(
             f"modalities {list(modalities)} must be some of {', '.join(MODALITIES)}, at least one: "
             f"{'correct ' + ', '.join(map(repr, unknown)) if unknown else 'name one'} "
-            "(these names hold for every year's data, whatever its files are called)"
+            "(these names are the same for every year's data, whatever its files are called)"
         )
     return (*modalities, "seg") if labels else modalities
 
 
-def _require(cases: Mapping[str, Case], names: Sequence[str]) -> None:
+def _require_complete(cases: Mapping[str, Case], names: Sequence[str]) -> None:
     """Check that each case has one file of each of ``names``."""
-    contradictory = {subject: told for subject, case in cases.items() if (told := case.contradictions(names))}
+    contradictory = {subject: problem for subject, case in cases.items() if (problem := case.contradictions(names))}
     if contradictory:
         raise ValueError(
-            f"{len(contradictory)} of {len(cases)} cases contradict themselves: {_listed(contradictory)}. Correct "
+            f"{len(contradictory)} of {len(cases)} cases are inconsistent: {_summarise(contradictory)}. Correct "
             "these cases, move them elsewhere, or let python -m idm_bundle prepare write a datalist without them"
         )
-    incomplete = {subject: told for subject, case in cases.items() if (told := case.missing(names))}
+    incomplete = {subject: problem for subject, case in cases.items() if (problem := case.missing(names))}
     if incomplete:
         raise FileNotFoundError(
-            f"{len(incomplete)} of {len(cases)} cases are incomplete: {_listed(incomplete)}. Every case needs "
-            f"{', '.join(names)}: complete these cases, move them elsewhere, ask for what all cases have, or let "
+            f"{len(incomplete)} of {len(cases)} cases are incomplete: {_summarise(incomplete)}. Every case needs "
+            f"{', '.join(names)}: complete these cases, move them elsewhere, request only what all cases have, or let "
             "python -m idm_bundle prepare write a datalist without them"
         )
 
 
-def _listed(problems: Mapping[str, str]) -> str:
-    told = [f"{subject} {problem}" for subject, problem in sorted(problems.items())[:_NAMED_IN_ERROR]]
-    more = f"; and {len(problems) - len(told)} more" if len(problems) > len(told) else ""
-    return "; ".join(told) + more
+def _summarise(problems: Mapping[str, str]) -> str:
+    shown = [f"{subject} {problem}" for subject, problem in sorted(problems.items())[:_NAMED_IN_ERROR]]
+    more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
+    return "; ".join(shown) + more

@@ -1,4 +1,4 @@
-"""Preprocessed volumes on the disk, between runs and epochs."""
+"""Caches preprocessed volumes on disk, across epochs and runs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["CheckedPersistentDataset"]
 
 
 class CheckedPersistentDataset(PersistentDataset):
-    """MONAI's PersistentDataset, whose files are whole or absent, and made anew when they are not what was written.
+    """MONAI's PersistentDataset, except that files are written atomically, and rebuilt if damaged or out of date.
 
-    MONAI copies them from the folder for temporary files: a training that is killed meanwhile leaves one that ends all
-    that follow, and PyTorch takes flipped bits for voxels. A volume is made anew, too, when its source files are others
-    than they were, by size and time. Arguments are MONAI's; items are kept without metadata, so
-    that they load without pickled objects. Other transforms make other files.
+    MONAI copies files from a temporary folder, so a run killed meanwhile leaves a partial file that makes
+    every later run fail; and PyTorch loads flipped bits as voxels. Here a damaged case is preprocessed again, and so is
+    one whose source files have changed in size or modification time. The arguments are MONAI's. Items are stored
+    without metadata, so that they load without pickled objects. Different transforms write different files.
     """
 
     def __init__(self, data: Any, transform: Any, cache_dir: Any, hash_transform: Any = pickle_hashing) -> None:
@@ -45,14 +45,14 @@ class CheckedPersistentDataset(PersistentDataset):
 
 
 def _sources(item: Any) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of every file that an item names."""
-    found = []
+    """Path, size and modification time of every file that an item names."""
+    sources = []
     for text in _texts(item):
         path = Path(text)
         if os.sep in text and path.is_file():
             stat = path.stat()
-            found.append((text, stat.st_size, stat.st_mtime_ns))
-    return found
+            sources.append((text, stat.st_size, stat.st_mtime_ns))
+    return sources
 
 
 def _texts(item: Any) -> Iterator[str]:

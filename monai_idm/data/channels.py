@@ -1,4 +1,4 @@
-"""Channels by their names."""
+"""Selects the channels of a volume by name."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["SelectChannelsd"]
 
 
 class SelectChannelsd(MapTransform):
-    """Keep some channels of a volume, in the order in which they are named; one may be named several times.
+    """Keep the named channels of a volume, in the order given; a name may be repeated.
 
     Args:
         keys: Keys of the volumes, ``(C, *spatial)``.
         channels: Names of the C channels.
-        select: Names of those to keep.
-        allow_missing_keys: Pass over keys that an item lacks.
+        select: Names of the channels to keep.
+        allow_missing_keys: Whether to skip keys that an item lacks.
     Raises:
-        ValueError: If a name is not one of the channels'; when called, if the volume has another number of channels.
+        ValueError: If ``select`` names an unknown channel; when called, if a volume does not have C channels.
     """
 
     def __init__(

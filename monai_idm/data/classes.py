@@ -1,4 +1,4 @@
-"""What class each case has, such as its tumour's grade, from a CSV file."""
+"""Reads the class of each case, such as its tumour's grade, from a CSV file."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ __all__ = ["read_class_labels", "sampled_classes"]
 def read_class_labels(
     file: str | os.PathLike[str], classes: Sequence[str], columns: Sequence[str] = ("subject", "class")
 ) -> dict[str, int]:
-    """The number of each subject's class.
+    """Read the class of each subject, as a number.
 
     Args:
         file: A CSV file with a header; BraTS 2020's name_mapping.csv is one.
         classes: Names of the classes, in the order of their numbers.
-        columns: Headings of the subject and of its class, for that file ``("BraTS_2020_subject_ID", "Grade")``.
+        columns: Headings of the subjects and of their classes; in that file ``("BraTS_2020_subject_ID", "Grade")``.
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If a column is missing or names no subject (NA in every row), a class is none of ``classes``, or a
-            subject has several.
+        ValueError: If a column is missing or names no subject (NA in every row), a class is not in ``classes``, or a
+            subject has several classes.
     """
-    found = read_column(file, columns, "classes", "class_file", "class_columns")
-    unknown = sorted({str(name) for name in found.values()} - set(classes))
+    names = read_column(file, columns, "classes", "class_file", "class_columns")
+    unknown = sorted({str(name) for name in names.values()} - set(classes))
     if unknown:
-        raise ValueError(f"{file} holds the classes {unknown}, and classes are {list(classes)}; name them all")
-    return {subject: list(classes).index(name) for subject, name in found.items()}
+        raise ValueError(f"{file} holds the classes {unknown}, which are not in classes={list(classes)}; name them all")
+    return {subject: list(classes).index(name) for subject, name in names.items()}
 
 
 def sampled_classes(name: str | None, classes: Sequence[str] | None) -> list[int]:
-    """The numbers of the classes that samples shall have, in turn; none where there are no classes.
+    """The class numbers that samples get in turn; empty if there are no classes.
 
     Args:
-        name: Name of the one class that is wanted; None: all of them.
-        classes: All names, in the order of their numbers.
+        name: Name of the only class to sample; None: all classes.
+        classes: Names of all classes, in the order of their numbers; None if there are none.
     Raises:
-        ValueError: If the name is that of no class.
+        ValueError: If ``name`` is not one of ``classes``.
     """
     numbers = {known: number for number, known in enumerate(classes or ())}
     if name is None:
         return [*numbers.values()]
     if name not in numbers:
         raise ValueError(
-            f"class_name={name!r} is none of classes={classes}, which the network was trained with; choose one of "
+            f"class_name={name!r} is not one of classes={classes}, which the network was trained with; choose one of "
             "these, or leave it out"
         )
     return [numbers[name]]

@@ -1,4 +1,4 @@
-"""Which contrast a file shows: what its name says, and the order of the channels in a 4D file."""
+"""Identifies the contrast of a file by its name, and the order of the channels in a 4D file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _DECATHLON_ORDER = ("flair", "t1", "t1ce", "t2")
 
 
 def contrast_of(path: str | os.PathLike[str]) -> str | None:
-    """The contrast that a file's name ends with, as ``case_t1n.nii.gz`` does; None where it names none."""
+    """The contrast that a file's name ends with, as in ``case_t1n.nii.gz``; None if it ends with none."""
     word = _LAST_WORD.fullmatch(_stem(path))
     return NAMES.get(word["name"].lower()) if word else None
 
 
 def require_contrast(path: str | os.PathLike[str], modality: str) -> None:
-    """Refuse a file whose name says another contrast than the one it is given for.
+    """Check that a file's name does not state a different contrast than the one it is given for.
 
     Raises:
         ValueError: If it does.
@@ -38,18 +38,18 @@ def require_contrast(path: str | os.PathLike[str], modality: str) -> None:
 
 
 def stated_order(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
-    """The contrasts of a 4D file in the order of its channels, where something says it.
+    """The contrasts of a 4D file in the order of its channels, if that order is known.
 
-    That is a ``dataset.json`` beside the file or in the folder above; or a file name of the Decathlon's, whose order is
-    known.
+    It is read from a ``dataset.json`` next to the file or in the folder above; without one, a file that is named like a
+    case of the Decathlon has the Decathlon's order.
 
     Returns:
-        Names used here where they are known, and else as written; None if nothing says the order.
+        The names used here, or as written where the contrast is unknown; None if the order is unknown.
     """
     for folder in Path(path).absolute().parents[:2]:
         try:
             return tuple(channel_order(folder / "dataset.json"))
-        except (OSError, ValueError):  # not there, or of something else
+        except (OSError, ValueError):  # missing, or it describes something else
             continue
     return _DECATHLON_ORDER if _DECATHLON_CASE.fullmatch(_stem(path)) else None
 

@@ -1,7 +1,7 @@
-r"""Splits cases into training, validation and test, by patient, and writes the split down.
+r"""Splits cases into training, validation and test, by patient, and writes the split to a file.
 
 Of :math:`n \ge 3` patients and fractions :math:`(f_1, f_2, f_3)`, validation gets :math:`\max(1, [n f_2])`,
-test :math:`\max(1, [n f_3])`, training the rest; where that leaves training nothing, the others give way.
+test :math:`\max(1, [n f_3])`, training the rest; if none would be left for training, the other two shrink.
 """
 
 import json
@@ -36,16 +36,16 @@ def split_by_subject(
     """Split items so that no patient is in two parts.
 
     The scans of one patient (:func:`~monai_idm.data.patients.patient`) stay together. With two
-    patients, validation is also the test set; with one, all three parts are the same. Both are logged.
+    patients, validation is also the test set; with one, all three parts are the same. Both cases log a warning.
 
     Args:
-        items: Dicts with the key ``"subject"``, and ``"patient"`` where that is known.
-        fractions: Of the patients, for training, validation and test; each above 0, 1 in sum.
+        items: Dicts with the key ``"subject"``, and ``"patient"`` if that is known.
+        fractions: Fractions of the patients for training, validation and test, each above 0, with a sum of 1.
         seed: Seed of the shuffle. The split depends on it and on the patients' names only.
     Returns:
         ``{"training": [...], "validation": [...], "test": [...]}``, each in the order of ``items``.
     Raises:
-        ValueError: If there are no items, or the fractions break their rule.
+        ValueError: If there are no items, or the fractions are invalid.
     """
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(
@@ -54,7 +54,7 @@ def split_by_subject(
         )
     patients = sorted({patient(item) for item in items})
     if not patients:
-        raise ValueError("no items to split; a split needs at least one case: look at what brats_datalist gives")
+        raise ValueError("no items to split; a split needs at least one case: check what brats_datalist returns")
     random.Random(seed).shuffle(patients)
     parts = map(set, _parts(patients, fractions))
     return {name: [item for item in items if patient(item) in part] for name, part in zip(PARTS, parts, strict=True)}
@@ -69,8 +69,9 @@ def prepare_datalist(
     """Find the cases of a BraTS folder, split them, and write the split to a JSON file.
 
     The file has the Decathlon's keys ``training, validation, test``, with paths relative to ``dataset_dir`` and the
-    ``"patient"`` of each item, and ``modalities, fractions, seed, dataset_dir`` and, with labels, ``label_map``. It
-    replaces an older one in one step, and its folder is made. In distributed runs the first process writes it.
+    ``"patient"`` of each item, and the settings ``modalities, fractions, seed, dataset_dir`` and, if given,
+    ``label_map`` and ``problems``. It replaces an older file atomically; its folder is created if needed. In
+    distributed runs only the first process writes it.
 
     Args:
         dataset_dir: Folder of the cases.
@@ -78,14 +79,14 @@ def prepare_datalist(
         modalities: Contrasts of every case.
         options: Further arguments of :func:`find_datalist`.
     Returns:
-        What the file says, with absolute paths.
+        The content of the file, with absolute paths.
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: As :func:`find_datalist` does.
+        FileNotFoundError, NotADirectoryError, ValueError: See :func:`find_datalist`.
     """
     content = find_datalist(dataset_dir, modalities, **options)
     root = _absolute(dataset_dir)
     if idist.get_rank() == 0:
-        relative = _with_paths(
+        relative = _map_paths(
             {name: content[name] for name in PARTS}, lambda p: Path(os.path.relpath(p, root)).as_posix()
         )
         write_json(Path(file), content | relative)
@@ -109,46 +110,47 @@ def find_datalist(
     label_map: LabelMap | None = None,
     split_by: Callable[[list[dict[str, Any]]], dict[str, list[dict[str, Any]]]] | None = None,
 ) -> dict[str, Any]:
-    """Find the cases of a BraTS folder and split them; nothing is written.
+    """Find the cases of a BraTS folder and split them, without writing anything.
 
     Args:
-        dataset_dir: Folder of the cases, as in :func:`monai_idm.data.brats_datalist`.
-        modalities: As in :func:`monai_idm.data.brats_datalist`.
-        fractions: As in :func:`split_by_subject`.
-        seed: As in :func:`split_by_subject`.
-        labels: As in :func:`monai_idm.data.brats_datalist`.
-        class_labels: Each subject's class, which its item gets as ``"class_label"``.
-        problems: Subjects to leave out, and why.
-        datalist_file: A file that :func:`prepare_datalist` has written: its split is taken as it is.
+        dataset_dir: Folder of the cases, see :func:`monai_idm.data.brats_datalist`.
+        modalities: Contrasts of every case, see :func:`monai_idm.data.brats_datalist`.
+        fractions: Fractions of the patients for each part, see :func:`split_by_subject`.
+        seed: Seed of the split, see :func:`split_by_subject`.
+        labels: Whether to list each case's segmentation too, see :func:`monai_idm.data.brats_datalist`.
+        class_labels: Class of each subject, added to its item as ``"class_label"``.
+        problems: Subjects to leave out, each with the reason.
+        datalist_file: A file written by :func:`prepare_datalist`, whose split is used unchanged.
         allow_links: Whether symbolic links may lead out of ``dataset_dir``.
-        patients_file: A table of the subjects' patients, as in :func:`monai_idm.data.read_patients`; it overrules what
-            names and ``datalist_file`` say.
-        label_map: What the numbers of the labels mean, a name in ``LABEL_MAPS`` or a map; every case then needs one.
-        split_by: Makes the parts of the cases; None: :func:`split_by_subject`.
+        patients_file: A table of the subjects' patients, see :func:`monai_idm.data.read_patients`; it overrides names
+            and ``datalist_file``.
+        label_map: Meaning of the label numbers: a name in ``LABEL_MAPS`` or a map; every case then needs a label.
+        split_by: Function that splits the items into parts; None: :func:`split_by_subject`.
     Returns:
         The parts of the split, with absolute paths, and the settings.
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: As the two functions do.
+        FileNotFoundError, NotADirectoryError, ValueError: See :func:`monai_idm.data.brats_datalist` and
+            :func:`split_by_subject`.
         ValueError: If ``modalities`` is a string, a subject has no class or no line in ``patients_file``, a volume is
-            not in the folder, the folder's labels have another map, or ``datalist_file`` is of something else, lists a
-            case twice, or tests a patient that it trains on.
+            not in the folder, the folder's labels have another map, or ``datalist_file`` does not fit the other
+            arguments, lists a case twice, or has a patient of its training part in another part.
     """
     if isinstance(modalities, str):
-        raise ValueError(f"modalities={modalities!r} is a word; give a list, as --modalities \"['{modalities}']\"")
+        raise ValueError(f"modalities={modalities!r} is a string; give a list, as in --modalities \"['{modalities}']\"")
     root = _absolute(dataset_dir)
     labels = labels or label_map is not None
     if datalist_file is None:
         items = with_patients(brats_datalist(dataset_dir, modalities, labels, problems or ()), patients_file)
         split = split_by_subject(items, fractions, seed) if split_by is None else split_by(items)
     else:
-        split = _read(Path(datalist_file), root, list(modalities), labels, patients_file, label_map)
+        split = _read_split(Path(datalist_file), root, list(modalities), labels, patients_file, label_map)
     _check_inside(split, root, allow_links)
     if label_map is not None:
-        subjects = {item["subject"]: None for part in split.values() for item in part}  # each once, in order
+        subjects = {item["subject"]: None for part in split.values() for item in part}  # no duplicates, in order
         require_label_map(dataset_dir, subjects, label_map)
     if class_labels is not None:
         for name, part in split.items():
-            split[name] = [item | {"class_label": _class(item["subject"], class_labels)} for item in part]
+            split[name] = [item | {"class_label": _class_of(item["subject"], class_labels)} for item in part]
     settings: dict[str, Any] = {
         "modalities": list(modalities),
         "fractions": list(fractions),
@@ -162,7 +164,7 @@ def find_datalist(
     return settings | split
 
 
-def _read(
+def _read_split(
     file: Path,
     root: str,
     modalities: list[str],
@@ -170,19 +172,22 @@ def _read(
     patients_file: str | os.PathLike | None,
     label_map: LabelMap | None,
 ) -> dict[str, Any]:
-    """The split in a file, with absolute paths."""
+    """Read the split from a datalist, with absolute paths, and check that it fits the other arguments."""
     if not file.is_file():
         raise FileNotFoundError(f"no datalist at {file}; python -m idm_bundle prepare writes one")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        sound = all(_is_item(item, content["modalities"]) for part in PARTS for item in content[part])
+        valid = all(_is_item(item, content["modalities"]) for part in PARTS for item in content[part])
     except (ValueError, TypeError, KeyError):
-        sound = False
-    if not sound:
-        raise ValueError(f"{file} is no datalist of python -m idm_bundle prepare, or is damaged; let it write one")
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"{file} is not a datalist of python -m idm_bundle prepare, or is damaged; let prepare write one"
+        )
     if content["modalities"] != modalities:
         raise ValueError(
-            f"{file} is of the modalities {content['modalities']}, and {modalities} are asked for; prepare it with them"
+            f"{file} lists the modalities {content['modalities']}, but {modalities} are requested; prepare "
+            "one with these"
         )
     content |= {part: with_patients(content[part], patients_file) for part in PARTS}
     _require_separate(file, content)
@@ -192,18 +197,18 @@ def _read(
         raise ValueError(f"{file} has no labels; prepare it with --label_map")
     if None not in (label_map, content.get("label_map")) and content["label_map"] != label_map:
         raise ValueError(
-            f"{file} was prepared with label_map={content['label_map']!r}, and label_map={label_map!r} is given; give "
+            f"{file} was prepared with label_map={content['label_map']!r}, but label_map={label_map!r} is given; give "
             "the same, or prepare the folder again"
         )
-    return _with_paths({part: content[part] for part in PARTS}, lambda p: os.path.normpath(os.path.join(root, p)))
+    return _map_paths({part: content[part] for part in PARTS}, lambda p: os.path.normpath(os.path.join(root, p)))
 
 
 def _require_separate(file: Path, split: dict[str, Any]) -> None:
-    """Refuse to judge a network by patients that it was trained on; the split of a single patient warns itself."""
+    """Refuse a split that evaluates a network on its training patients; with one patient, :func:`_parts` warns."""
     for part in PARTS:
         counted = Counter(item["subject"] for item in split[part])
-        if twice := [subject for subject, times in counted.items() if times > 1]:
-            raise ValueError(f"{file} lists {', '.join(twice[:5])} more than once in {part}; list every case once")
+        if repeated := [subject for subject, times in counted.items() if times > 1]:
+            raise ValueError(f"{file} lists {', '.join(repeated[:5])} more than once in {part}; list every case once")
     training, validation, test = ({patient(item) for item in split[part]} for part in PARTS)
     shared = sorted(training & (validation | test))
     if shared and len(training | validation | test) > 1:
@@ -214,23 +219,23 @@ def _require_separate(file: Path, split: dict[str, Any]) -> None:
 
 
 def _check_inside(split: Mapping[str, list[dict[str, Any]]], root: str, allow_links: bool) -> None:
-    """Refuse paths that lead out of the folder, whatever way."""
+    """Refuse paths that lead out of the folder, directly or by a link."""
     real = os.path.realpath(root)
 
     def check(path: str) -> str:
         if os.path.commonpath([root, path]) != root:
-            raise ValueError(f"{path} is not in dataset_dir {root}; give the folder that the datalist was made of")
+            raise ValueError(f"{path} is not in dataset_dir {root}; give the folder that the datalist was made from")
         if not allow_links and os.path.commonpath([real, target := os.path.realpath(path)]) != real:
             raise ValueError(
-                f"{path} is a link out of dataset_dir, to {target}; where that is meant, add --allow_links true"
+                f"{path} is a link out of dataset_dir, to {target}; if that is intended, add --allow_links true"
             )
         return path
 
-    _with_paths(split, check)
+    _map_paths(split, check)
 
 
 def _is_item(item: Any, modalities: Sequence[str]) -> bool:
-    """Whether this is a case as :func:`~monai_idm.data.brats_datalist` gives it."""
+    """Whether this is an item as :func:`~monai_idm.data.brats_datalist` returns it."""
     return (
         isinstance(item, dict)
         and isinstance(item["subject"], str)
@@ -243,12 +248,12 @@ def _is_item(item: Any, modalities: Sequence[str]) -> bool:
     )
 
 
-def _class(subject: str, class_labels: Mapping[str, int]) -> int:
+def _class_of(subject: str, class_labels: Mapping[str, int]) -> int:
     label = look_up(subject, class_labels)
     if label is None:
         raise ValueError(
             f"{subject} has no class, {len(class_labels)} other subjects have one; give it a line in class_file, or "
-            "the column with such names as class_columns"
+            "name the column with such subjects in class_columns"
         )
     return label
 
@@ -271,14 +276,16 @@ def _parts(patients: list[str], fractions: Sequence[float]) -> tuple[list[str], 
     return patients[:training], patients[training : training + validation], patients[training + validation :]
 
 
-def _with_paths(
+def _map_paths(
     split: Mapping[str, list[dict[str, Any]]], change: Callable[[str], str]
 ) -> dict[str, list[dict[str, Any]]]:
-    def changed(item: dict[str, Any]) -> dict[str, Any]:
+    """The same split with every path changed."""
+
+    def change_item(item: dict[str, Any]) -> dict[str, Any]:
         paths = {key: item[key] for key in _PATHS if key in item}
         return item | {k: [change(p) for p in v] if isinstance(v, list) else change(v) for k, v in paths.items()}
 
-    return {name: [changed(item) for item in part] for name, part in split.items()}
+    return {name: [change_item(item) for item in part] for name, part in split.items()}
 
 
 def _absolute(folder: str | os.PathLike) -> str:

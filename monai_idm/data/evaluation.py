@@ -1,4 +1,4 @@
-"""Which cases weights may be judged by: those that their own training set aside, or a folder that it never saw."""
+"""Selects the cases to evaluate weights on: those that their training set aside, or a folder that it never saw."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from monai_idm.data.patients import patient
 __all__ = ["evaluation_datalist", "split_of"]
 
 _ALL = "all"
-_NAMED = 5  # cases in an error
+_NAMED = 5  # cases in an error text
 _logger = logging.getLogger(__name__)
 
 
 def split_of(training: Any, validation: Any, datalist_file: str | os.PathLike[str]) -> dict[str, list[Case]] | None:
-    """Subject and patient of every case of a training, for the record of its weights.
+    """Subject and patient of every case of a training run, for the record in its weights.
 
     Args:
-        training: Dataset that is trained on, whose ``data`` are items; or these items. Those that another tool lists
-            without a subject, as MONAI Label does, go by the name of their first file.
-        validation: Dataset that chooses the best weights, likewise.
-        datalist_file: The datalist that the training has written; where it is of these items, its test split is taken.
+        training: Training dataset, whose ``data`` are items; or these items. Items that another tool lists without a
+            subject, as MONAI Label does, are named after their first file.
+        validation: Dataset that the best weights are chosen on, or its items.
+        datalist_file: Datalist written by the run; if its training items are these, its test split is added.
     Returns:
-        Cases by ``training``, ``validation`` and ``test``; None where a dataset of somebody's own names no cases.
+        Cases under ``training``, ``validation`` and ``test``; None if a custom dataset does not name its cases.
     """
     parts = {"training": training, "validation": validation}
     try:
         split = {part: [_case(item) for item in getattr(of, "data", of)] for part, of in parts.items()}
     except (AttributeError, KeyError, IndexError, TypeError):
-        _logger.warning("the training's dataset names no cases: its weights will not know what they were trained on")
+        _logger.warning(
+            "the training dataset does not name its cases: its weights will not record what they were trained on"
+        )
         return None
     try:
         written = json.loads(Path(datalist_file).read_text(encoding="utf-8"))
@@ -56,78 +58,79 @@ def evaluation_datalist(
     datalist_file: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """The cases of a folder, by the split of the training that made the weights. Nothing is written.
+    """List the cases of a folder by the split that the weights were trained with, without writing anything.
 
     Args:
-        ckpt_file: The weights. Where older ones do not say their cases, the training's datalist does; where there are
-            none yet, or another tool hands them over without a file, also the split that a training would make.
-        evaluation_split: The part that is going to be judged, ``"validation"`` or ``"test"``, or ``"all"`` cases.
+        ckpt_file: File of the weights, whose record holds the split. Older weights, which have no such record, need
+            ``file`` or ``datalist_file``. If there are no weights yet, or another tool passes them without a file, the
+            split is that of ``file`` or, without it, the one that a training run would make.
+        evaluation_split: Part to evaluate, ``"validation"`` or ``"test"``, or ``"all"`` cases.
         dataset_dir: Folder of the cases.
-        file: The datalist that the training left in its ``output_dir``.
-        datalist_file: A datalist of ``python -m idm_bundle prepare``: its cases and parts are taken.
-        options: ``modalities`` and others of :func:`~monai_idm.data.datalist.find_datalist`.
+        file: Datalist that the training run left in its ``output_dir``.
+        datalist_file: A datalist of ``python -m idm_bundle prepare``, whose cases and parts are used instead.
+        options: ``modalities`` and other arguments of :func:`~monai_idm.data.datalist.find_datalist`.
     Returns:
-        Items by ``training``, ``validation``, ``test`` and ``all``, of which the part that is judged is not empty; and
-        the settings.
+        Items under ``training``, ``validation``, ``test`` and ``all``, where the part to evaluate is not empty; and the
+        settings.
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: As :func:`~monai_idm.data.prepare_datalist` does.
-        ValueError: If nobody knows what the weights were trained on, the part to be judged is empty, or it holds cases
+        FileNotFoundError, NotADirectoryError, ValueError: See :func:`~monai_idm.data.prepare_datalist`.
+        ValueError: If it is unknown what the weights were trained on, or the part to evaluate is empty or holds cases
             that they were trained on.
     """
     if evaluation_split not in (*PARTS, _ALL):
         raise ValueError(f"evaluation_split={evaluation_split!r}; choose validation, test, or all")
-    there = Path(ckpt_file).is_file()
-    known = TrainingSplit.of(read_record(ckpt_file)) if there else None
-    if known is None and datalist_file is None:
+    ckpt_exists = Path(ckpt_file).is_file()
+    recorded = TrainingSplit.of(read_record(ckpt_file)) if ckpt_exists else None
+    if recorded is None and datalist_file is None:
         if Path(file).is_file():
             datalist_file = file
-            _logger.warning("the weights do not say what they were trained on; taking the split in %s", datalist_file)
-        elif there:
+            _logger.warning("the weights do not record what they were trained on; using the split in %s", datalist_file)
+        elif ckpt_exists:
             raise ValueError(
-                f"nothing says which cases the weights in {ckpt_file} were trained on: records of it came with version "
-                f"0.2, and {file} is not there; give the datalist.json of their training as "
-                "--datalist_file"
+                f"it is unknown which cases the weights in {ckpt_file} were trained on: weights record them since "
+                f"version 0.2, and {file} is missing; give the datalist.json of their training as --datalist_file"
             )
-    if known is None or datalist_file is not None:
+    if recorded is None or datalist_file is not None:
         parts = _with_all(find_datalist(dataset_dir, datalist_file=datalist_file, **options))
     else:
-        split = {part: partial(known.has, part) for part in PARTS}
+        split = {part: partial(recorded.has, part) for part in PARTS}
 
         def split_by(items: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
             return {part: [item for item in items if has(item["subject"])] for part, has in split.items()} | {
                 _ALL: items
             }
 
-        if evaluation_split != _ALL:  # of others no file needs to be there
+        if evaluation_split != _ALL:  # cases outside the split may lack files
             problems = problem_cases(dataset_dir, options["modalities"], options.get("label_map") is not None)
             options["problems"] = {s: why for s, why in problems.items() if not any(has(s) for has in split.values())}
         parts = find_datalist(dataset_dir, split_by=split_by, **options)
-    judged = parts[evaluation_split]
-    if not judged:
+    evaluated = parts[evaluation_split]
+    if not evaluated:
         raise ValueError(
             f"none of the {len(parts[_ALL])} cases in {dataset_dir} was in the {evaluation_split} split of the "
-            "weights' training; to judge a folder of other patients as a whole, add --evaluation_split all"
+            "weights' training; to evaluate all of a folder of other patients, add --evaluation_split all"
         )
-    own = datalist_file is None and evaluation_split != _ALL  # the training's split is what it is, also of one patient
-    if known is not None and not own:
-        _require_none([item for item in judged if known.trained_on(_case(item))], len(parts[_ALL]))
-    elif known is None and evaluation_split == _ALL:
-        _require_none(parts["training"], len(parts[_ALL]))
+    # not checked: with one patient, training, validation and test are the same
+    uses_training_split = datalist_file is None and evaluation_split != _ALL
+    if recorded is not None and not uses_training_split:
+        _refuse_seen([item for item in evaluated if recorded.trained_on(_case(item))], len(parts[_ALL]))
+    elif recorded is None and evaluation_split == _ALL:
+        _refuse_seen(parts["training"], len(parts[_ALL]))
     return parts
 
 
 def _with_all(parts: dict[str, Any]) -> dict[str, Any]:
-    every = {item["subject"]: item for part in PARTS for item in parts[part]}
-    return parts | {_ALL: [item for _, item in sorted(every.items())]}
+    by_subject = {item["subject"]: item for part in PARTS for item in parts[part]}
+    return parts | {_ALL: [item for _, item in sorted(by_subject.items())]}
 
 
-def _require_none(seen: Sequence[Mapping[str, Any]], of: int) -> None:
+def _refuse_seen(seen: Sequence[Mapping[str, Any]], num_cases: int) -> None:
     if seen:
         named = ", ".join(item["subject"] for item in seen[:_NAMED])
         raise ValueError(
-            f"the weights were trained on {len(seen)} of the {of} cases or on other scans of their patients, as on "
-            f"{named}: scores would be too good; judge the split of the training (--evaluation_split test, without "
-            "--datalist_file), or other patients"
+            f"the weights were trained on {len(seen)} of the {num_cases} cases or on other scans of their patients, "
+            f"such as {named}: scores would be too good; evaluate the split of the training (--evaluation_split test, "
+            "without --datalist_file), or other patients"
         )
 
 

@@ -29,18 +29,18 @@ _MODES = {"trilinear": "trilinear", "nearest": "nearest-exact"}
 
 
 class FitToGridd(MapTransform, InvertibleTransform):
-    """Resize a volume to fit a grid, keep its proportions, and pad what is left with air.
+    """Resize a volume to fit a grid, keeping its proportions, and pad the rest with air.
 
-    Made of MONAI's ``Resize`` and ``SpatialPad``; ``Invertd`` goes back by their
-    records, to the input's shape and affine. The padding is what :class:`monai_idm.data.WindowIntensityd`
-    made of intensity 0 (0 without it), so the border is seamless; hence this comes before
+    MONAI's ``Resize`` and ``SpatialPad`` do the work, and their records let ``Invertd`` restore the input's shape and
+    affine. The padding has the value to which :class:`monai_idm.data.WindowIntensityd` mapped intensity 0 (0 without
+    that transform), so that the border is seamless; hence this comes before
     :class:`monai_idm.data.ScaleToNetworkRanged`. Reorient and crop to the brain first.
 
     Args:
-        keys: Keys of the volumes, ``(C, X, Y, Z)``; MetaTensors, unless nothing is zoomed.
+        keys: Keys of the volumes, ``(C, X, Y, Z)``; they must be MetaTensors unless ``zoom`` is False.
         spatial_size: Voxels of the grid, one number or three.
         mode: ``"trilinear"``, anti-aliased, or ``"nearest"``, one for all keys or one for each.
-        zoom: ``False``: only pad, and leave every voxel as it is.
+        zoom: Whether to resize; ``False``: only pad, which keeps every voxel as it is.
     Raises:
         ValueError: If ``spatial_size`` is not positive, or a mode is unknown; when called, if a volume has no affine
             or is not 3D, or with ``zoom=False`` does not fit.
@@ -67,27 +67,29 @@ class FitToGridd(MapTransform, InvertibleTransform):
         d = dict(data)
         for key, mode in self.key_iterator(d, self.mode):
             d[key] = as_tensor(d[key])
-            # made anew: it keeps its size, and threads share this object
-            resize = Resize(self._resized(d[key]), mode=_MODES[mode], anti_aliasing=mode == "trilinear")
+            # a new one for each volume: Resize stores its size, and threads share this transform
+            resize = Resize(self._resized_shape(d[key]), mode=_MODES[mode], anti_aliasing=mode == "trilinear")
             air = air_level(d[key])
-            d[key] = self.pad(resize(d[key] - air)) + air  # both take what is outside for 0
+            d[key] = self.pad(resize(d[key] - air)) + air  # both fill with 0
         return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            resized = self.pad.inverse(require_record(key, d[key], "the way to the grid"))
+            resized = self.pad.inverse(require_record(key, d[key], "how it was fitted to the grid"))
             resize = Resize(self.spatial_size)
-            record = resize.pop_transform(resized, check=False)  # made by the Resize of __call__, gone since
+            record = resize.pop_transform(
+                resized, check=False
+            )  # check=False: the record is from another Resize, that of __call__
             d[key] = resize.inverse_transform(resized, record)
         return d
 
-    def _resized(self, volume: torch.Tensor) -> tuple[int, ...]:
+    def _resized_shape(self, volume: torch.Tensor) -> tuple[int, ...]:
         if volume.ndim != 4 or (self.zoom and not isinstance(volume, MetaTensor)):
             raise ValueError(
                 f"a {type(volume).__name__} of shape {tuple(volume.shape)} cannot be fitted; it must be a "
                 "MetaTensor (C, X, Y, Z), whose affine gives the voxels' size: load it with LoadVolumesd, under "
-                "monai.data.set_track_meta(True), or take zoom=False"
+                "monai.data.set_track_meta(True), or use zoom=False"
             )
         n, grid = np.array(volume.shape[1:]), np.array(self.spatial_size)
         if self.zoom:
@@ -105,11 +107,11 @@ class FitToGridd(MapTransform, InvertibleTransform):
 
 
 def grid_spacing_mm(dataset: Iterable[Mapping[Hashable, Any]], limit: int = 16, key: str = "image") -> float:
-    """Give the usual voxel size of a preprocessed dataset: the side in mm of a cube of the median volume.
+    """Typical voxel size of a preprocessed dataset, in mm: the side of a cube with the median voxel volume.
 
     Args:
         dataset: Preprocessed items, MetaTensors under ``key``.
-        limit: How many items to look at, from the first on.
+        limit: Number of items to use, from the first.
         key: Key of the images.
     Raises:
         ValueError: If there is no item, or one without an affine.
@@ -119,6 +121,6 @@ def grid_spacing_mm(dataset: Iterable[Mapping[Hashable, Any]], limit: int = 16, 
     if not images or with_affine < len(images):
         raise ValueError(
             f"{len(images)} items, {with_affine} with an affine; there must be at least one, and an affine "
-            "in each: give a dataset that is preprocessed from files"
+            "in each: use a dataset that is preprocessed from files"
         )
     return float(np.median([abs(float(torch.linalg.det(image.affine[:3, :3]))) ** (1 / 3) for image in images]))

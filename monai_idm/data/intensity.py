@@ -25,7 +25,7 @@ from monai_idm.data.tracked import as_tensor, require_record
 
 __all__ = ["ScaleToNetworkRanged", "ToImageRanged", "WindowIntensityd", "air_level"]
 
-_CONTRAST = 0.02  # of the window, the least that the brain must take
+_MIN_CONTRAST = 0.02  # smallest fraction of the window that a brain may span
 
 
 class WindowIntensityd(MapTransform, InvertibleTransform):
@@ -33,13 +33,13 @@ class WindowIntensityd(MapTransform, InvertibleTransform):
 
     ``data["mask"]`` is the brain mask, ``(1, X, Y, Z)``, non-zero in the brain.
     Records in the image's meta data ``window: {"lo": [...], "hi": [...], "clipped": [...]}``, one number per
-    channel: the window in the file's intensities, and the fraction of brain voxels that it clips, which no
-    inverse brings back. Put it after the crop, so that what the crop's inverse adds is air of intensity 0.
+    channel: the window in the file's intensities, and the fraction of brain voxels that it clips, which the
+    inverse cannot restore. Put it after the crop, so that the 0 with which the crop's inverse pads is air.
 
     Args:
         keys: Keys of the images, ``(C, X, Y, Z)``.
-        lower: Percentile of the brain's voxels, 0 to 100.
-        upper: Percentile of the brain's voxels, 0 to 100.
+        lower: Percentile of the brain's voxels at the lower end of the window, 0 to 100.
+        upper: Percentile of the brain's voxels at the upper end of the window, 0 to 100.
     Raises:
         ValueError: If the percentiles are out of order; when called, if the mask is empty or the brain is
             constant from one percentile to the other; in ``inverse``, if the number of channels has changed.
@@ -68,8 +68,8 @@ class WindowIntensityd(MapTransform, InvertibleTransform):
             lo, hi, clipped = self._window(v, brain)
             if min(lo) < 0 and not isinstance(v, MetaTensor):
                 raise ValueError(
-                    f"'{key}' has intensities below its air, and as a {type(d[key]).__name__} nothing to note in where "
-                    "the air comes to lie; load it as a MetaTensor, with monai.data.set_track_meta(True)"
+                    f"'{key}' has intensities below its air, and a {type(d[key]).__name__} cannot record which value "
+                    "the air gets; load it as a MetaTensor, with monai.data.set_track_meta(True)"
                 )
             low, high = _per_channel(lo, v), _per_channel(hi, v)
             x = ((v - low) / (high - low)).clamp(0, 1)
@@ -85,7 +85,7 @@ class WindowIntensityd(MapTransform, InvertibleTransform):
             window = self.pop_transform(x)[TraceKeys.EXTRA_INFO]
             if len(x) != len(window["lo"]):
                 raise ValueError(
-                    f"'{key}' comes back with {len(x)} channels, the image had {len(window['lo'])}; each "
+                    f"'{key}' comes back with {len(x)} channels, but the image had {len(window['lo'])}; each "
                     "channel has its own window: predict as many channels as were loaded"
                 )
             low, high = _per_channel(window["lo"], x), _per_channel(window["hi"], x)
@@ -107,27 +107,27 @@ class WindowIntensityd(MapTransform, InvertibleTransform):
                 )
             lo.append(min(0.0, lowest))
             hi.append(max(0.0, highest))
-            if highest - lowest < _CONTRAST * (hi[-1] - lo[-1]):
+            if highest - lowest < _MIN_CONTRAST * (hi[-1] - lo[-1]):
                 raise ValueError(
-                    f"channel {channel} of {name} is {lowest:g} to {highest:g} in the brain, which is little "
-                    "beside the distance to its air at 0: hardly any contrast would be left; set the air closer to it"
+                    f"channel {channel} of {name} is {lowest:g} to {highest:g} in the brain, a small range compared "
+                    "with its distance to the air at 0: hardly any contrast would be left; bring the air closer to it"
                 )
             clipped.append(float(((v < lo[-1]) | (v > hi[-1])).double().mean()))
         return lo, hi, clipped
 
 
 class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
-    r"""Map [0, 1] onto the range that network and scheduler see; the inverse also clips to [0, 1].
+    r"""Map [0, 1] onto the range of the network and the scheduler; the inverse also clips to [0, 1].
 
     .. math:: y = \mathrm{minimum} + x\,(\mathrm{maximum} - \mathrm{minimum})
 
-    To bring predictions to [0, 1] for metrics and pictures, without ``Invertd``, there is :class:`ToImageRanged`; one
-    of the two per key, not both.
+    For metrics and pictures, :class:`ToImageRanged` brings predictions to [0, 1] without ``Invertd``; use one of the
+    two per key, not both.
 
     Args:
         keys: Keys of the images.
-        minimum: Where 0 goes.
-        maximum: Where 1 goes.
+        minimum: Value that 0 is mapped to.
+        maximum: Value that 1 is mapped to.
     Raises:
         ValueError: If ``minimum`` is not below ``maximum``.
     """
@@ -163,14 +163,14 @@ class ScaleToNetworkRanged(MapTransform, InvertibleTransform):
 
 
 class ToImageRanged(ScaleIntensityRanged):
-    """From the network's range to [0, 1], for metrics, pictures and files: MONAI's ScaleIntensityRanged.
+    """Map the network's range onto [0, 1] for metrics, pictures and files, with MONAI's ScaleIntensityRanged.
 
     Args:
         keys: Keys of the images.
-        network_range: What becomes 0 and 1.
-        clip: False for noisy images, whose mean clipping would change.
-        squared: The images are variances, which change by the square of what images change by.
-        allow_missing_keys: Pass over keys that an item lacks.
+        network_range: Values that become 0 and 1.
+        clip: Whether to clip to [0, 1]; False for noisy images, whose mean clipping would change.
+        squared: Whether the images are variances, which scale with the square of the images' factor.
+        allow_missing_keys: Whether to skip keys that an item lacks.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class ToImageRanged(ScaleIntensityRanged):
 
 
 def air_level(image: torch.Tensor) -> torch.Tensor:
-    """Where the window put intensity 0, per channel: ``(C, 1, 1, 1)``; 0 if the image was not windowed."""
+    """Value to which the window mapped intensity 0, per channel: ``(C, 1, 1, 1)``; 0 if the image was not windowed."""
     window = image.meta.get("window") if isinstance(image, MetaTensor) else None
     if window is None:
         return _per_channel([0.0] * len(image), image)

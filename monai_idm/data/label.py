@@ -1,4 +1,4 @@
-"""Reads the label of a case, and refuses one that does not lie on its images."""
+"""Loads the label of a case, and refuses one that does not lie on the case's images."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from monai_idm.data.tracked import as_tensor
 
 __all__ = ["LoadLabeld"]
 
-_VOXELS = 0.1  # how far a label's voxels may lie from the image's
-_OUTSIDE = 0.5  # of the labelled voxels
+_MAX_DISPLACEMENT = 0.1  # voxels, between a label and its image
+_MAX_OUTSIDE = 0.5  # fraction of the labelled voxels that may be in the air
 
 
 class LoadLabeld(MapTransform):
     """Load a label file, ``(1, X, Y, Z)``, and compare it with the case's images and brain mask.
 
-    These are ``data["image"]`` and ``data["mask"]``, as LoadVolumesd leaves them.
-
-    Its voxels may come in another order than theirs, if its header says so. Put it before what reorients or crops.
+    These are ``data["image"]`` and ``data["mask"]``, as LoadVolumesd leaves them. The label's voxels may be in another
+    order than theirs, if its header says so. Put this before transforms that reorient or crop.
 
     Args:
         keys: Keys of the paths, or of tensors that another tool has loaded.
     Raises:
         FileNotFoundError: When called, if a file is missing.
-        ValueError: When called, if a file cannot be read, has several channels, lies elsewhere than the images, or
-            labels more of the air than of the brain.
+        ValueError: When called, if a file cannot be read, has several channels, is not in the place of the images, or
+            marks more air than brain.
     """
 
     def __init__(self, keys: KeysCollection = "label") -> None:
@@ -52,22 +51,22 @@ class LoadLabeld(MapTransform):
         return d
 
 
-def _read(given: str | os.PathLike | np.ndarray | Tensor) -> tuple[str, MetaTensor]:
-    if isinstance(given, np.ndarray | Tensor):
-        name, voxels = "the label given", as_tensor(given)
+def _read(source: str | os.PathLike | np.ndarray | Tensor) -> tuple[str, MetaTensor]:
+    if isinstance(source, np.ndarray | Tensor):
+        name, voxels = "the label given", as_tensor(source)
         label = MetaTensor((voxels[None] if voxels.ndim == 3 else voxels).float())
         require_affine(name, label)
     else:
-        name, label = str(given), read_volume(str(given))
+        name, label = str(source), read_volume(str(source))
     if label.ndim != 4 or len(label) != 1:
-        raise ValueError(f"{name} gives an array {tuple(label.shape)}; a label has one volume, (1, X, Y, Z)")
+        raise ValueError(f"{name} has the shape {tuple(label.shape)}; a label has one volume, (1, X, Y, Z)")
     return name, label
 
 
 def _require_same_place(name: str, label: MetaTensor, image: MetaTensor) -> None:
     sizes, affines = [tuple(x.shape[1:]) for x in (image, label)], [np.asarray(x.affine) for x in (image, label)]
     apart = displacement(sizes[0], affines[0], sizes[1], affines[1])
-    if apart <= _VOXELS:
+    if apart <= _MAX_DISPLACEMENT:
         return
     of = image.meta.get("filename_or_obj", "the image")
     by = f"{apart:.1f} voxels" if np.isfinite(apart) else "another grid"
@@ -79,16 +78,16 @@ def _require_same_place(name: str, label: MetaTensor, image: MetaTensor) -> None
 
 
 def _require_in_brain(name: str, label: MetaTensor, mask: MetaTensor) -> None:
-    """A right header over voxels in another order, or over those of another case, shows here."""
+    """Refuse a label that is mostly in the air: it is another case's, or its voxels are not in its header's order."""
     marked = label.as_tensor()[0].nonzero().double()
-    if not 0 < len(marked) < label.numel() / 2:  # nothing, or a background of another number, which no map knows
+    if not 0 < len(marked) < label.numel() / 2:  # nothing, or a background that is not 0, which no label map allows
         return
     to_mask = torch.linalg.inv(mask.affine.double()) @ label.affine.double()
     places = (marked @ to_mask[:3, :3].T + to_mask[:3, 3]).round().long()
     brain = mask.as_tensor()[0]
     places = torch.minimum(places.clamp(min=0), torch.tensor(brain.shape) - 1)
     outside = float((brain[tuple(places.T)] == 0).double().mean())
-    if outside > _OUTSIDE:
+    if outside > _MAX_OUTSIDE:
         raise ValueError(
             f"{name} marks {len(marked)} voxels, {outside:.0%} of them in the air; a label must lie in the brain of "
             "its images: is it another case's, or are its voxels in another order than its header says?"

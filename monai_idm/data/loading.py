@@ -1,7 +1,7 @@
-"""Reads the volumes of one case into one multi-channel tensor, and says where the brain is.
+"""Loads the files of one case as one multi-channel volume with a brain mask.
 
-The brain is where any channel differs from the air around it (``air.py``), not where it exceeds it:
-interpolation leaves voxels below the air inside.
+The brain is where any channel differs from the air around it (``air.py``), above or below: interpolation leaves
+voxels inside the brain that are darker than air.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from monai_idm.data.tracked import as_tensor
 
 __all__ = ["LoadVolumesd"]
 
-_AFFINE_TOLERANCE = 1e-3  # mm, on every entry; headers of one case differ by rounding
+_AFFINE_TOLERANCE = 1e-3  # mm, for every entry; headers of one case differ by rounding
 
 
 class _Channel(NamedTuple):
-    """One contrast of a case, ``(X, Y, Z)``, and what to call it in errors."""
+    """One contrast of a case, ``(X, Y, Z)``, and its name in error messages."""
 
     name: str
     voxels: Tensor
@@ -38,24 +38,28 @@ class _Channel(NamedTuple):
 class LoadVolumesd(MapTransform):
     """Load the NIfTI files of a case as one volume, one channel per modality, and its brain mask.
 
-    ``data[key]`` is a list of paths, one per channel: of 3D files, or of 4D files with ``data["channels"]``
-    saying which channel to take from each. Or it is one path, all of whose channels are taken, or those that
-    ``data["channels"]`` lists; or a tensor that another tool has loaded, ``(C, X, Y, Z)`` or, of one channel,
-    ``(X, Y, Z)``, as MONAI Deploy hands it over. It becomes a float32 MetaTensor ``(C, X, Y, Z)`` with the file's
-    scaling applied and the meta data of the first file, as MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``
-    would give it. ``data["mask"]`` becomes ``(1, X, Y, Z)``: 1 where a channel of the first key is not air, else 0.
+    ``data[key]`` is one of
+
+    - a list of paths, one per channel: of 3D files, or of 4D files with the channel of each in ``data["channels"]``;
+    - one path, whose channels are all loaded, or only those that ``data["channels"]`` lists;
+    - a tensor that another tool has loaded, as MONAI Deploy does: ``(C, X, Y, Z)``, or ``(X, Y, Z)`` for one channel.
+
+    It becomes a float32 MetaTensor ``(C, X, Y, Z)`` with the file's scaling applied and the metadata of the first
+    file, as MONAI's ``LoadImaged`` and ``EnsureChannelFirstd`` would return it. ``data["mask"]`` becomes
+    ``(1, X, Y, Z)``: 1 where a channel of the first key differs from air, 0 elsewhere.
 
     Args:
         keys: Keys of the paths.
-        modalities: Names of the channels wanted. With them, names of files have to agree, and one 4D file is put in
-            their order: by ``channel_order``, by a ``dataset.json`` beside it, or by the Decathlon's file names.
-        channel_order: Names of the channels of one 4D file, or of a tensor, as they come.
-        air: Value of the air in every file; None: found for each volume at its border.
+        modalities: Names of the channels, in the order wanted. If given, file names must agree with them, and the
+            channels of one 4D file are put in this order, which requires ``channel_order``, a ``dataset.json`` next to
+            the file, or a file name of the Decathlon.
+        channel_order: Names of the channels of one 4D file, or of a tensor, in the order in which they are stored.
+        air: Value of air in every file; None: estimated from the border of each volume.
     Raises:
         FileNotFoundError: When called, if a file is missing.
-        ValueError: When called, if a file is cut short or no NIfTI, is not 3D, holds NaN, Inf or one value only, has a
-            singular affine, lacks a channel, or differs from the first in shape or affine; if a name says another
-            contrast, or nothing says the order of a 4D file; if there is no telling brain from air.
+        ValueError: When called, if a file is cut short or not NIfTI, is not 3D, holds NaN, Inf or only one value, has
+            a singular affine, lacks a channel, or differs from the first in shape or affine; if a file name states
+            another contrast, or the order of the channels is unknown; if brain and air cannot be told apart.
     """
 
     def __init__(
@@ -74,65 +78,65 @@ class LoadVolumesd(MapTransform):
         d = dict(data)
         masks = {}
         for key in self.key_iterator(d):
-            d[key], masks[key] = self._case(d[key], d.get("channels"))
+            d[key], masks[key] = self._load_case(d[key], d.get("channels"))
         d["mask"] = masks[self.keys[0]]
         return d
 
-    def _case(
-        self, given: str | os.PathLike | Sequence[str] | np.ndarray | Tensor, numbers: Sequence[int] | None
+    def _load_case(
+        self, source: str | os.PathLike | Sequence[str] | np.ndarray | Tensor, indices: Sequence[int] | None
     ) -> tuple[MetaTensor, MetaTensor]:
         """The volume and its mask."""
-        if isinstance(given, np.ndarray | Tensor):
-            channels, meta = self._of_tensor(as_tensor(given))
+        if isinstance(source, np.ndarray | Tensor):
+            channels, meta = self._from_tensor(as_tensor(source))
         else:
-            channels, meta = self._of_files(given, numbers)
+            channels, meta = self._from_files(source, indices)
         brain = torch.zeros_like(channels[0].voxels, dtype=torch.bool)
         for name, voxels in channels:
-            _require_contrast_in(name, voxels)
+            _check_intensities(name, voxels)
             brain |= find_brain(name, voxels, self.air)
         require_brain(channels[0].name, brain, judged=self.air is None)
         image = MetaTensor(torch.stack([channel.voxels for channel in channels]), meta=meta)
         return image, MetaTensor(brain[None].to(image.dtype), meta=deepcopy(meta))
 
-    def _of_files(
-        self, given: str | os.PathLike | Sequence[str], numbers: Sequence[int] | None
+    def _from_files(
+        self, source: str | os.PathLike | Sequence[str], indices: Sequence[int] | None
     ) -> tuple[list[_Channel], dict[str, Any]]:
-        single = isinstance(given, str | os.PathLike)
-        paths = [str(given)] if isinstance(given, str | os.PathLike) else [str(path) for path in given]
-        if single and numbers is not None:
-            paths = paths * len(numbers)
-        if not paths or (numbers is not None and len(numbers) != len(paths)):
+        single = isinstance(source, str | os.PathLike)
+        paths = [str(source)] if isinstance(source, str | os.PathLike) else [str(path) for path in source]
+        if single and indices is not None:
+            paths = paths * len(indices)
+        if not paths or (indices is not None and len(indices) != len(paths)):
             raise ValueError(
-                f"paths {paths} with channels {numbers}; a case needs at least one path, and where it gives "
-                "channels, one number per path: correct the datalist"
+                f"paths {paths} with channels {indices}; a case needs at least one path and, if it lists channels, "
+                "one number per path: correct the datalist"
             )
-        files = {path: read_volume(path) for path in dict.fromkeys(paths)}  # each file once, also a 4D one
+        files = {path: read_volume(path) for path in dict.fromkeys(paths)}  # read a 4D file once, not per channel
         first = files[paths[0]]
         for path, volume in files.items():
             _check_same_grid(paths[0], first, path, volume)
-        if numbers is not None:
-            picked = [_channel(path, files[path], i) for path, i in zip(paths, numbers, strict=True)]
+        if indices is not None:
+            channels = [_channel(path, files[path], i) for path, i in zip(paths, indices, strict=True)]
         elif single:
-            picked = self._in_order(paths[0], first.as_tensor(), stated_order(paths[0]))
+            channels = self._sort_channels(paths[0], first.as_tensor(), stated_order(paths[0]))
         else:
-            picked = [_only_channel(path, files[path]) for path in paths]
-            self._require_names(paths)
-        return picked, first.meta
+            channels = [_only_channel(path, files[path]) for path in paths]
+            self._check_file_names(paths)
+        return channels, first.meta
 
-    def _of_tensor(self, given: Tensor) -> tuple[list[_Channel], dict[str, Any]]:
-        volume = MetaTensor((given[None] if given.ndim == 3 else given).float())
+    def _from_tensor(self, tensor: Tensor) -> tuple[list[_Channel], dict[str, Any]]:
+        volume = MetaTensor((tensor[None] if tensor.ndim == 3 else tensor).float())
         if volume.ndim != 4:
             raise ValueError(
-                f"a tensor {tuple(given.shape)} instead of paths; it must be a volume, (X, Y, Z), or several, "
-                "(C, X, Y, Z)"
+                f"got a tensor of shape {tuple(tensor.shape)} instead of paths; it must be one volume, (X, Y, Z), or "
+                "several channels, (C, X, Y, Z)"
             )
-        require_affine("the tensor given", volume)
+        require_affine("the input tensor", volume)
         file = volume.meta.get("filename_or_obj")
-        # who hands over a tensor has read the order of its channels in the bundle's metadata, unless its file says more
+        # tools that pass a tensor follow the channel order in the bundle's metadata, unless its file states another
         order = (stated_order(file) if isinstance(file, str) else None) or self.modalities
-        return self._in_order("the tensor given", volume.as_tensor(), order), volume.meta
+        return self._sort_channels("the input tensor", volume.as_tensor(), order), volume.meta
 
-    def _in_order(self, name: str, volume: Tensor, order: Sequence[str] | None) -> list[_Channel]:
+    def _sort_channels(self, name: str, volume: Tensor, order: Sequence[str] | None) -> list[_Channel]:
         """The channels of one file or tensor in the order of ``modalities``."""
         channels = [_Channel(f"channel {i} of {name}" if len(volume) > 1 else name, v) for i, v in enumerate(volume)]
         if self.modalities is None:
@@ -144,24 +148,24 @@ class LoadVolumesd(MapTransform):
         order = self.channel_order or order
         if order is None:
             raise ValueError(
-                f"{name} holds {len(channels)} channels, and nothing says which contrasts they are ({wanted} are "
-                f"wanted); give their order, as {_as_option('channel_order', self.modalities)}, or one file for each"
+                f"{name} has {len(channels)} channels in unknown order, and the contrasts {wanted} are needed; give "
+                f"the order, for example {_as_option('channel_order', self.modalities)}, or one file per contrast"
             )
         missing = [modality for modality in self.modalities if modality not in order]
         if missing or len(order) != len(channels):
             raise ValueError(
-                f"{name} holds {len(channels)} channels, and their order is said to be {', '.join(order)}; wanted are "
-                f"{wanted}: correct channel_order or dataset.json, or give one file for each contrast"
+                f"{name} has {len(channels)} channels, but their order is given as {', '.join(order)}; the contrasts "
+                f"needed are {wanted}: correct channel_order or dataset.json, or give one file per contrast"
             )
         return [channels[list(order).index(modality)] for modality in self.modalities]
 
-    def _require_names(self, paths: Sequence[str]) -> None:
+    def _check_file_names(self, paths: Sequence[str]) -> None:
         if self.modalities is None:
             return
         if len(paths) != len(self.modalities):
             raise ValueError(
                 f"{len(paths)} files, {', '.join(paths)}, for the contrasts {', '.join(self.modalities)}; give one "
-                "for each"
+                "file per contrast"
             )
         for path, modality in zip(paths, self.modalities, strict=True):
             require_contrast(path, modality)
@@ -183,7 +187,8 @@ def _only_channel(path: str, volume: MetaTensor) -> _Channel:
 def _channel(path: str, volume: MetaTensor, index: int) -> _Channel:
     if not 0 <= index < len(volume):
         raise ValueError(
-            f"channel {index} asked of {path}, which has {len(volume)}, counted from 0: correct the datalist"
+            f"channel {index} of {path} does not exist; the file has {len(volume)}, counted from 0: correct the "
+            "datalist"
         )
     return _Channel(path if len(volume) == 1 else f"channel {index} of {path}", volume.as_tensor()[index])
 
@@ -201,7 +206,7 @@ def _check_same_grid(first_path: str, first: MetaTensor, path: str, volume: Meta
         )
 
 
-def _require_contrast_in(name: str, volume: Tensor) -> None:
+def _check_intensities(name: str, volume: Tensor) -> None:
     require_finite(name, volume)
     lowest, highest = volume.aminmax()
     if not highest > lowest:

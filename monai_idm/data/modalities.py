@@ -1,4 +1,4 @@
-"""The contrasts: what each is called here, in files, and by people."""
+"""Names of the MRI contrasts: in this package, in files and for display."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["MODALITIES", "NAMES", "title_of"]
 
 
 class Modality(NamedTuple):
-    """What a contrast is called.
+    """Names of a contrast.
 
     Attributes:
-        title: Name for people.
-        names: What files and ``dataset.json`` call it, in lower case.
+        title: Name for display.
+        names: Names in files and in ``dataset.json``, in lower case.
     """
 
     title: str
@@ -26,9 +26,9 @@ MODALITIES = {
     "flair": Modality("FLAIR", ("flair", "t2f")),
 }
 NAMES = {name: modality for modality, (_, names) in MODALITIES.items() for name in names} | {"seg": "seg"}
-"""Name in a file to name of the volume here, labels included."""
+"""Maps a name in files to the name of the volume in this package, labels included."""
 
 
 def title_of(modality: str) -> str:
-    """The name of a contrast for people; a contrast that is not known here goes by its own."""
+    """Name of a contrast for display; an unknown contrast keeps its own name."""
     return MODALITIES[modality].title if modality in MODALITIES else modality

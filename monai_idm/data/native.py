@@ -1,4 +1,4 @@
-"""What a network has made, from its grid back to that of the files it was made of."""
+"""Maps network output from the network's grid back to the grid of the input files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ __all__ = ["ToNatived"]
 
 
 class ToNatived(MapTransform):
-    """MONAI's ``Invertd`` for volumes that a network has made; they become MetaTensors.
+    """MONAI's ``Invertd`` for volumes that a network has produced; they become MetaTensors.
 
     Args:
         keys: Keys of the volumes, ``(C, X, Y, Z)``.
         transform: Preprocessing of the input; its inverse is applied.
-        orig_keys: Key of what went through the preprocessing: ``"mask"`` for the way through space alone, ``"image"``
-            for the intensities of the input, too.
-        allow_missing_keys: Pass over keys that an item lacks, as those of MONAI Label and Deploy, which ask for
-            ``pred`` alone.
+        orig_keys: Key of the preprocessed volume: ``"mask"`` inverts the spatial transforms only, ``"image"`` also
+            the scaling of the intensities.
+        allow_missing_keys: Skip keys that an item lacks, as in MONAI Label and Deploy, which only need ``pred``.
     """
 
     def __init__(
@@ -32,7 +31,7 @@ class ToNatived(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.steps = [
-            EnsureTyped(self.keys, allow_missing_keys=allow_missing_keys),  # Invertd passes over plain tensors
+            EnsureTyped(self.keys, allow_missing_keys=allow_missing_keys),  # Invertd skips plain tensors
             Invertd(self.keys, transform, orig_keys, nearest_interp=False, allow_missing_keys=allow_missing_keys),  # type: ignore[arg-type]
         ]
 

@@ -1,4 +1,4 @@
-"""Reads one NIfTI file, and says what is wrong with it."""
+"""Reads one NIfTI file and reports what is wrong with it."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from monai.transforms import LoadImage
 
 __all__ = ["read_volume", "require_affine", "require_finite"]
 
-_COMPLEX = (32, 1792, 2048)  # NIfTI's numbers of such types
+_COMPLEX = (32, 1792, 2048)  # NIfTI's codes for complex types
 
 
 def read_volume(path: str) -> MetaTensor:
-    """One file as ``(N, X, Y, Z)``, float32, with its scaling applied.
+    """Read one file as ``(N, X, Y, Z)``, float32, with its scaling applied.
 
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If it is cut short, no NIfTI, complex, not of 3D volumes, or has a singular affine.
+        ValueError: If it is cut short, not NIfTI, complex, does not hold 3D volumes, or has a singular affine.
     """
     if not Path(path).expanduser().is_file():
         raise FileNotFoundError(
-            f"{path} is missing; every file that the datalist names must be there: restore it, or "
-            "prepare the datalist anew"
+            f"{path} is missing; every file that the datalist names must exist: restore it, or "
+            "prepare the datalist again"
         )
     try:
         volume = LoadImage(ensure_channel_first=True)(path)
     except Exception as error:  # damaged files raise OSError, EOFError, zlib.error, nibabel's own ...
         raise ValueError(
-            f"cannot read {path} as NIfTI ({type(error).__name__}: {error}); it must be a whole .nii or "
+            f"cannot read {path} as NIfTI ({type(error).__name__}: {error}); it must be a complete .nii or "
             ".nii.gz file: download or convert it again"
         ) from error
     if not isinstance(volume, MetaTensor):
         raise ValueError(
-            f"{path} was loaded without its affine, which the voxels' size needs; it is kept under "
-            "monai.data.set_track_meta(True): switch it on, and drop the metadata later (EnsureTyped)"
+            f"{path} was loaded without its affine, which defines the voxel size; call "
+            "monai.data.set_track_meta(True) first, and drop the metadata later (EnsureTyped)"
         )
     if int(volume.meta.get("datatype", 0)) in _COMPLEX:
-        raise ValueError(f"{path} holds complex numbers, and intensities are real: convert it to its magnitude")
+        raise ValueError(f"{path} holds complex numbers, but intensities must be real: convert it to magnitudes")
     if volume.ndim != 4:
         raise ValueError(
-            f"{path} gives an array {tuple(volume.shape)}, channels first; it must be (C, X, Y, Z), from a 3D "
-            "file, or a 4D one with its channels last: convert it"
+            f"{path} has the shape {tuple(volume.shape)}, channels first; it must be (C, X, Y, Z), from a 3D "
+            "file, or from a 4D one with its channels last: convert it"
         )
     require_affine(path, volume)
     return volume
@@ -63,6 +63,6 @@ def require_finite(name: str, volume: torch.Tensor) -> None:
     broken = int((~torch.isfinite(volume)).sum())
     if broken:
         raise ValueError(
-            f"{name} holds {broken} NaN or Inf voxels of {volume.numel()}; all must be finite numbers: "
+            f"{name} holds {broken} NaN or Inf voxels out of {volume.numel()}; all must be finite: "
             "repair the file, for instance with numpy.nan_to_num"
         )

@@ -1,11 +1,12 @@
-r"""Patches that know where they are.
+r"""Random patches with the coordinates of their voxels in the whole volume.
 
-A network that is trained on patches and run on whole volumes has to be told which part of the head it sees. So every
-voxel of a volume of :math:`n` voxels per axis has its coordinates,
+A network that is trained on patches and run on whole volumes must know which part of the head it sees. Every voxel
+of a volume of :math:`n` voxels per axis therefore has coordinates,
 
 .. math:: c(i) = \frac{2 i}{n - 1} - 1, \qquad i = 0, \dots, n - 1,
 
-which are cut with it. Corners are drawn towards the centre, where the brain is,
+which are cropped together with it. The corner of a patch is drawn so that patches near the centre, where the brain
+is, are more frequent,
 
 .. math:: i_0 = \left\lfloor \frac{u_1 + u_2}{2} (n - p + 1) \right\rfloor, \qquad u_1, u_2 \sim U(0, 1).
 
@@ -33,10 +34,10 @@ def coordinates(spatial_size: Sequence[int]) -> Tensor:
 
 
 class AddCoordinatesd(MapTransform):
-    """Give an item the coordinates of its whole volume. It stands before what cuts patches.
+    """Add the voxel coordinates of the whole volume to an item, before patches are cropped from it.
 
-    They go to ``data["coordinates"]``, ``(3, *spatial)`` in 3D, with the volume's metadata.
-    Behind a random transform it is not cached: it takes three times the memory of a channel, and no time.
+    They go to ``data["coordinates"]``, ``(3, *spatial)`` in 3D, with the volume's metadata. Place this after a random
+    transform to keep them out of the cache: they need three times the memory of a channel, and no time to compute.
 
     Args:
         keys: Key of the volume, ``(C, *spatial)``.
@@ -53,7 +54,7 @@ class AddCoordinatesd(MapTransform):
 
 
 class RandCentrePatchd(Randomizable, MapTransform):
-    """Cut the same patch from several volumes, more often from the middle than from the rim.
+    """Crop the same random patch from several volumes, more often near the centre than at the border.
 
     Args:
         keys: Keys of the volumes, ``(C, *spatial)``, coordinates included.
@@ -68,9 +69,9 @@ class RandCentrePatchd(Randomizable, MapTransform):
         self._corner: tuple[int, ...] = ()
 
     def randomize(self, room: Sequence[int]) -> None:
-        """Draw the corner; ``room`` is the number of places that it may take along each axis."""
-        shares = self.R.random((len(room), 2)).mean(1)
-        self._corner = tuple(int(share * places) for share, places in zip(shares, room, strict=True))
+        """Draw the corner; ``room`` is the number of possible positions along each axis."""
+        fractions = self.R.random((len(room), 2)).mean(1)
+        self._corner = tuple(int(fraction * n) for fraction, n in zip(fractions, room, strict=True))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -79,8 +80,8 @@ class RandCentrePatchd(Randomizable, MapTransform):
         patch = ensure_tuple_rep(self.patch_size, len(size))
         if len(set(sizes.values())) > 1 or any(p > n for p, n in zip(patch, size, strict=True)):
             raise ValueError(
-                f"a patch of {patch} voxels from volumes of {sizes}; all must be of one size and at least as large as "
-                f"the patch: take a smaller patch_size, or pad them first (FitToGridd, SpatialPadd)"
+                f"a patch of {patch} voxels from volumes of {sizes}; the volumes must all have the same size, at least "
+                "that of the patch: choose a smaller patch_size, or pad them first (FitToGridd, SpatialPadd)"
             )
         self.randomize([n - p + 1 for n, p in zip(size, patch, strict=True)])
         crop = SpatialCrop(roi_start=self._corner, roi_end=[c + p for c, p in zip(self._corner, patch, strict=True)])

@@ -1,8 +1,8 @@
-"""Synthetic brains in BraTS folders: for the demo, the tests and the ablations, where there are no patients.
+"""Generates synthetic brains in BraTS folders, for the demo, the tests and the ablations without patient data.
 
 Every head has its own pose, size, folding, ventricles, tumour, bias fields and intensity scales, so that
-neither a mean image nor a table of intensities predicts one contrast from another. ``phantom_anatomy`` says
-which tissue is where, ``phantom_contrast`` what a scanner shows of it; here they become voxels, and files.
+neither a mean image nor a table of intensities predicts one contrast from another. ``phantom_anatomy`` defines
+which tissue is where, ``phantom_contrast`` how each contrast shows it; this module makes voxels and files of them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = ["Phantom", "generate_phantom", "write_phantoms"]
 MODALITIES = tuple(CONTRASTS)
 FIELD_OF_VIEW_MM = (240.0, 240.0, 155.0)
 SAMPLING_MM = 2.0  # shapes are sampled this densely, then averaged: sulci are narrower than voxels
-NOISE = 0.02  # of the brightest tissue in health
+NOISE = 0.02  # standard deviation, relative to the brightest healthy tissue
 RECORD_NAME = "phantoms.json"
-GENERATOR = "monai_idm phantom 2"  # the number changes whenever the same seed gives other voxels
+GENERATOR = "monai_idm phantom 2"  # the number changes whenever the same seed gives different voxels
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Phantom:
     """One synthetic head.
 
     Attributes:
-        images: Modality to its voxels, ``(D, H, W)`` int16; the background, and nothing else, is 0.
+        images: Maps each modality to its voxels, ``(D, H, W)`` int16; 0 in the background and nowhere else.
         label: 0, 1 (core), 2 (oedema) or 4 (enhancing rim) as in BraTS 2020, ``(D, H, W)`` uint8.
-        affine: Voxel to world in mm, ``(4, 4)``; orientation LPS.
+        affine: Voxel indices to world coordinates in mm, ``(4, 4)``; orientation LPS.
     """
 
     images: dict[str, npt.NDArray[np.int16]]
@@ -54,18 +54,18 @@ def generate_phantom(
     spatial_size: Sequence[int] = (240, 240, 155),
     modalities: Sequence[str] = MODALITIES,
 ) -> Phantom:
-    """Generate one head, the same for the same seed.
+    """Generate one head; the same seed gives the same head.
 
-    The field of view is always 240 x 240 x 155 mm: at another size it is the same head under other noise. A
-    modality does not depend on which others are asked for.
+    The field of view is always 240 x 240 x 155 mm: another size shows the same head with different noise. A
+    modality does not depend on which others are generated.
 
     Args:
-        seed: Any integer from 0 on.
-        spatial_size: Voxels per axis, at least 16; from 48 x 48 x 32 on every label occurs.
+        seed: A non-negative integer.
+        spatial_size: Voxels per axis, at least 16; at 48 x 48 x 32 and above, every label occurs.
         modalities: Some of "t1", "t1ce", "t2", "flair".
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument is invalid.
     """
     size = _checked_size(seed, spatial_size, modalities)
     head, texture, *scanners = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(6))
@@ -83,7 +83,7 @@ def generate_phantom(
         scale = math.exp(rng.uniform(math.log(400), math.log(1800)))
         noise = NOISE * rng.standard_normal(len(signal), dtype=np.float32)
         image = np.rint(scale * (signal + noise)).astype(np.int16)
-        image[image == 0] = 1  # 0 is the background's alone
+        image[image == 0] = 1  # 0 is reserved for the background
         images[modality] = voxels.fill(image)
     return Phantom(images, voxels.fill(_label(anatomy, voxels)), _affine(size))
 
@@ -97,21 +97,22 @@ def write_phantoms(
 ) -> Path:
     """Write heads as ``PHANTOM_000/PHANTOM_000_{t1,t1ce,t2,flair,seg}.nii.gz``, int16, and ``phantoms.json``.
 
-    A folder that already holds just these is left as it is. The record ``phantoms.json`` comes last: without
-    it, as after an interrupted run, everything is written anew. A head does not depend on how many there are.
+    A folder that already holds exactly these files is left as it is. The record ``phantoms.json`` is written last:
+    if it is missing, as after an interrupted run, everything is written again. A head does not depend on how many
+    heads are written.
 
     Args:
-        directory: Folder to make; new, empty, or written by the same call before. Hidden files do not count.
+        directory: Folder to write to: new, empty, or written by the same call before. Hidden files are ignored.
         num_subjects: Number of heads, at least 1.
         spatial_size: Voxels per axis, at least 16.
-        seed: Any integer from 0 on; heads of different seeds differ.
+        seed: A non-negative integer; different seeds give different heads.
         modalities: Some of "t1", "t1ce", "t2", "flair"; the labels are always written.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If an argument is none of these, or the folder holds anything else.
+        ValueError: If an argument is invalid, or the folder holds anything else.
     """
     size = _checked_size(seed, spatial_size, modalities)
     if num_subjects < 1:
@@ -127,9 +128,9 @@ def write_phantoms(
         "subjects": subjects,
     }
     files = {f"{s}/{s}_{kind}.nii.gz" for s in subjects for kind in (*modalities, "seg")}
-    found = _found_files(directory)
-    _refuse_others(directory, found, files, record)
-    if found == files | {RECORD_NAME}:
+    present = _list_files(directory)
+    _refuse_foreign_files(directory, present, files, record)
+    if present == files | {RECORD_NAME}:
         return directory
     for subject, subject_seed in tqdm(subjects.items(), "phantoms", disable=None):
         phantom = generate_phantom(subject_seed, size, modalities)
@@ -142,9 +143,9 @@ def write_phantoms(
 
 
 class _Voxels:
-    """The voxels of the brain, made of the samples that fall into them.
+    """The voxels of the brain, each averaged from the samples inside it.
 
-    A voxel belongs to the brain if at least half of its samples do; its value is the mean over those.
+    A voxel belongs to the brain if at least half of its samples do; its value is the mean of those samples.
     """
 
     def __init__(self, index: npt.NDArray[np.int64], grid: tuple[int, ...], size: tuple[int, ...]) -> None:
@@ -155,19 +156,19 @@ class _Voxels:
         self.brain = np.flatnonzero(self.count * 2 >= math.prod(grid) // math.prod(size))
 
     def mean(self, samples: npt.NDArray) -> Field:
-        """``(M,)`` samples to ``(V,)`` voxels of the brain."""
+        """Average ``(M,)`` samples to ``(V,)`` voxels of the brain."""
         total = np.bincount(self.owner, samples, len(self.count))
         return (total[self.brain] / self.count[self.brain]).astype(np.float32)
 
     def fill(self, values: npt.NDArray) -> npt.NDArray:
-        """``(V,)`` values to a volume that is 0 elsewhere."""
+        """Put ``(V,)`` values into a volume that is 0 elsewhere."""
         volume = np.zeros(len(self.count), values.dtype)
         volume[self.brain] = values
         return volume.reshape(self.size)
 
 
 def _sample_points(rng: np.random.Generator, grid: tuple[int, ...]) -> tuple[npt.NDArray[np.int64], Points, Points]:
-    """Flat indices of the samples near the head; their places in the scanner and in the head, in mm."""
+    """Flat indices of the samples near the head; their scanner and head coordinates in mm."""
     axes = [
         (((np.arange(n) + 0.5) / n - 0.5) * f).astype(np.float32) for n, f in zip(grid, FIELD_OF_VIEW_MM, strict=True)
     ]
@@ -192,7 +193,7 @@ def _label(anatomy: Anatomy, voxels: _Voxels) -> npt.NDArray[np.uint8]:
 
 
 def _affine(size: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """BraTS's own at 240 x 240 x 155; otherwise the same edges, voxels of another size."""
+    """The affine of BraTS at 240 x 240 x 155; at other sizes the same edges with another voxel size."""
     spacing = np.array(FIELD_OF_VIEW_MM) / size
     first_centre = np.array([-1, -1, 1]) * (spacing / 2 - 0.5) + (0, 239, 0)
     return np.block([[np.diag([-1, -1, 1] * spacing), first_centre[:, None]], [np.zeros(3), 1.0]])
@@ -206,48 +207,48 @@ def _nifti_bytes(voxels: npt.NDArray[np.int16], affine: npt.NDArray[np.float64])
     return image.to_bytes()
 
 
-def _found_files(directory: Path) -> set[str]:
-    """What the folder holds, down to the files of its folders, without what is hidden."""
+def _list_files(directory: Path) -> set[str]:
+    """Paths of the files in the folder and in its subfolders, without hidden ones."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file, but phantoms need a folder; name another directory")
     entries = [p for p in directory.glob("*") if not p.name.startswith(".")]
     paths = [p for p in entries if not p.is_dir()]
-    for folder in (p for p in entries if p.is_dir()):  # an empty one may be an interrupted run's
+    for folder in (p for p in entries if p.is_dir()):  # an empty one may be left by an interrupted run
         paths += [p for p in folder.iterdir() if not p.name.startswith(".")]
     return {p.relative_to(directory).as_posix() for p in paths}
 
 
-def _refuse_others(directory: Path, found: set[str], files: set[str], record: dict) -> None:
-    way_out = "delete the folder or name another directory"
-    if RECORD_NAME in found:
+def _refuse_foreign_files(directory: Path, present: set[str], files: set[str], record: dict) -> None:
+    remedy = "delete the folder or name another directory"
+    if RECORD_NAME in present:
         try:
-            other = json.loads((directory / RECORD_NAME).read_text())
+            existing = json.loads((directory / RECORD_NAME).read_text())
         except ValueError:
-            other = None
-        if not isinstance(other, dict):
-            raise ValueError(f"{directory / RECORD_NAME} is not a record of phantoms; {way_out}")
-        different = sorted(k for k in record.keys() | other.keys() if record.get(k) != other.get(k))
+            existing = None
+        if not isinstance(existing, dict):
+            raise ValueError(f"{directory / RECORD_NAME} is not a record of phantoms; {remedy}")
+        different = sorted(k for k in record.keys() | existing.keys() if record.get(k) != existing.get(k))
         if different:
             raise ValueError(
-                f"{directory} holds other phantoms than asked for: {RECORD_NAME} differs in "
-                f"{', '.join(different)}, and a folder is written only once; {way_out}"
+                f"{directory} holds phantoms with other settings: {RECORD_NAME} differs in "
+                f"{', '.join(different)}, and a folder is written only once; {remedy}"
             )
-    foreign = sorted(found - files - {RECORD_NAME})
+    foreign = sorted(present - files - {RECORD_NAME})
     if foreign:
         raise ValueError(
             f"{directory} holds {len(foreign)} files besides these phantoms, the first {foreign[0]}; "
-            f"phantoms are not mixed with anything else; {way_out}"
+            f"phantoms must not be mixed with other files; {remedy}"
         )
 
 
 def _subject_seed(seed: int, index: int) -> int:
-    # not seed + index: the heads of seed 0 would come back under seed 1, in another part of a split
+    # not seed + index: seeds 0 and 1 would share heads, which could land in different parts of a split
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
 
 
 def _checked_size(seed: int, spatial_size: Sequence[int], modalities: Sequence[str]) -> tuple[int, ...]:
     if seed < 0:
-        raise ValueError(f"seed is {seed}, but must not be negative; take 0 or any larger integer")
+        raise ValueError(f"seed is {seed}, but must not be negative; choose 0 or any larger integer")
     if len(set(modalities)) != len(modalities) or not modalities or not set(modalities) <= set(MODALITIES):
         raise ValueError(f"modalities are {modalities}, but must be some of {MODALITIES}, each named once")
     size = tuple(int(n) for n in spatial_size)

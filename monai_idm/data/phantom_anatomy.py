@@ -1,12 +1,12 @@
 r"""The shape of a synthetic head: which tissue fills which point of space.
 
-Every structure is a smooth function of the place in millimetres, positive inside and about the distance to
-its surface, so one head looks the same on any grid. A ramp of a fixed width turns it into an opacity
+Every structure is a smooth function of the position in mm, positive inside and roughly the distance to its
+surface, so a head looks the same on any grid. A ramp of fixed width turns it into an opacity
 :math:`o \in [0, 1]`, and the structures are painted over each other in a fixed order:
 
 .. math:: w_t = o_t \prod_{u \text{ after } t} (1 - o_u), \qquad \sum_t w_t = 1
 
-Head coordinates: x to the left, y to the back, z up, the origin in the middle of the cerebrum. Lengths in mm.
+Head coordinates: x to the left, y to the back, z up, origin at the centre of the cerebrum. Lengths in mm.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Anatomy:
     """The tissues at the points inside the head.
 
     Attributes:
-        inside: Which of the points given lie in the head, ``(N,)`` bool with M of them true.
-        points: Head coordinates of these, in mm, three arrays ``(M,)``, warped as this head is.
-        weights: Tissue name to its share of each point, ``(M,)``; the shares of a point sum to one.
-        core: Where the tumour's core is, ``(M,)`` bool.
-        rim: Where its enhancing rim is, ``(M,)`` bool; never where the core is.
-        oedema: Where oedema prevails, ``(M,)`` bool; never in core or rim.
+        inside: Which of the given points lie in the head, ``(N,)`` bool; M of them are true.
+        points: Head coordinates of these M points in mm, three arrays ``(M,)``, including the warp of this head.
+        weights: Maps each tissue to its share of each point, ``(M,)``; the shares of a point sum to one.
+        core: Which points are in the tumour's core, ``(M,)`` bool.
+        rim: Which points are in its enhancing rim, ``(M,)`` bool; never in the core.
+        oedema: Which points are mostly oedema, ``(M,)`` bool; never in core or rim.
         ventricle_mm: Distance to the ventricles, ``(M,)``, 0 inside.
     """
 
@@ -53,18 +53,18 @@ class Waves:
 
     .. math:: \sqrt{2 / n} \sum_i \cos(k_i \cdot p + \varphi_i)
 
-    Known at every point, hence the same on any grid, and without a convolution.
+    It is defined at every point, so it is the same on any grid and needs no convolution.
 
     Args:
         rng: Source of the directions and phases.
         count: Number of waves n.
-        wavelength_mm: Their mean length; single ones differ by up to a quarter.
+        wavelength_mm: Mean wavelength; single waves differ from it by up to a quarter.
     """
 
     def __init__(self, rng: np.random.Generator, count: int, wavelength_mm: float) -> None:
         k = rng.standard_normal((count, 3))
         k *= 2 * np.pi / wavelength_mm * rng.uniform(0.75, 1.25, (count, 1)) / np.linalg.norm(k, axis=1, keepdims=True)
-        k *= np.where(k[:, 1:2] < 0, -1, 1)  # all towards the back: the sine is then about the cosine's slope along y
+        k *= np.where(k[:, 1:2] < 0, -1, 1)  # all to the back: the sine is then about the cosine's slope along y
         self.waves = np.concatenate([k, rng.uniform(0, 2 * np.pi, (count, 1))], axis=1).tolist()
         self.amplitude = math.sqrt(2 / count)
 
@@ -76,9 +76,9 @@ class Waves:
         return self.amplitude * field
 
     def quadrature(self, points: Points) -> tuple[Field, Field]:
-        """The field and its twin a quarter wave behind.
+        """The field and its copy shifted by a quarter wave.
 
-        At one point neither tells the other, but the slope of one nearly does: the neighbourhood tells.
+        At a single point neither determines the other, but the slope of one nearly does, so a neighbourhood is needed.
         """
         cosine, sine = np.zeros_like(points[0]), np.zeros_like(points[0])
         for angle in self._angles(points):
@@ -92,12 +92,12 @@ class Waves:
 
 
 def build_anatomy(rng: np.random.Generator, points: Points) -> Anatomy:
-    """Draw one head and say what lies at the points given.
+    """Draw one head and find its tissues at the given points.
 
-    What is drawn never depends on the points: the same ``rng`` is the same head on any grid.
+    The draws never depend on the points: the same ``rng`` gives the same head on any grid.
 
     Args:
-        rng: Source of all the head's numbers.
+        rng: Source of all random numbers of the head.
         points: Head coordinates in mm, three arrays ``(N,)``.
     """
     warps = [Waves(rng, 8, 100.0) for _ in range(3)]
@@ -122,7 +122,7 @@ def build_anatomy(rng: np.random.Generator, points: Points) -> Anatomy:
         "stem": _ramp(stem),
         "thalamus": _ramp(thalamus),
         "striatum": _ramp(striatum),
-        # oedema spreads along white matter, thins out in cortex and leaves the sulci alone
+        # oedema spreads along white matter, thins out in the cortex and spares the sulci
         "oedema": _ramp(oedema, 4.0) * (0.2 + 0.8 * _ramp(white)) * _ramp(grey),
         "ventricle": _ramp(ventricles),
         "rim": _ramp(tumour),
@@ -154,7 +154,7 @@ def _outer_parts(p: Points) -> tuple[Field, Field, Field]:
 
 
 def _cerebral_cortex(rng: np.random.Generator, p: Points, cerebrum: Field) -> tuple[Field, Field]:
-    """Distance to the pial surface and to the white matter's.
+    """Distances to the pial surface and to the surface of the white matter.
 
     Sulci run along the zero lines of a random field: winding curves about half a wavelength apart.
     """
@@ -178,7 +178,7 @@ def _cerebral_cortex(rng: np.random.Generator, p: Points, cerebrum: Field) -> tu
 
 
 def _cerebellar_cortex(rng: np.random.Generator, p: Points, cerebellum: Field) -> tuple[Field, Field]:
-    """Distance to the folia's surface and to the white matter within."""
+    """Distances to the surface of the folia and to that of the white matter within."""
     _, y, z = p
     folds = np.cos((z + 0.35 * y + 2 * Waves(rng, 6, 60.0)(p)) * (2 * math.pi / 13))
     return cerebellum - 5 * np.exp(np.square(folds) / -0.15), cerebellum - 10 - 5 * folds
@@ -201,7 +201,7 @@ def _ventricles(rng: np.random.Generator, p: Points) -> Field:
 
 
 def _nuclei(rng: np.random.Generator, p: Points) -> tuple[Field, Field]:
-    """Thalamus; caudate and putamen as one."""
+    """Thalamus, and striatum (caudate and putamen together)."""
     x, y, z = p
     lateral = np.abs(x)
     jitter = rng.normal(0, 1.2, (3, 3))
@@ -212,7 +212,7 @@ def _nuclei(rng: np.random.Generator, p: Points) -> tuple[Field, Field]:
 
 
 def _tumour(rng: np.random.Generator, p: Points) -> tuple[Field, Field, Field]:
-    """Tumour, its core within and the oedema around, in one hemisphere and clear of the surface."""
+    """Tumour, its core and the surrounding oedema, in one hemisphere and away from the surface."""
     centre = rng.uniform((20, -52, -4), (48, 58, 44))
     while np.sum(np.square(centre / (66, 85, 60))) > 0.5:
         centre = rng.uniform((20, -52, -4), (48, 58, 44))
@@ -243,7 +243,7 @@ def _ellipsoid(p: Points, centre: Sequence[float], semi_axes: Sequence[float], p
 
 
 def _tube(p: Points, nodes: Sequence[tuple[float, float, float, float]]) -> Field:
-    """A chain of segments from node to node; a node is x, y, z and the radius there."""
+    """A chain of segments from node to node; each node is x, y, z and its radius."""
     parts = []
     for (*start, r0), (*end, r1) in itertools.pairwise(nodes):
         along = [b - a for a, b in zip(start, end, strict=True)]

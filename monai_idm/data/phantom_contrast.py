@@ -1,16 +1,16 @@
-r"""What a scanner shows of a synthetic head.
+r"""The MRI contrasts of a synthetic head.
 
-With :math:`w_t` the share of tissue t at a place, the contrast m is
+With :math:`w_t` the share of tissue t at a point, contrast m is
 
 .. math:: s_m = b_m \Big( \sum_t w_t (c_{tm} + a_t q_m) + \rho_m \Big)
 
-with tissue values c, a texture q of an amplitude a that differs by tissue, regional differences :math:`\rho`
-and a smooth bias field b. No table from one contrast's intensity to another's can be right:
+with tissue values c, a texture q whose amplitude a differs by tissue, regional differences :math:`\rho`
+and a smooth bias field b. No table from the intensity of one contrast to that of another can be right:
 
-- the textures of T1 and of T2 or FLAIR are a quarter wave apart: no voxel of one tells the other, but its
-  neighbourhood does;
-- T2 and FLAIR differ from front to back, from base to top and with the distance to the ventricles, T1 hardly;
-- oedema and CSF are alike in T2 and opposite in FLAIR;
+- the textures of T1 and of T2 or FLAIR are a quarter wave apart: a single voxel of one does not determine the
+  other, but its neighbourhood does;
+- T2 and FLAIR vary from front to back, from base to top and with the distance to the ventricles, T1 hardly does;
+- oedema and CSF look alike in T2 and opposite in FLAIR;
 - every contrast has a bias field of its own.
 """
 
@@ -26,15 +26,15 @@ __all__ = ["CONTRASTS", "TISSUES", "Contrast", "show_contrast"]
 
 
 class Contrast(NamedTuple):
-    """What sets one modality apart, apart from its tissue values; all relative to a value of 1.
+    """How a modality differs from the others beyond its tissue values; all relative to a signal of 1.
 
     Attributes:
-        values: Column of ``TISSUES``.
-        quarter: 1 where the texture is a quarter wave behind T1's, otherwise 0.
+        values: Index of the column in ``TISSUES``.
+        quarter: 1 if the texture is a quarter wave behind T1's, otherwise 0.
         texture: Strength of the texture.
-        to_back: Added to cerebral tissue at the back, taken away in front.
-        to_top: Added to it at the top, taken away at the base.
-        near_ventricle: Added to white matter beside the ventricles, falling off over 8 mm.
+        to_back: Added to cerebral tissue at the back, subtracted at the front.
+        to_top: Added to cerebral tissue at the top, subtracted at the base.
+        near_ventricle: Added to white matter next to the ventricles, decaying over 8 mm.
         bias: Standard deviation of the bias field's logarithm.
     """
 
@@ -47,7 +47,7 @@ class Contrast(NamedTuple):
     bias: float
 
 
-# tissue: values in T1, T1ce, T2, FLAIR (1 is about the brightest in health) and the amplitude of its texture
+# tissue: values in T1, T1ce, T2, FLAIR (1 is about the brightest healthy tissue) and the amplitude of its texture
 TISSUES = {
     "csf": (0.28, 0.28, 0.86, 0.16, 0.01),
     "cortex": (0.52, 0.54, 0.49, 0.58, 0.03),
@@ -62,7 +62,7 @@ TISSUES = {
     "rim": (0.54, 1.10, 0.66, 0.76, 0.03),
     "core": (0.34, 0.36, 0.78, 0.48, 0.04),
 }
-CONTRASTS = {  # T1's bias field is strong, as at 3 T: the neighbourhood tells it, the single voxel does not
+CONTRASTS = {  # T1's bias field is strong, as at 3 T: a neighbourhood reveals it, a single voxel does not
     "t1": Contrast(0, quarter=0, texture=1.0, to_back=0.00, to_top=0.03, near_ventricle=0.00, bias=0.20),
     "t1ce": Contrast(1, quarter=0, texture=1.0, to_back=0.00, to_top=0.03, near_ventricle=0.00, bias=0.20),
     "t2": Contrast(2, quarter=1, texture=0.9, to_back=0.08, to_top=0.04, near_ventricle=0.08, bias=0.06),
@@ -80,21 +80,21 @@ def show_contrast(
     """One contrast of a head, without noise.
 
     Args:
-        rng: Source of the scanner's own numbers: its bias field and how it rates each tissue (2 % apart).
+        rng: Source of the scanner's random numbers: its bias field, and a factor per tissue (1 with an SD of 2 %).
         modality: A key of ``CONTRASTS``.
         anatomy: The head, at M points.
-        waves: A texture and its twin a quarter wave behind, each ``(M,)``.
-        scanner_mm: Where the points lie in the scanner, in mm, three arrays ``(M,)``.
+        waves: A texture and its copy shifted by a quarter wave, each ``(M,)``.
+        scanner_mm: Scanner coordinates of the points in mm, three arrays ``(M,)``.
 
     Returns:
-        The signal, ``(M,)``, where 1 is about the brightest tissue in health.
+        The signal, ``(M,)``; 1 is about the brightest healthy tissue.
     """
     contrast = CONTRASTS[modality]
-    rating = rng.normal(1, 0.02, len(TISSUES)).tolist()
+    factors = rng.normal(1, 0.02, len(TISSUES)).tolist()
     signal = np.zeros_like(waves[0])
     texture = contrast.texture * waves[contrast.quarter]
-    for (tissue, (*values, amplitude)), rated in zip(TISSUES.items(), rating, strict=True):
-        signal += anatomy.weights[tissue] * (rated * values[contrast.values] + amplitude * texture)
+    for (tissue, (*values, amplitude)), factor in zip(TISSUES.items(), factors, strict=True):
+        signal += anatomy.weights[tissue] * (factor * values[contrast.values] + amplitude * texture)
     _, y, z = anatomy.points
     region = contrast.to_back * np.tanh(y / 25) + contrast.to_top * np.tanh((z - 8) / 18)
     signal += (anatomy.weights["cortex"] + anatomy.weights["white"]) * region

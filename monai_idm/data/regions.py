@@ -1,4 +1,4 @@
-"""Tumour labels as regions, which a segmentation is trained on and judged by, and regions as labels again."""
+"""Converts tumour labels to the regions that a segmentation is trained and evaluated on, and back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monai_idm.data.tracked import as_tensor
 
 __all__ = ["LABEL_MAPS", "REGIONS", "LabelToRegionsd", "RegionsToLabeld"]
 
-# the first part is what a region has and those inside it have not; a map need not have all of the parts
+# the first part sets a region apart from those inside it; a label map may lack some of the parts
 REGIONS: dict[str, tuple[str, ...]] = {
     "whole": ("oedema", "necrosis", "cyst", "enhancing"),
     "core": ("necrosis", "cyst", "enhancing"),
@@ -23,10 +23,10 @@ REGIONS: dict[str, tuple[str, ...]] = {
     "oedema": ("oedema",),
     "necrosis": ("necrosis",),
     "cyst": ("cyst",),
-    "cavity": ("cavity",),  # where a tumour was resected: no part of it
+    "cavity": ("cavity",),  # left by a resection, not part of the tumour
     "lesion": ("lesion",),
 }
-_ROUNDING = 1e-3  # how far a label stored as a float may lie from its number
+_ROUNDING = 1e-3  # largest difference between a label stored as a float and its number
 
 
 class LabelToRegionsd(MapTransform):
@@ -35,7 +35,7 @@ class LabelToRegionsd(MapTransform):
     Args:
         keys: Keys of the labels, ``(1, *spatial)``; each becomes ``(len(regions), *spatial)``, float32.
         regions: Names in ``REGIONS``.
-        label_map: A name in ``LABEL_MAPS``, or a map of your own, as ``{"lesion": 1}``.
+        label_map: A name in ``LABEL_MAPS``, or a map of your own, such as ``{"lesion": 1}``.
     Raises:
         ValueError: If a region or a map is unknown, or the map has no part of a region; when called, if a label is not
             in the map.
@@ -61,24 +61,24 @@ class LabelToRegionsd(MapTransform):
 
     def _regions(self, label: Tensor) -> Tensor:
         if label.shape[0] != 1:
-            raise ValueError(f"a label of shape {tuple(label.shape)}; it must have one channel, (1, *spatial)")
+            raise ValueError(f"the label has the shape {tuple(label.shape)}; it must have one channel, (1, *spatial)")
         label = torch.where((label - label.round()).abs() <= _ROUNDING, label.round(), label)
-        found = torch.unique(label)
-        strange = found[~torch.isin(found, self._known.to(found))]
-        if len(strange):
+        present = torch.unique(label)
+        unknown = present[~torch.isin(present, self._known.to(present))]
+        if len(unknown):
             raise ValueError(
-                f"labels {strange.tolist()} are not in the map {self.label_map!r}, {label_numbers(self.label_map)}; "
-                "choose the map of your data as label_map, or mend the file"
+                f"labels {unknown.tolist()} are not in the map {self.label_map!r}, {label_numbers(self.label_map)}; "
+                "choose the label_map of your data, or correct the file"
             )
         return torch.cat([torch.isin(label, label.new_tensor(labels)) for labels in self._labels]).to(torch.float32)
 
 
 class RegionsToLabeld(MapTransform):
-    """Turn one channel per region into a label volume with the collection's numbers.
+    """Turn one channel per region into a label volume with the numbers of the label map.
 
-    Regions are painted from the largest to the smallest, each with the number of its first part in ``REGIONS``: where
-    one region holds the next, as whole, core and enhancing do, :class:`LabelToRegionsd` gives them back. The whole
-    tumour alone becomes the number of oedema.
+    Regions are painted from the largest to the smallest, each with the number of its first part in ``REGIONS``. If
+    each region contains the next, as whole, core and enhancing do, :class:`LabelToRegionsd` recovers them. The whole
+    tumour alone gets the number of oedema.
 
     Args:
         keys: Keys of the masks, ``(len(regions), *spatial)``, 0 or 1; each becomes ``(1, *spatial)``, uint8.
@@ -86,7 +86,7 @@ class RegionsToLabeld(MapTransform):
         label_map: A name in ``LABEL_MAPS``, or a map of your own.
     Raises:
         ValueError: If a region or a map is unknown, or the map has no part of a region; when called, if the channels
-            are not the regions.
+            do not match the regions.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class RegionsToLabeld(MapTransform):
             if len(masks) != len(self.regions):
                 raise ValueError(
                     f"'{key}' has the shape {tuple(masks.shape)}; it must have a channel for each of the regions "
-                    f"{', '.join(self.regions)}: give the regions of the training"
+                    f"{', '.join(self.regions)}: give the regions used in training"
                 )
             label = torch.zeros_like(masks[:1])
             for channel, number in self._numbers:
@@ -118,16 +118,16 @@ class RegionsToLabeld(MapTransform):
 
 
 def _labels(regions: Sequence[str], label_map: LabelMap) -> list[list[int]]:
-    """The numbers that make up each region, that of its first part first."""
+    """The label numbers of each region, beginning with that of its first part."""
     numbers = label_numbers(label_map)
     unknown = [region for region in regions if region not in REGIONS]
     if unknown or not regions:
         raise ValueError(f"regions={tuple(regions)}; choose regions from {', '.join(REGIONS)}")
     labels = [[numbers[part] for part in REGIONS[region] if part in numbers] for region in regions]
-    empty = [region for region, of in zip(regions, labels, strict=True) if not of]
+    empty = [region for region, parts in zip(regions, labels, strict=True) if not parts]
     if empty:
         raise ValueError(
-            f"the map {label_map!r} knows {', '.join(numbers)}, which are no part of the region {', '.join(empty)}; "
+            f"the map {label_map!r} has {', '.join(numbers)}, none of which belongs to {', '.join(empty)}; "
             "choose other regions, or another label_map"
         )
     return labels

@@ -1,4 +1,4 @@
-"""What sampling starts from, noise by number, and where its results lie in space."""
+"""Inputs and outputs of pure sampling: seeded noise, the affine of the samples and a record of their settings."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from monai_idm.noise import seeded_noise
 
 __all__ = ["DrawNoised", "PlaceOnTrainingGridd", "SaveSettingsd", "sample_list"]
 
-_OWN = ("seed", "class_label")  # what each sample has of its own
-_OF_TRAINING = ("split", "earlier")  # what of a record says nothing about a sample
+_PER_SAMPLE = ("seed", "class_label")  # differ from sample to sample
+_TRAINING_ONLY = ("split", "earlier")  # parts of a training record that do not affect a sample
 
 _logger = logging.getLogger(__name__)
 
@@ -35,16 +35,16 @@ def sample_list(
     output_dir: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """A datalist of samples yet to be drawn: ``{"subject": "sample_000", "seed": ...}``.
+    """List the samples that are still to be drawn, as datalist items: ``{"subject": "sample_000", "seed": ...}``.
 
     Args:
-        num_samples: How many.
-        seed: Sample i has seed ``seed + i``.
-        classes: Numbers of the classes that samples have in turn, by their seeds; empty for networks that know none.
-        output_dir: Where :class:`SaveSettingsd` left what an earlier run has drawn, which is not drawn again.
-        settings: As of SaveSettingsd.
+        num_samples: Number of samples.
+        seed: Seed of the first sample; sample i has ``seed + i``.
+        classes: Class numbers, assigned to the samples in turn by seed; empty for networks without classes.
+        output_dir: Folder with the records of :class:`SaveSettingsd`; samples recorded there are not drawn again.
+        settings: Settings of the samples; see SaveSettingsd.
     Raises:
-        ValueError: If a sample was drawn before with other settings.
+        ValueError: If an earlier run has drawn a sample with other settings.
     """
     samples = []
     for number in range(seed, seed + num_samples):
@@ -59,12 +59,12 @@ def sample_list(
 
 
 class DrawNoised(MapTransform):
-    """Normal noise by the item's seed, the same on every machine.
+    """Draw normal noise from the item's seed, the same on every machine.
 
     Args:
-        keys: Where to put it, ``(channels, *spatial_size)``.
+        keys: Keys that receive the noise, ``(channels, *spatial_size)``.
         channels: Number of channels of the image.
-        spatial_size: Size of the image in voxels; None: unknown.
+        spatial_size: Size of the image in voxels; None if unknown.
     Raises:
         ValueError: When called, if the size is unknown.
     """
@@ -77,12 +77,12 @@ class DrawNoised(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         if self.spatial_size is None:
             raise ValueError(
-                "the checkpoint does not say on which grid it was trained; give the size of the samples in voxels with "
-                "--spatial_size"
+                "the checkpoint does not record the grid it was trained on; give the size of the samples in voxels "
+                "with --spatial_size"
             )
         noise = seeded_noise((self.channels, *self.spatial_size), int(data["seed"]))
-        drawn = {key: convert_to_tensor(noise, track_meta=get_track_meta()) for key in self.keys}
-        return {**data, **drawn}
+        noises = {key: convert_to_tensor(noise, track_meta=get_track_meta()) for key in self.keys}
+        return {**data, **noises}
 
 
 class PlaceOnTrainingGridd(MapTransform):
@@ -109,18 +109,18 @@ class PlaceOnTrainingGridd(MapTransform):
 
 
 class SaveSettingsd(Transform):
-    """Write beside a result what it was drawn with: ``<subject>.json``. Put it last: it says that the result is whole.
+    """Write the settings of a result next to it, as ``<subject>.json``. Place it last: it marks a result as complete.
 
-    In the name the subject is its :func:`~monai_idm.file_stem.file_stem`. The file holds the item's ``seed`` and
-    ``class_label``, the settings, the checkpoint's record and the versions. Items that name no subject are passed over:
-    MONAI Label and Deploy, which write themselves, give none.
+    In the file name the subject is its :func:`~monai_idm.file_stem.file_stem`. The file holds the item's ``seed`` and
+    ``class_label``, the settings, the checkpoint's record and the package versions. Items without a subject are
+    skipped: MONAI Label and Deploy write results themselves and pass none.
 
     Args:
         output_dir: Folder to write to.
-        settings: Plain types: all that the result depends on besides.
-        record: Record of the weights.
+        settings: Everything else that the result depends on, in plain types.
+        record: Training record of the weights.
     Raises:
-        ValueError: When called, if another subject's file has this name.
+        ValueError: When called, if another subject has the same file name.
     """
 
     def __init__(
@@ -128,14 +128,14 @@ class SaveSettingsd(Transform):
     ) -> None:
         self.output_dir = Path(output_dir)
         self.settings = dict(settings)
-        self.record = {name: of for name, of in record.items() if name not in _OF_TRAINING}
+        self.record = {name: value for name, value in record.items() if name not in _TRAINING_ONLY}
         self._stem = UniqueStems()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         if "subject" not in data:
             return data
         content = {
-            **{key: int(data[key]) for key in _OWN if key in data},
+            **{key: int(data[key]) for key in _PER_SAMPLE if key in data},
             "settings": self.settings,
             "checkpoint": self.record,
             "versions": VERSIONS,
@@ -149,12 +149,12 @@ def _drawn_before(folder: Path, sample: Mapping[str, Any], settings: Mapping[str
     if not file.is_file():
         return False
     written = json.loads(file.read_text())
-    before = {**written["settings"], **{key: written.get(key) for key in _OWN}}
-    now = {**json.loads(json.dumps(dict(settings))), **{key: sample.get(key) for key in _OWN}}
+    before = {**written["settings"], **{key: written.get(key) for key in _PER_SAMPLE}}
+    now = {**json.loads(json.dumps(dict(settings))), **{key: sample.get(key) for key in _PER_SAMPLE}}
     different = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     if different:
         raise ValueError(
-            f"{file} is of a sample with other settings ({', '.join(different)}); give another output_dir, or move "
+            f"{file} is from a sample with other settings ({', '.join(different)}); give another output_dir, or move "
             "the old samples away"
         )
     return True

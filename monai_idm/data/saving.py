@@ -1,4 +1,4 @@
-"""Writes predictions as NIfTI, one file per modality, the way BraTS users keep their data."""
+"""Writes predictions as NIfTI, one file per modality, as in BraTS."""
 
 import logging
 import os
@@ -23,21 +23,21 @@ _logger = logging.getLogger(__name__)
 
 
 class SaveVolumesd(MapTransform):
-    """Write each channel to ``<subject>_<modality>.nii.gz``: float32 (labels, uint8, as they are), mm, on its affine.
+    """Write each channel to ``<subject>_<modality>.nii.gz``, as float32 (uint8 labels stay uint8), in mm.
 
-    In the names the subject is its :func:`~monai_idm.file_stem.file_stem`. A file replaces an older one in one step.
-    Of the input's header only the affine comes along. The data pass unchanged.
+    In the file name the subject is its :func:`~monai_idm.file_stem.file_stem`. An older file is replaced in one step.
+    Only the affine is kept from the input's header. The data are passed on unchanged.
 
     Args:
         keys: Keys of the volumes, ``(C, X, Y, Z)``.
-        output_dir: Folder to write to; it is made.
+        output_dir: Folder to write to; created if missing.
         modalities: Name of each channel.
-        output_postfix: Added to the names as ``_<postfix>``, one per key; several keys need different ones.
-        allow_missing_keys: Pass over keys that an item lacks, and over items that name no subject: MONAI Label and
-            Deploy, which write themselves, give none.
+        output_postfix: Appended to the file names as ``_<postfix>``, one per key; several keys need different ones.
+        allow_missing_keys: Skip keys that an item lacks, and items without a subject: MONAI Label and Deploy write
+            results themselves and pass none.
     Raises:
-        ValueError: If two keys have the same postfix; when called, if a channel has no name or a name no
-            channel, an item names no subject or one whose files would be another's, or a tensor has no affine.
+        ValueError: If two keys have the same postfix; when called, if channels and modalities differ in number, an
+            item has no subject or one with the file name of another subject, or a tensor has no affine.
     """
 
     def __init__(
@@ -82,18 +82,16 @@ class SaveVolumesd(MapTransform):
         return d
 
     def _subject(self, data: Mapping[Hashable, Any]) -> str:
-        given = data.get("subject")
-        if given is None or not str(given).strip("."):
-            raise ValueError(
-                f"'subject' is {given!r}; it must be the name that the files are to have: give it in the datalist"
-            )
-        return self._stem(given)
+        subject = data.get("subject")
+        if subject is None or not str(subject).strip("."):
+            raise ValueError(f"'subject' is {subject!r}; it must be the name for the files: give it in the datalist")
+        return self._stem(subject)
 
 
 def _write(file: Path, channel: np.ndarray, affine: np.ndarray) -> None:
     image = nib.Nifti1Image(channel, affine)
     image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code="aligned")  # "aligned": to a scanner or an atlas, nobody says which
+    image.set_sform(affine, code="aligned")  # "aligned": whether to a scanner or to an atlas is unknown
     image.set_qform(affine, code="aligned")
     with atomic_file(file) as unfinished:
         nib.save(image, unfinished)

@@ -1,4 +1,4 @@
-"""Where a run's cases come from: a folder, or, if none is given, generated phantoms, or what another tool handed in."""
+"""Finds where a run's cases come from: a data folder, generated phantoms if none is given, or another tool."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def dataset_or_phantoms(
     spatial_size: Sequence[int],
     seed: int,
 ) -> str:
-    """The dataset's folder; without one, a folder of phantoms, which a log line says loudly.
+    """The dataset's folder or, without one, a folder of generated phantoms, which is logged as a warning.
 
     Args:
         dataset_dir: A folder in one of BraTS's layouts, or None.
-        phantom_dir: Where to write phantoms, or to find those of an earlier run.
-        num_subjects: Phantoms to generate.
-        spatial_size: Of a phantom, in voxels.
-        seed: Of the phantoms.
+        phantom_dir: Folder to write phantoms to, or with those of an earlier run.
+        num_subjects: Number of phantoms to generate.
+        spatial_size: Size of a phantom in voxels.
+        seed: Seed of the phantoms.
     """
     if dataset_dir is not None:
         return str(dataset_dir)
     if idist.get_rank() == 0:
         _logger.warning(
-            f"no dataset_dir given: this run uses {num_subjects} generated phantoms in {phantom_dir}, no patient's "
-            f"data; give --dataset_dir for real volumes"
+            f"no dataset_dir given: this run uses {num_subjects} generated phantoms in {phantom_dir}, not "
+            f"patient data; give --dataset_dir for real volumes"
         )
-    with idist.one_rank_first():  # which writes, and the others find
+    with idist.one_rank_first():  # rank 0 writes them, the other ranks find them
         return str(write_phantoms(phantom_dir, num_subjects, spatial_size, seed))
 
 
@@ -54,12 +54,12 @@ def describe_data(
     output_dir: str | os.PathLike[str],
     spatial_size: Sequence[int],
 ) -> dict[str, Any]:
-    """What the record of a training says of its data: arguments of ``RunRecord.describe_data``.
+    """Describe the data of a training run for its record, as arguments of ``RunRecord.describe_data``.
 
     Args:
-        training: Dataset that is trained on.
-        validation: Dataset that chooses the best weights.
-        dataset_dir: As of :func:`dataset_or_phantoms`.
+        training: Training dataset.
+        validation: Validation dataset, by which the best weights are chosen.
+        dataset_dir: See :func:`dataset_or_phantoms`.
         output_dir: Folder of the run, with its phantoms and its datalist.
         spatial_size: Size of the training grid in voxels.
     """
@@ -74,16 +74,16 @@ def describe_data(
 
 
 def data_source(dataset: Any, dataset_dir: str | os.PathLike[str] | None, phantom_dir: str | os.PathLike[str]) -> str:
-    """What a record calls the source of a training's cases.
+    """Name the source of the cases that a network is trained on, for its record.
 
     Args:
-        dataset: Dataset of the training, whose ``data``, where it has them, are cases with the paths of their
-            ``image``; or these cases. MONAI Label hands in its own cases, and users of a workflow their own dataset.
-        dataset_dir: As of :func:`dataset_or_phantoms`.
-        phantom_dir: The same.
+        dataset: Training dataset, or its cases, with the paths of their ``image``. The cases of a dataset are in its
+            ``data``, if it has any. MONAI Label passes its own cases, and users of a workflow their own dataset.
+        dataset_dir: See :func:`dataset_or_phantoms`.
+        phantom_dir: See :func:`dataset_or_phantoms`.
     Returns:
-        The dataset's folder; without one, :data:`PHANTOM` for cases from ``phantom_dir``, the folder of others, or,
-        where no case has a path, the kind of the dataset.
+        ``dataset_dir`` if given; otherwise :data:`PHANTOM` if the first case is from ``phantom_dir``, or the folder of
+        its image, or, if it has no path, the type of the dataset.
     """
     if dataset_dir is not None:
         return str(dataset_dir)
@@ -96,9 +96,9 @@ def data_source(dataset: Any, dataset_dir: str | os.PathLike[str] | None, phanto
 
 def _first_path(cases: Any) -> Path | None:
     try:
-        given = cases[0]["image"]
-    except (KeyError, IndexError, TypeError):  # of someone's own dataset nothing is known
+        image = cases[0]["image"]
+    except (KeyError, IndexError, TypeError):  # a user's own dataset may have any structure
         return None
-    if isinstance(given, Sequence) and not isinstance(given, str) and given:
-        given = given[0]
-    return Path(given).resolve() if isinstance(given, str | os.PathLike) else None
+    if isinstance(image, Sequence) and not isinstance(image, str) and image:
+        image = image[0]
+    return Path(image).resolve() if isinstance(image, str | os.PathLike) else None

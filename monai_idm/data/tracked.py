@@ -1,4 +1,4 @@
-"""What a transform asks of its input: metadata, and the same type out as in."""
+"""Checks and converts the inputs of transforms: metadata is kept, and the output has the type of the input."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["as_tensor", "require_record"]
 
 
 def as_tensor(given: Any) -> Tensor:
-    """An array or a tensor as a tensor, with its metadata if it has some; none are invented."""
+    """Convert an array or a tensor to a tensor, with its metadata if it has any; none is made up."""
     return convert_to_tensor(given, track_meta=isinstance(given, MetaTensor))
 
 
 def require_record(key: Hashable, given: Any, of: str) -> MetaTensor:
-    """The volume that a transform is to be undone on, which has to be a MetaTensor.
+    """Return the volume on which a transform is to be inverted; it must be a MetaTensor, which keeps a record.
 
     Args:
         key: Key of the volume.
         given: The volume.
-        of: What its record is of, for the error.
+        of: What the record describes, for the error message.
     Raises:
-        ValueError: If it keeps no record.
+        ValueError: If it is not a MetaTensor.
     """
     if not isinstance(given, MetaTensor):
         raise ValueError(
-            f"'{key}' is a {type(given).__name__}, which keeps no record of {of}; to go back, load it as a MetaTensor, "
-            "with monai.data.set_track_meta(True)"
+            f"'{key}' is a {type(given).__name__}, which keeps no record of {of}; to invert the transform, load it "
+            "as a MetaTensor, with monai.data.set_track_meta(True)"
         )
     return given

@@ -1,4 +1,4 @@
-"""Several processes that train as one: each with the whole network, or with a part of its weights."""
+"""Train one network in several processes, each with the whole network or with a shard of its weights."""
 
 from monai_idm.distributed.gradient_average import GradientAverage
 from monai_idm.distributed.processes import (

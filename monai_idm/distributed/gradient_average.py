@@ -1,8 +1,8 @@
 r"""Average gradients over the processes of ``torch.distributed``, a few at a time.
 
-``DistributedDataParallel`` averages after a parameter's hooks have run, and wants the gradients to stay. Here each
-gradient :math:`g` leaves as soon as it is complete, and what is done with :math:`\frac{1}{n}\sum_i g_i` follows when it
-is back, while the backward pass goes on:
+``DistributedDataParallel`` averages after a parameter's hooks have run, and needs all gradients to stay in memory. Here
+each gradient :math:`g` is sent as soon as it is complete, and :math:`\frac{1}{n}\sum_i g_i` is used as soon as it has
+arrived, while the backward pass continues:
 
 .. code-block:: text
 
@@ -21,37 +21,37 @@ from torch import Tensor
 
 __all__ = ["GradientAverage"]
 
-IN_FLIGHT = 4  # each waits in memory
+IN_FLIGHT = 4  # each occupies memory while it waits
 
 
 class GradientAverage:
-    """Averages the gradients of parameters that every process has whole; DTensors it leaves alone.
+    """Averages the gradients of replicated parameters; DTensors are left unchanged.
 
-    All processes must send the same parameters in the same order: where one has no gradient, the others wait for ever.
+    All processes must send the same parameters in the same order: if one has no gradient, the others wait forever.
 
     Raises:
-        RuntimeError: If the number of processes has changed since it was built.
+        RuntimeError: In each method that communicates, if the number of processes has changed since it was built.
     """
 
     def __init__(self) -> None:
-        self.processes = _processes()
+        self.processes = _world_size()
         self._in_flight: deque[tuple[Any, Tensor, Callable[[Tensor], None]]] = deque()
 
     def spread(self, p: Tensor) -> None:
-        """Give all processes the weights of process 0."""
-        if self._concerns(p):
+        """Copy the weights of process 0 to all processes."""
+        if self._is_averaged(p):
             weights = p.detach().contiguous()
             dist.broadcast(weights, 0)
             p.detach().copy_(weights)
 
     def average(self, p: Tensor) -> None:
         """Average the gradient now."""
-        if self._concerns(p):
+        if self._is_averaged(p):
             self._receive(_send(p), p)
 
     def send(self, p: Tensor, then: Callable[[Tensor], None]) -> None:
-        """Average the gradient, and call ``then`` with the parameter, within this backward pass."""
-        if not self._concerns(p):
+        """Average the gradient, and call ``then`` with the parameter before this backward pass ends."""
+        if not self._is_averaged(p):
             then(p)
             return
         if not self._in_flight:
@@ -61,11 +61,11 @@ class GradientAverage:
             self._finish(IN_FLIGHT)
 
     def forget(self) -> None:
-        """Drop what a backward pass that failed left in flight."""
+        """Drop the gradients that a failed backward pass left in flight."""
         self._in_flight.clear()
 
-    def _finish(self, leave: int = 0) -> None:
-        while len(self._in_flight) > leave:
+    def _finish(self, max_in_flight: int = 0) -> None:
+        while len(self._in_flight) > max_in_flight:
             work, p, then = self._in_flight.popleft()
             self._receive(work, p)
             then(p)
@@ -75,16 +75,17 @@ class GradientAverage:
         assert p.grad is not None
         p.grad.div_(self.processes)
 
-    def _concerns(self, p: Tensor) -> bool:
-        if self.processes != _processes():
+    def _is_averaged(self, p: Tensor) -> bool:
+        if self.processes != _world_size():
             raise RuntimeError(
-                f"{_processes()} processes, but {self.processes} when the optimizer was built, which gives them the "
-                f"same weights; initialise torch.distributed before it"
+                f"{_world_size()} processes, but {self.processes} when the optimizer was built, which gives them the "
+                f"same weights; initialise torch.distributed before you build it"
             )
-        return self.processes > 1 and not hasattr(p, "to_local")  # a DTensor, whose module takes a second to load
+        # a DTensor has to_local; isinstance would need its module, which takes a second to import
+        return self.processes > 1 and not hasattr(p, "to_local")
 
 
-def _processes() -> int:
+def _world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -1,4 +1,4 @@
-"""Several processes that train as one; ``torchrun`` starts them."""
+"""Training in several processes, which ``torchrun`` starts."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ T = TypeVar("T")
 
 
 def initialize_processes() -> None:
-    """Join the processes that torchrun started, each with a GPU of its own, or all on the CPU where there is none.
+    """Join the processes that torchrun started, each with its own GPU, or all on the CPU if there is no GPU.
 
-    Of the log, process 0 keeps everything, and the others warnings and errors.
+    Process 0 logs everything, the others log only warnings and errors.
 
     Raises:
-        RuntimeError: If nobody started processes.
+        RuntimeError: If torchrun has not started any processes.
     """
     if "RANK" not in os.environ:
         raise RuntimeError(
-            "this config is for several processes, and nobody started them; run it as "
+            "this config is for several processes, and none were started; run it as "
             "torchrun --nproc_per_node=NUMBER_OF_GPUS -m monai.bundle run ..., or leave multi_gpu_train.yaml out"
         )
     if not dist.is_initialized():
@@ -41,39 +41,44 @@ def initialize_processes() -> None:
 
 
 def require_equal_settings(settings: Mapping[str, Any]) -> None:
-    """Make sure that all processes were started alike.
+    """Make sure that all processes were started with the same settings. All processes must call it.
 
     Args:
-        settings: Plain types.
+        settings: Values of plain types, by name.
     Raises:
-        ValueError: In every process, if they differ.
+        ValueError: In every process, if a setting differs.
     """
-    everyone = all_gather_objects(dict(settings))
-    for rank, theirs in enumerate(everyone):
-        for name in {**everyone[0], **theirs}:
-            if theirs.get(name) != everyone[0].get(name):
+    by_rank = all_gather_objects(dict(settings))
+    expected = by_rank[0]
+    for rank, actual in enumerate(by_rank):
+        for name in {**expected, **actual}:
+            if actual.get(name) != expected.get(name):
                 raise ValueError(
-                    f"process {rank} has {name}={theirs.get(name)}, process 0 has {everyone[0].get(name)}; start all "
+                    f"process {rank} has {name}={actual.get(name)}, process 0 has {expected.get(name)}; start all "
                     f"with the same command, configs and data"
                 )
 
 
 def all_gather_objects(value: T) -> list[T]:
-    """What each process has, in their order; alone, that of this one. All must ask for it."""
+    """The value of every process, in order of rank. All processes must call it.
+
+    Args:
+        value: Value of this process, which must be possible to pickle.
+    """
     if idist.get_world_size() == 1:
         return [value]
-    everyone: list[Any] = [None] * idist.get_world_size()
-    dist.all_gather_object(everyone, value)
-    return everyone
+    by_rank: list[Any] = [None] * idist.get_world_size()
+    dist.all_gather_object(by_rank, value)
+    return by_rank
 
 
 def replicated(network: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-    """What a trainer runs, so that gradients are averaged over the processes.
+    """The module that a trainer must run so that gradients are averaged over the processes.
 
     Args:
-        network: The same in every process.
-        optimizer: Steps its parameters. One that averages gradients itself, as AdamWInBackward does and declares by
-            ``averages_gradients``, takes the network as it is.
+        network: The network, the same in every process.
+        optimizer: Steps its parameters. If it averages gradients itself, which AdamWInBackward does and declares by
+            ``averages_gradients``, the bare network is returned.
     """
     if getattr(optimizer, "averages_gradients", False):
         return network
@@ -82,7 +87,7 @@ def replicated(network: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Modul
 
 
 class AverageLoss:
-    """The loss that a trainer reports becomes the mean over the processes."""
+    """Replaces the loss that a trainer reports by the mean over the processes."""
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)

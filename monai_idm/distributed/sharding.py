@@ -1,6 +1,6 @@
-"""Weights that several processes share, each with a part: DTensors of FSDP2. Of other tensors the part is the whole.
+"""Shard weights over several processes with FSDP2, whose shards are DTensors; the functions pass other tensors through.
 
-Files hold wholes, so that any number of processes can go on with them.
+Files hold full tensors, so any number of processes can resume from them.
 """
 
 from __future__ import annotations
@@ -14,27 +14,45 @@ __all__ = ["distribute_like", "from_local", "full_states", "full_tensor", "shard
 
 
 def to_local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, in the same memory."""
+    """The shard of a tensor in this process, in the same memory.
+
+    Args:
+        tensor: A DTensor; any other tensor is returned as it is.
+    """
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor of which every process has a part, put together on the host; all processes must ask for it."""
+    """The full tensor on the host, gathered from the shards of all processes. All processes must call it.
+
+    Args:
+        tensor: A DTensor; any other tensor is returned as it is.
+    """
     return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor
 
 
 def distribute_like(tensor: Tensor, like: Any) -> Tensor:
-    """A whole tensor, shared out as another of its shape is."""
+    """A full tensor, sharded like another one.
+
+    Args:
+        tensor: The full tensor, the same in every process.
+        like: A DTensor of its shape; if it is any other tensor, ``tensor`` is returned as it is.
+    """
     if not hasattr(like, "device_mesh"):
         return tensor
-    from torch.distributed.tensor import distribute_tensor  # only here: it takes a second to load
+    from torch.distributed.tensor import distribute_tensor  # here because the import takes a second
 
-    # every process has the whole: nothing is sent
+    # every process has the full tensor, so nothing is sent
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def from_local(local: Tensor, like: Any) -> Tensor:
-    """What every process has of a tensor, as a tensor shared as another of its shape is."""
+    """The sharded tensor of which every process gives its shard.
+
+    Args:
+        local: Shard of this process.
+        like: A DTensor that is sharded as the result shall be; if it is any other tensor, ``local`` is returned.
+    """
     if not hasattr(like, "device_mesh"):
         return local
     from torch.distributed.tensor import DTensor
@@ -44,11 +62,11 @@ def from_local(local: Tensor, like: Any) -> Tensor:
 
 
 def sharded(network: nn.Module) -> nn.Module:
-    """Share a network's weights out over the processes, operation by operation: a step has one of them whole at a time.
+    """Shard a network's weights over the processes, operation by operation: a step gathers one operation at a time.
 
     Args:
-        network: An InvertibleDiffusionUNet, the same in every process; it is changed in place. Its ``state_dict`` is
-            of whole tensors on the host, and loading takes such.
+        network: An InvertibleDiffusionUNet, the same in every process; it is changed in place. Its ``state_dict`` then
+            has full tensors on the host, and loading expects full tensors.
     Returns:
         The network.
     Raises:
@@ -57,54 +75,57 @@ def sharded(network: nn.Module) -> nn.Module:
     types = {p.dtype for p in network.parameters()}
     if len(types) > 1:
         raise ValueError(
-            f"FSDP2 shares out weights of one type, and these are {', '.join(sorted(map(str, types)))}; take "
+            f"FSDP2 shards weights of one type only, and these are {', '.join(sorted(map(str, types)))}; use "
             f"--weight_dtype float32 with fsdp_train.yaml"
         )
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     for operation in network.core.operations:  # type: ignore[union-attr]
         fully_shard(operation)
-    fully_shard(network, reshard_after_forward=True)  # which torch would not do, and handlers look at parts
+    fully_shard(network, reshard_after_forward=True)  # not torch's default, but handlers expect shards after forward
     for method in ("inverse", "reconstruction_error"):
         register_fsdp_forward_method(network, method)
-    network.register_state_dict_post_hook(_put_together)
-    network.register_load_state_dict_pre_hook(_share_out)
+    network.register_state_dict_post_hook(_gather_weights)
+    network.register_load_state_dict_pre_hook(_shard_weights)
     return network
 
 
 def full_states(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Let an optimizer of shared weights save and load whole states; returns it.
+    """Make an optimizer of sharded weights save and load full states; returns the optimizer.
 
+    Args:
+        optimizer: Optimizer, changed in place.
     Raises:
-        ValueError: If it keeps states in 8 bits, which are of each process's part alone.
+        ValueError: If its states are 8-bit, which belong to the shard of one process.
     """
     if getattr(optimizer, "states", None) == "8bit":
         raise ValueError(
-            "8-bit states of shared weights belong to each process's part and cannot be saved as a whole; with "
-            "fsdp_train.yaml take --optimizer#states float32, or leave that file out: each process then has all"
+            "8-bit states of sharded weights belong to the shard of one process and cannot be saved as full states; "
+            "with fsdp_train.yaml use --optimizer#states float32, or leave that file out: each process then has all "
+            "weights"
         )
-    optimizer.register_state_dict_post_hook(_put_states_together)
-    optimizer.register_load_state_dict_pre_hook(_share_states_out)
+    optimizer.register_state_dict_post_hook(_gather_states)
+    optimizer.register_load_state_dict_pre_hook(_shard_states)
     return optimizer
 
 
-def _put_together(network: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+def _gather_weights(network: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
     for name, tensor in state_dict.items():
         state_dict[name] = full_tensor(tensor)
 
 
-def _share_out(network: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
+def _shard_weights(network: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
     for name, p in network.named_parameters():
         if name in state_dict:
             state_dict[name] = distribute_like(state_dict[name], p)
 
 
-def _put_states_together(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+def _gather_states(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
     for number, state in state_dict["state"].items():
         state_dict["state"][number] = {key: full_tensor(value) for key, value in state.items()}
 
 
-def _share_states_out(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def _shard_states(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
     states = {

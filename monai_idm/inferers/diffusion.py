@@ -25,10 +25,10 @@ __all__ = ["InvertibleDiffusionInferer", "SamplingInferer"]
 
 
 class InvertibleDiffusionInferer(DiffusionInferer):
-    """MONAI's DiffusionInferer, with class labels and reconstruction; it serves any MONAI diffusion network.
+    """MONAI's DiffusionInferer with class labels and reconstruction, for any MONAI diffusion network.
 
     Args:
-        scheduler: Scheduler of the training; also of sampling where no other is given.
+        scheduler: Training scheduler; also the scheduler to sample with if no other is given.
     """
 
     def __call__(  # type: ignore[override]
@@ -44,21 +44,21 @@ class InvertibleDiffusionInferer(DiffusionInferer):
         class_labels: Tensor | None = None,
         **others: Any,
     ) -> Tensor:
-        """One training pass: noise the inputs and let the network predict.
+        """One training pass: noise the inputs and predict with the network.
 
         Args:
             inputs: Images, ``(B, C, *spatial)``.
             diffusion_model: The network.
             noise, timesteps, condition, mode, seg: As in MONAI's DiffusionInferer.
-            class_labels: ``(B,)``, for networks that take them.
-            others: None; arguments of MONAI's ControlNet inferers are refused by name.
+            class_labels: Class labels ``(B,)``, for networks that take them.
+            others: Must be empty; it catches the arguments of MONAI's ControlNet inferers, to refuse them by name.
         Raises:
             ValueError: If a ControlNet is given, or a ``seg`` to a network that takes none.
         """
         _refuse_controlnet(noise, others)
-        network = _bound(diffusion_model, seg, class_labels)
-        # metadata of a MetaTensor costs time in every operation
-        return super().__call__(_plain(inputs), network, noise, timesteps, condition, mode)
+        network = _with_arguments(diffusion_model, seg, class_labels)
+        # a MetaTensor's metadata costs time in every operation
+        return super().__call__(_without_metadata(inputs), network, noise, timesteps, condition, mode)
 
     def sample(
         self,
@@ -79,49 +79,50 @@ class InvertibleDiffusionInferer(DiffusionInferer):
         seeds: Sequence[int] | None = None,
         **others: Any,
     ) -> Any:
-        """From noise to images, eq. 7. The scheduler is copied, and starts without memory of earlier samplings.
+        """Sample images from noise, eq. 7, with a copy of the scheduler that keeps no state of earlier runs.
 
         Args:
-            input_noise: ``(B, C, *spatial)``.
+            input_noise: Noise ``(B, C, *spatial)``.
             diffusion_model: The network.
-            scheduler: Scheduler to sample with; None: that of training.
-            save_intermediates: Also return a list of images on the way.
-            intermediate_steps: An image is kept for every multiple of this among the timesteps that are passed or left
-                out: with all timesteps, those of MONAI's DiffusionInferer; with few, each step that crosses one.
+            scheduler: Scheduler to sample with; None: the training scheduler.
+            save_intermediates: Also return a list of intermediate images.
+            intermediate_steps: Keep the image after each step that starts at a multiple of this timestep or passes
+                over one. With all timesteps these are the images that MONAI's DiffusionInferer keeps.
             conditioning, mode, verbose, seg, cfg_fill_value: As in MONAI's DiffusionInferer.
-            cfg: Scale of classifier-free guidance: away from ``cfg_fill_value`` towards ``conditioning``, and from
+            cfg: Scale of classifier-free guidance, away from ``cfg_fill_value`` towards ``conditioning`` and away from
                 ``cfg_class_label`` towards ``class_labels``, whichever are given.
-            class_labels: ``(B,)``, for networks that take them.
-            cfg_class_label: Class that stands for none, for guidance by class; None: guidance keeps ``class_labels``.
-            seeds: One for each of the batch, for samplers of ours that add noise: an image is then the same in every
+            class_labels: Class labels ``(B,)``, for networks that take them.
+            cfg_class_label: Class to guide away from, which the network learned as "no class"; None: ``class_labels``
+                are used on both sides of the guidance.
+            seeds: One seed per image, for this package's samplers that add noise: an image is then the same in every
                 batch and on every device.
-            others: None; arguments of MONAI's ControlNet inferers are refused by name.
+            others: Must be empty; it catches the arguments of MONAI's ControlNet inferers, to refuse them by name.
         Raises:
-            ValueError: If the scheduler cannot be sampled with, if ``cfg`` has no class to guide away from, if a
+            ValueError: If ``scheduler`` cannot be sampled with, if ``cfg`` has no class to guide away from, if a
                 ControlNet is given, or a ``seg`` to a network that takes none.
         """
         _refuse_controlnet(scheduler, others)
-        way = fresh_sampler(self.scheduler if scheduler is None else scheduler, self.scheduler, strict=False)
-        if seeds is not None and isinstance(way, StridedScheduler):
-            way = way.seeded(seeds)
+        sampler = fresh_sampler(self.scheduler if scheduler is None else scheduler, self.scheduler, strict=False)
+        if seeds is not None and isinstance(sampler, StridedScheduler):
+            sampler = sampler.seeded(seeds)
         if cfg is not None:
             _check_guidance(cfg, conditioning, class_labels, cfg_class_label)
             seg = None if seg is None else torch.cat([seg, seg])
             if class_labels is not None:
-                none = class_labels if cfg_class_label is None else torch.full_like(class_labels, cfg_class_label)
-                class_labels = torch.cat([none, class_labels])
-        kept = _kept_on_the_way(way, intermediate_steps) if save_intermediates else []
+                away_from = class_labels if cfg_class_label is None else torch.full_like(class_labels, cfg_class_label)
+                class_labels = torch.cat([away_from, class_labels])
+        intermediates = _record_intermediates(sampler, intermediate_steps) if save_intermediates else []
         image = super().sample(
-            _plain(input_noise),
-            _bound(diffusion_model, seg, class_labels),
-            way,
+            _without_metadata(input_noise),
+            _with_arguments(diffusion_model, seg, class_labels),
+            sampler,
             conditioning=conditioning,
             mode=mode,
             verbose=verbose,
             cfg=cfg,
             cfg_fill_value=cfg_fill_value,
         )
-        return (image, kept) if save_intermediates else image
+        return (image, intermediates) if save_intermediates else image
 
     def reconstruct(
         self,
@@ -137,33 +138,33 @@ class InvertibleDiffusionInferer(DiffusionInferer):
         Args:
             inputs: Images, ``(B, C, *spatial)``.
             diffusion_model: The network.
-            timestep: t, from 0 to T - 1.
-            noise: Noise in the shape of ``inputs``; drawn where None.
-            scheduler: Scheduler of the way back; its timesteps below t are taken. None: the training scheduler, every
-                step.
+            timestep: Timestep t, from 0 to T - 1.
+            noise: Noise of the same shape as ``inputs``; None: drawn at random.
+            scheduler: Scheduler of the reverse process, which starts at t and continues with the scheduler's timesteps
+                below t; None: the training scheduler, at every timestep.
             kwargs: Further arguments of ``sample`` (``conditioning, mode, class_labels, seeds, verbose``).
         Raises:
-            ValueError: If t is out of range, or a scheduler cannot start there.
+            ValueError: If t is out of range, or the scheduler cannot start there.
         """
         check_noise_levels(self.scheduler, "reconstruction")
         if not 0 <= timestep < self.scheduler.num_train_timesteps:
             raise ValueError(
                 f"timestep={timestep}; choose 0 to num_train_timesteps - 1 = {self.scheduler.num_train_timesteps - 1}"
             )
-        back = sampler_starting_at(self.scheduler if scheduler is None else scheduler, self.scheduler, timestep)
-        x0 = _plain(inputs)
+        sampler = sampler_starting_at(self.scheduler if scheduler is None else scheduler, self.scheduler, timestep)
+        x0 = _without_metadata(inputs)
         start = torch.full((len(x0),), timestep, device=x0.device)
-        noise = torch.randn_like(x0) if noise is None else _plain(noise)
+        noise = torch.randn_like(x0) if noise is None else _without_metadata(noise)
         x_t = self.scheduler.add_noise(original_samples=x0, noise=noise, timesteps=start)
-        return self.sample(x_t, diffusion_model, scheduler=back, **{"verbose": False, **kwargs})
+        return self.sample(x_t, diffusion_model, scheduler=sampler, **{"verbose": False, **kwargs})
 
 
 class SamplingInferer(Inferer):
-    """``(noise, network) -> images``: sampling behind the two arguments that MONAI's evaluators call.
+    """``(noise, network) -> images``: sampling, as an inferer that MONAI's evaluators can call.
 
     Args:
         inferer: Inferer that samples.
-        scheduler: Scheduler to sample with; None: the inferer's own, every step.
+        scheduler: Scheduler to sample with; None: the inferer's own, at every timestep.
         verbose: Show a progress bar over the timesteps.
     Raises:
         ValueError: If the scheduler cannot be sampled with.
@@ -188,13 +189,13 @@ class SamplingInferer(Inferer):
         return self.inferer.sample(inputs, network, scheduler=self.scheduler, verbose=self.verbose, **kwargs)
 
 
-def _plain(x: Tensor) -> Tensor:
+def _without_metadata(x: Tensor) -> Tensor:
     return x.as_subclass(Tensor)
 
 
-def _bound(diffusion_model: Any, seg: Tensor | None, class_labels: Tensor | None) -> Any:
-    """The network with what MONAI's loop does not hand over, or only to a network that it recognises."""
-    given: dict[str, Tensor] = {}
+def _with_arguments(diffusion_model: Any, seg: Tensor | None, class_labels: Tensor | None) -> Any:
+    """Bind arguments that MONAI's inferer never passes to the network, or only to classes that it recognises."""
+    arguments: dict[str, Tensor] = {}
     inner = _inner(diffusion_model)
     if isinstance(inner, SPADEDiffusionModelUNet) and seg is None:
         raise ValueError("SPADEDiffusionModelUNet draws under a segmentation; give it as seg")
@@ -205,14 +206,14 @@ def _bound(diffusion_model: Any, seg: Tensor | None, class_labels: Tensor | None
                 f"{type(inner).__name__} takes no seg, and would draw without it; pass the segmentation as condition "
                 f'or conditioning with mode="concat", or use SPADEDiffusionModelUNet'
             )
-        given["seg"] = _plain(seg)
+        arguments["seg"] = _without_metadata(seg)
     if class_labels is not None:
-        given["class_labels"] = class_labels
-    return partial(diffusion_model, **given) if given else diffusion_model
+        arguments["class_labels"] = class_labels
+    return partial(diffusion_model, **arguments) if arguments else diffusion_model
 
 
 def _inner(network: Any) -> Any:
-    """The network inside partial, torch.compile and the wrappers of several processes."""
+    """The network inside ``functools.partial``, ``torch.compile`` and data-parallel wrappers."""
     while True:
         wrapped = network.func if isinstance(network, partial) else getattr(network, "_orig_mod", None)
         if wrapped is None and type(network).__name__ in ("DistributedDataParallel", "DataParallel"):
@@ -238,36 +239,36 @@ def _check_guidance(
 
 
 def _refuse_controlnet(third: Any, others: dict[str, Any]) -> None:
-    """Our inferer in the place of MONAI's ControlNet inferers, whose third argument is the ControlNet."""
+    """Refuse calls written for MONAI's ControlNet inferers, whose third argument is the ControlNet."""
     if isinstance(third, ControlNet) or {"controlnet", "cn_cond"} & {*others}:
         raise ValueError(
-            'InvertibleDiffusionInferer serves no ControlNet; pass the image as a condition with mode="concat", or '
-            "use ControlNetDiffusionInferer with DiffusionModelUNet"
+            "InvertibleDiffusionInferer does not support ControlNet; pass the image as a condition with "
+            'mode="concat", or use ControlNetDiffusionInferer with DiffusionModelUNet'
         )
     if others:
         raise TypeError(f"InvertibleDiffusionInferer takes no argument {', '.join(map(repr, others))}")
 
 
-def _kept_on_the_way(scheduler: Any, every: int | None) -> list[Tensor]:
-    """The list that the images of a sampling will be kept in, by the scheduler, which must be a copy."""
+def _record_intermediates(sampler: Any, every: int | None) -> list[Tensor]:
+    """Replace the sampler's ``step`` by one that also appends images to the returned list; it must be a copy."""
     if every is None or every < 1:
         raise ValueError(f"intermediate_steps={every}; choose a number of timesteps from 1 on")
-    kept: list[Tensor] = []
-    timesteps = [int(t) for t in scheduler.timesteps]
+    intermediates: list[Tensor] = []
+    timesteps = [int(t) for t in sampler.timesteps]
     ends = iter([*timesteps[1:], -1])
-    step = scheduler.step
-    before = False  # whether the step before was kept
+    step = sampler.step
+    previous_recorded = False
 
-    def keeping(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        nonlocal before
-        following = step(model_output, timestep, sample, *args, **kwargs)
+    def recording_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        nonlocal previous_recorded
+        result = step(model_output, timestep, sample, *args, **kwargs)
         t, end = int(timestep), next(ends)
-        if end == t:  # Heun's first pass, which the next one corrects ends at t too
-            if before:
-                kept[-1] = following[0]
-        elif before := end // every < t // every:  # a multiple of every is in (end, t]
-            kept.append(following[0])
-        return following
+        if end == t:  # Heun's second pass, which corrects the image of the step that ended at t
+            if previous_recorded:
+                intermediates[-1] = result[0]
+        elif previous_recorded := end // every < t // every:  # a multiple of every is in (end, t]
+            intermediates.append(result[0])
+        return result
 
-    scheduler.step = keeping
-    return kept
+    sampler.step = recording_step
+    return intermediates

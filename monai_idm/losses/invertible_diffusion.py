@@ -1,12 +1,13 @@
-r"""The paper's loss, and weights that keep one noise level from drowning the others.
+r"""The paper's loss, and min-SNR weights that keep single noise levels from dominating it.
 
 .. math::
     L = w_t \|\epsilon - U(x_t, t)\|^2 + \lambda_R \|x_t - U^{-1}(U(x_t, t))\|^2 + \lambda_{L2} \|W\|_2 \quad (8)
 
 The last term is the optimizer's (:class:`~monai_idm.optimizers.AdamWWeightNorm`). In the paper :math:`w_t = 1`;
 min-SNR-:math:`\gamma` weights the error of the predicted image by :math:`\min(\text{SNR}, \gamma)`, with
-:math:`\text{SNR} = \bar\alpha_t / (1 - \bar\alpha_t)`: that of noise by :math:`\min(1, \gamma / \text{SNR})`, that of a
-velocity by :math:`\min(\text{SNR}, \gamma) / (\text{SNR} + 1)`.
+:math:`\text{SNR} = \bar\alpha_t / (1 - \bar\alpha_t)`, and so the error of predicted noise by
+:math:`\min(1, \gamma / \text{SNR})` and that of a predicted velocity by
+:math:`\min(\text{SNR}, \gamma) / (\text{SNR} + 1)`.
 
 Source: eq. 8 of arXiv:2504.10883; min-SNR: Hang et al. 2023, arXiv:2303.09556.
 """
@@ -29,11 +30,11 @@ class InvertibleDiffusionLoss:
     Args:
         network: Any diffusion network; for ``lambda_r`` an InvertibleDiffusionUNet with ``inverse_head``.
         lambda_r: Weight of the second term, 0 to 1; the paper's 0 costs nothing.
-        min_snr_gamma: Gamma of the weights, as 5; None: all are 1.
-        scheduler: Of training, whose noise levels the weights follow.
+        min_snr_gamma: Gamma of the min-SNR weights, such as 5; None: all weights are 1.
+        scheduler: Training scheduler, whose noise levels the weights are computed from.
     Raises:
         ValueError: If ``lambda_r`` is out of range or the network has no inverse; if gamma is not positive, or comes
-            without a scheduler; when called, if what the terms need is not given.
+            without a scheduler; when called, if an argument that a term needs is missing.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class InvertibleDiffusionLoss:
                 f"inverse_head=True"
             )
         if min_snr_gamma is not None and (min_snr_gamma <= 0 or scheduler is None):
-            raise ValueError(f"min_snr_gamma={min_snr_gamma}; choose a number above 0, as 5, and give the scheduler")
+            raise ValueError(
+                f"min_snr_gamma={min_snr_gamma}; choose a number above 0, such as 5, and give the scheduler"
+            )
         self.network = network
         self.lambda_r = lambda_r
         self.min_snr_gamma = min_snr_gamma
@@ -65,17 +68,18 @@ class InvertibleDiffusionLoss:
         timesteps: Tensor | None = None,
         output: Tensor | None = None,
     ) -> Tensor:
-        """The loss, a number.
+        """The loss, a scalar.
 
         Args:
-            prediction: What is compared, ``(B, C, *spatial)``.
-            target: What it should be.
-            x: What the network was given, for ``lambda_r``.
-            timesteps: ``(B,)``, for ``min_snr_gamma``.
-            output: What the network put out, for ``lambda_r``, where part of it is no prediction; None: the prediction.
+            prediction: Prediction to compare with the target, ``(B, C, *spatial)``.
+            target: Target of the same shape.
+            x: Input of the network, needed with ``lambda_r``.
+            timesteps: Timesteps ``(B,)``, needed with ``min_snr_gamma``.
+            output: Output of the network, for ``lambda_r``, if it differs from the prediction because part of it was
+                masked; None: the prediction.
         """
         if self.min_snr_gamma is None:
-            loss = mse_loss(prediction, target).clone()  # the number alone: torch's keeps memory as large as the target
+            loss = mse_loss(prediction, target).clone()  # a copy: torch's scalar keeps memory as large as the target
         elif timesteps is None:
             raise ValueError(
                 f"min_snr_gamma={self.min_snr_gamma} needs the timesteps; give them to the loss, as TrainingStep does"
@@ -96,14 +100,14 @@ class InvertibleDiffusionLoss:
 
 
 def min_snr_weights(scheduler: Scheduler, timesteps: Tensor, gamma: float) -> Tensor:
-    """Weights of the squared error of what the network predicts.
+    """Min-SNR weights of the squared error of the network's prediction.
 
     Args:
-        scheduler: Any of MONAI's or of ours with a ``prediction_type``.
-        timesteps: ``(B,)``.
-        gamma: The largest weight of the predicted image's error.
+        scheduler: A scheduler of MONAI or this package that has a ``prediction_type``.
+        timesteps: Timesteps ``(B,)``.
+        gamma: Largest weight of the predicted image's error.
     Returns:
-        ``(B,)``, float32.
+        Weights ``(B,)``, float32.
     """
     alpha_bar = scheduler.alphas_cumprod[timesteps.to(scheduler.alphas_cumprod.device).long()].float()
     snr = alpha_bar / (1 - alpha_bar)

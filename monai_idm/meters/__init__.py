@@ -1,4 +1,4 @@
-"""Meters: plain objects that measure a window of work and know no engine; every figure carries its unit."""
+"""Meters: plain objects that measure a window of work, independent of any engine; every figure carries its unit."""
 
 from monai_idm.meters.energy import EnergyMeter, EnergySample
 from monai_idm.meters.estimation import (

@@ -1,13 +1,13 @@
 r"""Energy, temperature and utilisation of a GPU over a window of work, as NVML reports them.
 
-With the device's energy counter :math:`c` in mJ or, where it has none, its power :math:`p` in W, sampled at the times
+With the device's energy counter :math:`c` in mJ or, if it has none, its power :math:`p` in W, sampled at the times
 :math:`t_0, \dots, t_n` of the window,
 
 .. math::
     E = \frac{c(t_n) - c(t_0)}{1000} \qquad \text{or} \qquad E = \sum_{i=1}^n \frac{p_{i-1} + p_i}{2} (t_i - t_{i-1}).
 
 The counter moves every 20 to 100 ms, so windows of 10 s and more are meaningful. Both count the whole device, idle
-power and other programs included. What could not be measured is absent, never 0.
+power and other programs included. Figures that could not be measured are absent, never 0.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["EnergyMeter", "EnergySample"]
 
 
 class EnergySample(NamedTuple):
-    """What the device said at one moment; None where it said nothing.
+    """What the device reported at one moment; None for what it did not report.
 
     Attributes:
-        time_s: Since the window was opened.
-        energy_j: Since the window was opened.
-        temperature_c: Of the chip.
-        utilisation_percent: Of the time just before the sample, the share in which some kernel ran.
+        time_s: Time since the window was opened.
+        energy_j: Energy since the window was opened.
+        temperature_c: Temperature of the chip.
+        utilisation_percent: Share of the time just before the sample in which some kernel ran.
     """
 
     time_s: float
@@ -42,17 +42,17 @@ class EnergySample(NamedTuple):
 class EnergyMeter:
     """Energy of a window of work, in J, and the power, temperature and utilisation that go with it.
 
-    A thread samples the device while the window is open. An error of NVML costs the figures it touches, nothing else.
+    A thread samples the device while the window is open. An NVML error removes only the figures that it affects.
 
     Args:
-        device: The device asked about, as ``"cuda:0"``; any other than an NVIDIA GPU is unavailable.
-        interval_s: Between two samples.
+        device: The device to measure, such as ``"cuda:0"``; the meter is unavailable for any but NVIDIA GPUs.
+        interval_s: Seconds between two samples.
 
     Attributes:
-        available: Whether the device tells its energy.
-        reason: Why not, in words; None where it does.
+        available: Whether the device reports its energy.
+        reason: Why it does not, in words; None if it does.
         source: ``"energy counter"``, ``"sampled power"`` or None.
-        samples: Of the window that is open or was the last, oldest first: a series to plot.
+        samples: Samples of the open window, or else of the last one, oldest first: a series to plot.
         running: Whether the window is open.
     """
 
@@ -66,7 +66,7 @@ class EnergyMeter:
         self.available = self.reason is None
         self._started_s = perf_counter()
         self._origin_j: float | None = None
-        self._power: tuple[float, float, float] | None = None  # of the last sample: time, power, energy up to it
+        self._power: tuple[float, float, float] | None = None  # last sample: time, power, energy up to it
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -77,7 +77,7 @@ class EnergyMeter:
         return perf_counter() - self._started_s
 
     def start(self) -> None:
-        """Open the window, once the device has done what it was given before.
+        """Open the window once the device has finished its earlier work.
 
         Raises:
             RuntimeError: If the window is open already.
@@ -90,18 +90,18 @@ class EnergyMeter:
         self.running = True
         if self.available:
             self._power = None
-            self._origin_j = self._ask(lambda: self._total_j(0.0))
+            self._origin_j = self._query(lambda: self._total_j(0.0))
             self._sample()
             self._ended.clear()
             self._thread = threading.Thread(target=self._watch, name="EnergyMeter", daemon=True)
             self._thread.start()
 
     def read(self) -> dict[str, float]:
-        """The figures since :meth:`start`, once the device has done its work; the window stays open.
+        """The figures since :meth:`start`, once the device has finished its work; the window stays open.
 
         Returns:
             ``energy_j``, ``mean_power_w``, ``max_temperature_c``, ``mean_utilisation_percent`` and ``duration_s``,
-            without those that the device does not tell; where the meter is unavailable only the last.
+            without those that the device does not report; only the last if the meter is unavailable.
         Raises:
             RuntimeError: If the window is not open.
         """
@@ -125,7 +125,7 @@ class EnergyMeter:
         return figures
 
     def _connect(self) -> str | None:
-        """Find the device in NVML and how it tells its energy; the reason where it does not."""
+        """Find the device in NVML and the source of its energy; return the reason if that fails."""
         if self.device.type != "cuda":
             return f"{self.device} is not an NVIDIA GPU"
         if not torch.cuda.is_available():
@@ -138,7 +138,7 @@ class EnergyMeter:
         try:
             nvml.nvmlInit()
             close = weakref.finalize(self, nvml.nvmlShutdown)
-            # not by index: CUDA_VISIBLE_DEVICES renumbers the devices of CUDA and not those of NVML
+            # not by index: CUDA_VISIBLE_DEVICES renumbers CUDA's devices but not NVML's
             uuid = torch.cuda.get_device_properties(self.device).uuid
             self._nvml: Any = nvml
             self._handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
@@ -146,7 +146,7 @@ class EnergyMeter:
         except nvml.NVMLError as error:
             if close is not None:
                 close()
-            return f"NVML does not tell the energy of {self.device}: {error}"
+            return f"NVML does not report the energy of {self.device}: {error}"
         return None
 
     def _find_source(self) -> str:
@@ -169,18 +169,18 @@ class EnergyMeter:
     def _sample(self) -> None:
         nvml, handle = self._nvml, self._handle
         time_s = self.elapsed_s
-        total_j = self._ask(lambda: self._total_j(time_s))
+        total_j = self._query(lambda: self._total_j(time_s))
         energy_j = None if total_j is None or self._origin_j is None else total_j - self._origin_j
         known_j = (sample.energy_j for sample in reversed(self.samples) if sample.energy_j is not None)
         if energy_j is not None and energy_j < next(known_j, 0.0):
-            # the counter began anew (it wrapped, or the driver did): this window's energy is lost
+            # the counter started again (it wrapped, or the driver restarted): this window's energy is lost
             energy_j = self._origin_j = None
-        temperature_c = self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
-        utilisation_percent = self._ask(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+        temperature_c = self._query(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        utilisation_percent = self._query(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
         self.samples.append(EnergySample(time_s, energy_j, temperature_c, utilisation_percent))
 
     def _total_j(self, time_s: float) -> float:
-        """Joules since some moment at or before the window's first."""
+        """Joules since some moment at or before the start of the window."""
         if self.source == "energy counter":
             return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1000
         power_w = self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1000
@@ -189,10 +189,10 @@ class EnergyMeter:
         self._power = (time_s, power_w, total_j)
         return total_j
 
-    def _ask(self, quantity: Callable[[], float]) -> float | None:
+    def _query(self, quantity: Callable[[], float]) -> float | None:
         try:
             return quantity()
-        except (self._nvml.NVMLError, AttributeError):  # the latter for functions that a later NVML drops
+        except (self._nvml.NVMLError, AttributeError):  # AttributeError: a later NVML may drop functions
             return None
 
 
@@ -205,7 +205,7 @@ def _figures(samples: Sequence[EnergySample]) -> dict[str, float]:
     temperatures_c = [s.temperature_c for s in samples if s.temperature_c is not None]
     if temperatures_c:
         figures["max_temperature_c"] = float(max(temperatures_c))
-    # the first tells of the time before the window
+    # the first sample describes the time before the window
     utilisations = [s.utilisation_percent for s in samples[1:] if s.utilisation_percent is not None]
     if utilisations:
         figures["mean_utilisation_percent"] = sum(utilisations) / len(utilisations)

@@ -1,4 +1,4 @@
-"""What a training step will take, without taking it."""
+"""Estimates the memory and the FLOPs of a training step without running it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = [
 
 
 class Estimate(NamedTuple):
-    """Bytes of a training step.
+    """Memory of a training step.
 
     Attributes:
-        resident_bytes: Weights, buffers and optimizer states: there between steps.
-        peak_bytes: The most there is at one time, from the image to the optimizer's step, resident bytes included.
+        resident_bytes: Weights, buffers and optimizer states, which stay allocated between steps.
+        peak_bytes: Maximum at any time, from the image to the optimizer's step, resident bytes included.
     """
 
     resident_bytes: int
@@ -40,13 +40,13 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class OptimizerBytes:
-    """What an optimizer takes; the default is AdamW as it runs on CUDA.
+    """Memory that an optimizer needs; the default is AdamW as it runs on CUDA.
 
     Attributes:
-        states: Bytes per weight, between steps. A function of a parameter where they depend on its size.
-        temporaries: Bytes per weight, while the optimizer steps.
-        all_at_once: Whether those are there for all parameters at one time, or for one parameter after the other.
-        in_backward: Whether each parameter is stepped, and its gradient freed, as soon as that is complete.
+        states: Bytes per weight between steps; or, if they depend on its size, a function from parameter to bytes.
+        temporaries: Bytes per weight during the optimizer's step.
+        all_at_once: Whether temporaries exist for all parameters at the same time, or for one parameter at a time.
+        in_backward: Whether each parameter is updated, and its gradient freed, as soon as the gradient is complete.
     """
 
     states: float | Callable[[Tensor], float] = 8.0
@@ -59,7 +59,7 @@ class OptimizerBytes:
 
 
 def _eight_bit(p: Tensor) -> float:
-    """bitsandbytes: two bytes, and two float32 per block of 256; small parameters keep float32 states."""
+    """bitsandbytes: two bytes per weight and two float32 per block of 256; small parameters keep float32 states."""
     return 8.0 * p.numel() if p.numel() < 4096 else 2.0 * p.numel() + 8.0 * -(-p.numel() // 256)
 
 
@@ -70,15 +70,15 @@ EIGHT_BIT_IN_BACKWARD = OptimizerBytes(states=_eight_bit, temporaries=0, in_back
 def estimate(network: nn.Module, shape: Sequence[int], optimizer: OptimizerBytes | None = None) -> Estimate:
     """Count the bytes of one training step on fake tensors, which have a shape and a device but no memory.
 
-    Forward and backward pass are run; the optimizer's states and temporaries are added by their formula.
+    The forward and the backward pass are run; the optimizer's states and temporaries are added by formula.
 
     Args:
         network: A diffusion network ``net(x, timesteps)``; its weights are neither read nor copied, and may be on the
             device ``"meta"``.
-        shape: Of its input, ``(B, C, *spatial)``.
-        optimizer: AdamW as it runs on CUDA, if None.
+        shape: Shape of its input, ``(B, C, *spatial)``.
+        optimizer: Memory of the optimizer; None: AdamW as it runs on CUDA.
     Returns:
-        Tensors alone: neither scratch memory inside kernels nor the allocator's cache.
+        The bytes of tensors only, without scratch memory inside kernels and the allocator's cache.
     """
     optimizer = optimizer or OptimizerBytes()
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -98,19 +98,19 @@ def estimate(network: nn.Module, shape: Sequence[int], optimizer: OptimizerBytes
 
 
 def estimate_flops(network: nn.Module, shape: Sequence[int]) -> int:
-    """Count the FLOPs of forward and backward pass, on fake tensors; arguments as of :func:`estimate`."""
+    """Count the FLOPs of a forward and a backward pass on fake tensors; arguments as in :func:`estimate`."""
     with FakeTensorMode():
         twin = _fake(network)
         return count_flops(lambda: denoising_step(twin, shape))
 
 
 def denoising_step(network: nn.Module, shape: Sequence[int]) -> None:
-    """Forward and backward pass on noise, with the tensors that a trainer holds meanwhile.
+    """Run a forward and a backward pass on noise, with the tensors that a trainer holds during a step.
 
     Args:
-        network: A diffusion network ``net(x, timesteps)``, trained to predict the noise; where its ``num_class_embeds``
-            says that it knows classes, of the first of them.
-        shape: Of its input, ``(B, C, *spatial)``.
+        network: A diffusion network ``net(x, timesteps)``, trained to predict the noise. If it has classes
+            (``num_class_embeds``), the first one is used.
+        shape: Shape of its input, ``(B, C, *spatial)``.
     """
     weight = next(network.parameters())
     image, noise = (torch.randn(tuple(shape), device=weight.device) for _ in range(2))
@@ -118,7 +118,7 @@ def denoising_step(network: nn.Module, shape: Sequence[int]) -> None:
     timesteps = torch.zeros(shape[0], dtype=torch.long, device=weight.device)
     classes = {} if getattr(network, "num_class_embeds", None) is None else {"class_labels": timesteps}
     prediction = network(noisy, timesteps, **classes)
-    # clone: torch's number keeps memory as large as the prediction, which fake tensors do not show
+    # clone: torch's loss keeps memory as large as the prediction, which fake tensors do not show
     nn.functional.mse_loss(prediction, noise[:, : prediction.shape[1]]).clone().backward()
 
 
@@ -128,13 +128,13 @@ def _step(optimizer: OptimizerBytes, p: Tensor) -> None:
 
 
 def _fake(network: nn.Module) -> nn.Module:
-    """A copy whose tensors are fake. Called in a FakeTensorMode."""
+    """A copy whose tensors are fake; call it in a FakeTensorMode."""
 
     def like(tensor: Tensor) -> Tensor:
         fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu" if tensor.is_meta else tensor.device)
         return nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
 
     tensors: list[Tensor] = [*network.parameters(), *network.buffers()]
-    for module in network.modules():  # MONAI's attention holds tensors that are neither
+    for module in network.modules():  # MONAI's attention holds tensors that are neither parameters nor buffers
         tensors += [value for value in vars(module).values() if isinstance(value, Tensor)]
-    return copy.deepcopy(network, {id(t): like(t) for t in tensors})  # what is in the memo counts as copied
+    return copy.deepcopy(network, {id(t): like(t) for t in tensors})  # deepcopy keeps what is in the memo

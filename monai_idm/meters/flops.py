@@ -1,4 +1,4 @@
-"""Floating point operations, counted by what is called and with which shapes."""
+"""Counts floating point operations from the operators called and the shapes of their inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 __all__ = ["count_flops"]
 
-_CPU_ATTENTION = {  # torch's counter knows the attention of CUDA only
+_CPU_ATTENTION = {  # torch's counter only covers attention on CUDA
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda dy, q, k, v, *_, **__: sdpa_backward_flop_count(dy, q, k, v)
@@ -21,11 +21,11 @@ _CPU_ATTENTION = {  # torch's counter knows the attention of CUDA only
 def count_flops(fn: Callable[[], Any]) -> int:
     """Run a function and count the FLOPs of its matrix products, convolutions and attention.
 
-    An addition and a multiplication are two; operations element by element are not counted. What runs twice, as the
+    A multiplication and an addition count as two; elementwise operations are not counted. What runs twice, such as the
     forward pass of a checkpoint, counts twice. Under ``FakeTensorMode`` the count is the same and nothing is computed.
 
     Args:
-        fn: What to run: a forward pass, or a forward and a backward pass.
+        fn: The function to run, such as a forward pass, or a forward and a backward pass.
     """
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
         fn()

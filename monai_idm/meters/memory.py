@@ -7,9 +7,9 @@ leaves when its last tensor, view or saved activation dies, so views and in-plac
 .. math::
     \text{current}(t) = \sum_i s_i \, [a_i \le t < d_i], \qquad \text{peak} = \max_t \text{current}(t).
 
-This needs no device, works on fake tensors (so a network larger than this machine can be weighed), and gives
-the same number on every run. It does not see what is no tensor: scratch memory inside kernels, the
-allocator's rounding and cache, and buffers that other libraries made (``torch.from_numpy``).
+This needs no device, works on fake tensors (so a network larger than this machine can be measured), and gives
+the same number on every run. It misses memory outside torch's tensors: scratch memory inside kernels, the
+allocator's rounding and cache, and buffers that other libraries allocated (``torch.from_numpy``).
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class LiveBytes(TorchDispatchMode):
 
     Works forward and backward, with ``torch.utils.checkpoint``, nested, and inside or outside
     ``FakeTensorMode``. Storages that existed before are left out unless they belong to ``baseline``. After
-    the block ``current_bytes`` goes on falling as the counted storages die; ``peak_bytes`` stays. Counts in
-    the calling thread and in its backward pass; code compiled by ``torch.compile`` is not seen operation by
-    operation.
+    the block ``current_bytes`` continues to fall as the counted storages die; ``peak_bytes`` stays. Operations
+    are counted in the calling thread and in its backward pass; those inside code compiled by ``torch.compile``
+    are not seen one by one.
 
     Args:
-        baseline: What is alive already and shall count: tensors, modules (parameters, their gradients,
+        baseline: Existing objects to include in the count: tensors, modules (parameters, their gradients,
             buffers), optimizers (their states) and any nesting of lists, tuples and mappings of these. Other
-            objects are passed over.
+            objects are ignored.
     """
 
     def __init__(self, *baseline: Any) -> None:
@@ -67,16 +67,16 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        given: set[int] | None = None
+        inputs: set[int] | None = None
         for tensor in _tensors((result,)):
             if not _has_storage(tensor):
                 continue
             storage = tensor.untyped_storage()
             if storage._cdata not in self._storages:
-                if given is None:  # looked up only now: most results are new storages or counted already
-                    given = _keys(args) | _keys(kwargs) if func is not _LIFT else set()
-                if storage._cdata in given:
-                    continue  # a view or an in-place result of memory that was there before
+                if inputs is None:  # looked up only when needed: most results are counted already
+                    inputs = _storage_keys(args) | _storage_keys(kwargs) if func is not _LIFT else set()
+                if storage._cdata in inputs:
+                    continue  # a view or an in-place result of memory that existed before
             self._count(storage)
         return result
 
@@ -86,7 +86,7 @@ class LiveBytes(TorchDispatchMode):
         if known is not None and known[0] == size:
             return
         if known is None:
-            reference = weakref.ref(storage, _Forget(self, key))
+            reference = weakref.ref(storage, _Uncount(self, key))
         else:  # resized in place
             self.current_bytes -= known[0]
             reference = known[1]
@@ -96,17 +96,17 @@ class LiveBytes(TorchDispatchMode):
 
 
 class PeakMemoryMeter:
-    """Peak memory of a window of work, in GiB, by the best means the device has.
+    """Peak memory of a window of work, in GiB, by the best means that the device offers.
 
     On CUDA the caching allocator's own counters (one set per process: two meters on one device share them):
     ``allocated_peak_gib``, tensors only, and ``reserved_peak_gib``, with the allocator's cache, which is what
-    other programs cannot have. Elsewhere storages are counted, which slows work down (:class:`LiveBytes`):
-    ``live_peak_gib``, what was created in the window and the baseline given to :meth:`start`; and
+    other programs cannot use. Elsewhere storages are counted, which slows work down (:class:`LiveBytes`):
+    ``live_peak_gib``, what was created in the window and the baseline passed to :meth:`start`; and
     ``process_peak_gib``, the largest resident set of the process since the process began (not since
     ``start``), absent on platforms without the ``resource`` module.
 
     Args:
-        device: The device whose memory is asked for, as ``"cuda:0"`` or ``"cpu"``.
+        device: The device whose memory is measured, such as ``"cuda:0"`` or ``"cpu"``.
 
     Attributes:
         counts_storages: Whether storages are counted (anywhere but on CUDA).
@@ -123,8 +123,8 @@ class PeakMemoryMeter:
         """Open the window.
 
         Args:
-            baseline: What is alive already and shall count where storages are counted (see
-                :class:`LiveBytes`); the CUDA allocator counts everything anyway.
+            baseline: Existing objects to include where storages are counted (see :class:`LiveBytes`);
+                the CUDA allocator counts everything anyway.
         Raises:
             RuntimeError: If the window is open already.
         """
@@ -134,7 +134,7 @@ class PeakMemoryMeter:
             self._counter = LiveBytes(*baseline)
             self._counter.__enter__()
         else:
-            torch.cuda.init()  # the counters of a device that nothing has used yet cannot be reset
+            torch.cuda.init()  # the counters of a device that has not been used yet cannot be reset
             torch.cuda.reset_peak_memory_stats(self.device)
         self.running = True
 
@@ -163,11 +163,11 @@ class PeakMemoryMeter:
         return figures
 
 
-_LIFT = torch.ops.aten.lift_fresh.default  # torch.tensor(...) hands its new storage in as this one's argument
+_LIFT = torch.ops.aten.lift_fresh.default  # torch.tensor(...) passes its new storage to this operation as an argument
 
 
-class _Forget:
-    """Takes a storage out of the count when it dies; holds the counter weakly, so that it may die first."""
+class _Uncount:
+    """Removes a storage from the count when it dies; holds the counter weakly, so that the counter can die first."""
 
     __slots__ = ("_counter", "_key")
 
@@ -181,12 +181,12 @@ class _Forget:
             counter.current_bytes -= counter._storages.pop(self._key)[0]
 
 
-def _keys(values: Any) -> set[int]:
+def _storage_keys(values: Any) -> set[int]:
     return {t.untyped_storage()._cdata for t in _tensors((values,)) if _has_storage(t)}
 
 
 def _has_storage(tensor: torch.Tensor) -> bool:
-    return tensor.layout is torch.strided  # sparse tensors are made of strided ones, which are seen themselves
+    return tensor.layout is torch.strided  # sparse tensors consist of strided ones, which are counted themselves
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
@@ -205,7 +205,7 @@ def _all_tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value
-            if value.is_leaf and value.grad is not None:  # asking an inner node for its gradient warns
+            if value.is_leaf and value.grad is not None:  # reading .grad of a non-leaf tensor warns
                 yield value.grad
         elif isinstance(value, nn.Module):
             yield from _all_tensors([*value.parameters(), *value.buffers()])

@@ -1,4 +1,4 @@
-"""Image quality in brain mask and whole volume, overlap of masks, and the baselines printed beside them."""
+"""Metrics of reconstruction, generation, segmentation and synthesis, and the baselines to compare them with."""
 
 from monai_idm.metrics.baselines import best_gaussian_blur, best_threshold, otsu_threshold
 from monai_idm.metrics.generation import GenerationMetrics

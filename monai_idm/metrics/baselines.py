@@ -1,13 +1,13 @@
-r"""What a result has to beat: the best Gaussian blur of a noisy volume, and thresholds for a segmentation.
+r"""Baselines that a result should beat: the best Gaussian blur of a noisy volume, and thresholds for a segmentation.
 
 .. math::
     \sigma^* = \arg\max_\sigma \text{PSNR}_M\big(\text{clip}(G_\sigma * \tilde{x}),\ x\big), \qquad
     \theta^* = \arg\max_\theta w_0(\theta)\, w_1(\theta)\, (\mu_0(\theta) - \mu_1(\theta))^2
 
-The blur is told the answer: :math:`\sigma^*` is chosen against the reference :math:`x`, for each case and
-channel, so no blur of this family does better on it. A network that does not beat it has learned no more than
-to smooth. Otsu's threshold sees the image alone: it parts the voxels into two classes of shares :math:`w` and means
-:math:`\mu`, as far apart as they can be. The best threshold is told the answer, as the blur is.
+The blur is an oracle: :math:`\sigma^*` is chosen for each case and channel against the reference :math:`x`, so no other
+blur of this family does better. A network that does not beat it has learned nothing but smoothing. Otsu's threshold
+uses the image alone: it splits the voxels into two classes, with shares :math:`w` and means :math:`\mu`, that are as
+far apart as possible. The best threshold is an oracle, like the blur.
 
 Source: Otsu 1979, doi:10.1109/TSMC.1979.4310076.
 """
@@ -25,15 +25,15 @@ from monai_idm.metrics.volume import psnr
 
 __all__ = ["BLUR_SIGMAS", "best_gaussian_blur", "best_threshold", "otsu_threshold"]
 
-# In voxels. Around its maximum PSNR changes by less than 0.05 dB within these steps, as the tests check; the
-# sigmas beyond 2.5 are for volumes that are almost all noise.
+# In voxels. Near its maximum, PSNR changes by less than 0.05 dB between neighbouring sigmas, as the tests check; the
+# sigmas beyond 2.5 are for volumes that are almost pure noise.
 BLUR_SIGMAS = (
     0.0,
     *(step / 20 for step in range(6, 20)),  # 0.3 to 0.95
     *(step / 10 for step in range(10, 25)),  # 1.0 to 2.4
     *(2.5, 3.0, 3.5, 4.0, 5.0, 6.0),
 )
-_BINS = 256  # of Otsu's histogram
+_BINS = 256  # bins of Otsu's histogram
 
 
 def best_gaussian_blur(
@@ -46,18 +46,17 @@ def best_gaussian_blur(
     """Blur each channel with the standard deviation that maximises its PSNR in the mask: an oracle.
 
     Args:
-        noisy: Noisy volume on the image's scale (for a diffusion step: divided by the signal's share),
+        noisy: Noisy volume on the image's scale (x_t of a diffusion process divided by the square root of alpha-bar),
             ``(C, D, H, W)`` or ``(C, H, W)``.
-        reference: The clean volume, same shape.
-        mask: ``(1, ...)`` or ``(C, ...)``, where PSNR is taken; ``None``: everywhere.
-        sigmas: Standard deviations to try, in voxels; 0 is no blur.
-        value_range: Clip the blurred values to this, as reconstructions are; it only ever helps where the
-            reference lies inside. ``None``: no clipping.
+        reference: Clean volume of the same shape.
+        mask: Mask ``(1, ...)`` or ``(C, ...)`` in which PSNR is computed; ``None``: everywhere.
+        sigmas: Standard deviations to try, in voxels; 0 means no blur.
+        value_range: Range to clip blurred values to, as reconstructions are clipped; this never lowers PSNR if the
+            reference lies within it. ``None``: no clipping.
     Returns:
         The blurred volume and the chosen standard deviations in voxels, ``(C,)``.
     Raises:
-        ValueError: If ``sigmas`` is empty or holds a negative number, if shapes do not fit or the mask is
-            empty.
+        ValueError: If ``sigmas`` is empty or holds a negative number, if shapes do not match, or if the mask is empty.
     """
     if len(sigmas) == 0 or min(sigmas) < 0:
         raise ValueError(f"sigmas are {tuple(sigmas)}; give one or more standard deviations in voxels, 0 or larger")
@@ -80,30 +79,30 @@ def best_gaussian_blur(
 
 
 def otsu_threshold(values: Tensor) -> float:
-    """The threshold that parts values into two classes whose means are farthest apart, weighed by their sizes.
+    """The threshold that splits values into two classes with the largest variance between them.
 
     Args:
-        values: Any shape, such as the voxels of a brain in one contrast.
+        values: Values of any shape, such as the voxels of a brain in one contrast.
     Raises:
-        ValueError: If there are no values, or they are all the same.
+        ValueError: If there are no values, or they are all equal.
     """
     values = values.as_subclass(Tensor).flatten().double().cpu()
     if values.numel() == 0 or values.min() == values.max():
-        raise ValueError(f"{values.numel()} values, none different; a threshold needs two classes of voxels")
+        raise ValueError(f"{values.numel()} values, no two of them different; a threshold needs two classes of voxels")
     counts, edges = torch.histogram(values, _BINS)
     centres = (edges[1:] + edges[:-1]) / 2
     below, above = counts.cumsum(0)[:-1], counts.flip(0).cumsum(0).flip(0)[1:]
     sums = (counts * centres).cumsum(0)
-    apart = sums[:-1] / below - (sums[-1] - sums[:-1]) / above
-    return float(edges[1:-1][(below * above * apart.square()).argmax()])
+    difference = sums[:-1] / below - (sums[-1] - sums[:-1]) / above  # of the classes' means
+    return float(edges[1:-1][(below * above * difference.square()).argmax()])
 
 
 def best_threshold(values: Tensor, reference: Tensor) -> float:
-    """The threshold above which values have the largest Dice coefficient with a reference: an oracle.
+    """The threshold for which the values above it have the largest Dice coefficient with a reference: an oracle.
 
     Args:
-        values: Any shape, such as the voxels of a brain in one contrast.
-        reference: 0 or 1, same shape.
+        values: Values of any shape, such as the voxels of a brain in one contrast.
+        reference: Reference mask of the same shape, 0 or 1.
     Raises:
         ValueError: If the reference is empty.
     """
@@ -112,7 +111,7 @@ def best_threshold(values: Tensor, reference: Tensor) -> float:
     values, order = values.as_subclass(Tensor).flatten().double().cpu().sort(descending=True)
     inside = reference.as_subclass(Tensor).flatten().cpu()[order].double()
     dice = 2 * inside.cumsum(0) / (torch.arange(1, len(values) + 1) + inside.sum())
-    dice[:-1][values[:-1] == values[1:]] = 0  # no threshold parts equal values
+    dice[:-1][values[:-1] == values[1:]] = 0  # no threshold can separate equal values
     last = int(dice.argmax())
     return float((values[last] + values[last + 1]) / 2) if last + 1 < len(values) else float(values[-1]) - 1
 
@@ -121,6 +120,6 @@ def _blur(volume: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return volume
     kernel = gaussian_1d(torch.tensor(float(sigma)), normalize=True)
-    # replicated, not zeros as GaussianFilter pads: a cropped brain touches the border, and darkening it there
-    # would make the baseline weaker than it is
+    # the border is replicated, not padded with zeros as by GaussianFilter: a cropped brain touches it, and would be
+    # darkened there, which would weaken the baseline
     return separable_filtering(volume[:, None], [kernel] * (volume.ndim - 1), mode="replicate")[:, 0]

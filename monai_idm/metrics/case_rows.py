@@ -1,4 +1,4 @@
-"""Rows of figures, gathered case by case."""
+"""Rows of results, collected case by case and pooled over the processes of a distributed run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["CaseRows"]
 
 
 class CaseRows:
-    """The rows of the cases of a split; what they hold, and what is made of them, is a subclass's."""
+    """Rows of results for the cases of a split; subclasses define their columns and their summary."""
 
     def __init__(self) -> None:
         self._cases: list[list[dict[str, Any]]] = []
@@ -21,22 +21,22 @@ class CaseRows:
         self._cases = []
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows, with the number of their case, counted from 0, and its subject."""
+        """All rows, each with the number of its case, counted from 0, and its subject."""
         return [{"case": number, **row} for number, case in enumerate(self._cases) for row in case]
 
     def gather(self) -> None:
         """Pool the cases of all processes of a distributed run, in the order of the split.
 
-        Every process must call it. Subjects are told apart by name and count once each, because
-        ``DistributedSampler`` repeats cases to give every process as many. Without a process group nothing
-        happens.
+        Every process must call this. Cases are identified by subject and count once each, because
+        ``DistributedSampler`` repeats cases to give every process the same number. Without a process group this does
+        nothing.
         """
         if not (dist.is_available() and dist.is_initialized()):
             return
         parts: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(parts, self._cases)
         pooled: dict[str, list[dict[str, Any]]] = {}
-        for place in range(max(len(part) for part in parts)):  # the sampler deals cases out in turn
+        for place in range(max(len(part) for part in parts)):  # the sampler deals cases out to processes in turn
             for part in parts:
                 if place < len(part):
                     pooled.setdefault(part[place][0]["subject"], part[place])

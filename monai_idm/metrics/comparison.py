@@ -1,6 +1,6 @@
-"""A volume beside its reference, and what is measured between them: a paired metric is a row of ``METRICS``.
+"""Metrics between a volume and its reference; each of them is a row of ``METRICS``.
 
-Rows, CSV columns, statistics, scalars, tables and curves follow from the table.
+Rows of cases, CSV columns, statistics, scalars, printed tables and curves all follow from ``METRICS``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from monai_idm.metrics.volume import SSIM_WINDOW, mae, masked_mean, ms_ssim, psn
 
 __all__ = ["METRICS", "REGIONS", "Comparison", "PairedMetric", "columns"]
 
-# by space, the regions that are judged there: the brain mask, the whole volume
+# regions that are evaluated in each space: the brain mask, the whole volume
 REGIONS = {"image": ("brain", "whole"), "noise": ("whole",)}
 
 
@@ -25,8 +25,8 @@ class Comparison:
     """A volume and its reference.
 
     Args:
-        pred: ``(C, D, H, W)``.
-        reference: Same shape.
+        pred: Volume ``(C, D, H, W)``.
+        reference: Reference of the same shape.
         data_range: Largest minus smallest value an image may have.
     """
 
@@ -36,24 +36,25 @@ class Comparison:
 
     @cached_property
     def similarity(self) -> Tensor:
-        """SSIM's map, made once for all regions: most of an evaluation's time goes here."""
+        """The SSIM map, computed once for all regions: it takes most of an evaluation's time."""
         return ssim_map(self.pred, self.reference, self.data_range)
 
 
 class PairedMetric(NamedTuple):
-    """One metric.
+    """A metric between a volume and its reference.
 
     Args:
-        name: As in tables.
-        measure: The metric by channel, ``(C,)``, of a comparison, inside a mask or, with None, everywhere.
-        form: Format of a value in tables.
-        larger_is_better: Which of two values is the better one.
-        unit: Printed behind the name; "" for a pure number.
+        name: Name in tables.
+        measure: Function of a comparison and a mask, or None for the whole volume, that returns the metric of each
+            channel, ``(C,)``.
+        form: Format of a value in tables, such as ``".2f"``.
+        larger_is_better: Whether the larger of two values is the better one.
+        unit: Unit, printed after the name; "" for a pure number.
         note: What the reader of a table must know, in a few words.
-        spaces: Where it is defined: of images, of noise.
-        region: The only region where it is defined; None: in each. Such a metric is printed below the table, and is
-            not averaged over the modalities.
-        smallest_side: Voxels on the shortest axis that a volume must have; None is reported for smaller ones.
+        spaces: Spaces in which the metric is defined: ``"image"``, ``"noise"`` or both.
+        region: The only region in which it is defined; None: every region. A metric with a single region is printed
+            below the table, and not averaged over the modalities.
+        smallest_side: Smallest length of a volume's shortest axis in voxels; the metric of smaller volumes is None.
     """
 
     name: str
@@ -72,7 +73,7 @@ class PairedMetric(NamedTuple):
         return f"{self.name} [{self.unit}]" if self.unit else self.name
 
     def is_defined(self, space: str, region: str, volume: Tensor) -> bool:
-        """Whether there is a value for a volume ``(C, D, H, W)`` in a space and region."""
+        """Whether the metric of a volume ``(C, D, H, W)`` is defined in this space and region."""
         return space in self.spaces and self.region in (None, region) and min(volume.shape[1:]) >= self.smallest_side
 
 
@@ -99,5 +100,5 @@ METRICS: dict[str, PairedMetric] = {
 
 
 def columns(space: str) -> dict[str, PairedMetric]:
-    """The metrics of a space that every region has."""
+    """The metrics of a space that are defined in every region: the columns of its table."""
     return {key: metric for key, metric in METRICS.items() if space in metric.spaces and metric.region is None}

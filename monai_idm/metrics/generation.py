@@ -1,14 +1,15 @@
-r"""Quality of generated volumes, which have no reference: how like the real ones they are as a set.
+r"""Metrics of generated volumes, which have no reference: how similar to real volumes they are as a set.
 
-- MMD (Gretton et al. 2012; MONAI's, with a linear kernel) of three plain features, each divided by its standard
+- MMD (Gretton et al. 2012; MONAI's, with a linear kernel) of three simple features, each divided by its standard
   deviation over the real cases: ``intensity``, a histogram of the foreground; ``texture``, the logarithm of the power
   spectrum in bands of spatial frequency; ``layout``, the means of 4 x 4 x 4 blocks. 0: the same distribution.
-- Histogram distance: Wasserstein-1 between the pooled foreground intensities, in units of the image.
-- Diversity: mean SSIM of pairs (MS-SSIM from 64 voxels a side); above that of real pairs the samples are too alike.
-- Nearest training case: root mean square distance on a grid of at most 32 voxels a side, also to its mirror image.
-  Much closer than real cases of another split are: training cases are being repeated.
+- Histogram distance: Wasserstein-1 distance between the pooled foreground intensities, in units of the image.
+- Diversity: mean SSIM of pairs of samples (MS-SSIM from 64 voxels a side). If it is above that of real pairs, the
+  samples are too similar to each other.
+- Nearest training case: root mean square distance on a grid of at most 32 voxels a side, to the case or its mirror
+  image. If samples are much closer than real cases of another split are, training cases are being repeated.
 
-Every figure of the samples stands beside the same figure of the training cases, against the same real ones.
+Every figure is also computed for training cases in place of samples, against the same real cases.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from monai_idm.metrics.volume import ms_ssim, ssim3d
 __all__ = ["FEATURES", "GenerationMetrics", "features"]
 
 FEATURES = ("intensity", "texture", "layout")
-FOREGROUND = 0.05  # of the intensity range, in any modality
-BINS, BANDS, BLOCKS, COARSE = 32, 8, 4, 32
-CASES, PAIRED = 256, 10  # real and training cases that are looked at; volumes of which all pairs are compared
+FOREGROUND = 0.05  # share of the intensity range above which a voxel of any modality is foreground
+BINS, BANDS = 32, 8  # of the histogram; of the spectrum
+BLOCKS, COARSE = 4, 32  # a side: blocks of the layout; most voxels of the grid for nearest cases
+CASES, PAIRED = 256, 10  # most real and most training cases that are used; volumes whose pairs are all compared
 COLUMNS = {
     "mmd_intensity": ".3f",
     "mmd_texture": ".3f",
@@ -43,12 +45,12 @@ COLUMNS = {
 
 
 def features(volume: Tensor) -> dict[str, Tensor]:
-    """The features of this module.
+    """The features that MMD compares, see the head of this module.
 
     Args:
-        volume: ``(C, D, H, W)``, 0 to 1.
+        volume: Volume ``(C, D, H, W)``, 0 to 1.
     Returns:
-        Flat tensors by name.
+        One-dimensional tensors by the names in ``FEATURES``.
     """
     inside = (volume > FOREGROUND).any(0)
     values = volume[:, inside] if inside.any() else volume.flatten(1)
@@ -70,10 +72,10 @@ class GenerationMetrics(CaseRows):
 
     Args:
         modalities: Names of the channels in order.
-        real: Preprocessed items of another split than the training's, ``image`` ``(C, *spatial)``.
-        training: Preprocessed items of the training, likewise; None, as for a folder of other patients: nothing is
-            said of the nearest training case, nor of training cases in the place of samples.
-        network_range: Of the items' intensities, which become 0 to 1.
+        real: Preprocessed cases that are not in the training split, with ``image`` ``(C, *spatial)``.
+        training: Preprocessed cases of the training split, likewise. None, for example for a folder of other patients:
+            figures that need training cases are left out.
+        network_range: Range of the cases' intensities, which is mapped to 0 to 1.
     """
 
     required: ClassVar = {"pred": "volume"}
@@ -90,15 +92,15 @@ class GenerationMetrics(CaseRows):
         self.modalities = tuple(modalities)
         self._sets = {"real": real, "training": training}
         self.network_range = tuple(network_range)
-        self._known: dict[str, list[dict[str, Any]]] = {}
+        self._described_sets: dict[str, list[dict[str, Any]]] = {}
 
     @torch.no_grad()
     def update(self, subject: str, volume: Tensor) -> None:
         """Add one sample.
 
         Args:
-            subject: Its name.
-            volume: ``(C, D, H, W)``, 0 to 1.
+            subject: Name of the sample.
+            volume: Generated volume ``(C, D, H, W)``, 0 to 1.
         Raises:
             ValueError: If the channels are not the modalities.
         """
@@ -107,17 +109,20 @@ class GenerationMetrics(CaseRows):
                 f"{subject}: a volume of shape {tuple(volume.shape)}; it must be (C, D, H, W), a channel for each of "
                 f"{', '.join(self.modalities)}"
             )
-        self._cases.append([self._described(subject, volume, len(self._cases))])
+        self._cases.append([self._describe(subject, volume, len(self._cases))])
 
     def rows(self) -> list[dict[str, Any]]:
-        """The nearest training case of each sample, and of each real case of the other split."""
+        """The nearest training case of each sample and of each real case; without training cases, only the samples."""
         rows: list[dict[str, Any]] = []
         if self._sets["training"] is None:
             return [{"case": n, "subject": c["subject"], "method": "generated"} for n, c in enumerate(self._samples())]
-        for method, cases in (("generated", self._samples()), ("real", self._of("real"))):
+        for method, cases in (("generated", self._samples()), ("real", self._reference("real"))):
             for number, case in enumerate(cases if self._cases else []):
                 nearest, distance = min(
-                    ((other["subject"], _distance(case["coarse"], other["coarse"])) for other in self._of("training")),
+                    (
+                        (other["subject"], _distance(case["coarse"], other["coarse"]))
+                        for other in self._reference("training")
+                    ),
                     key=lambda pair: pair[1],
                 )
                 subject = case["subject"]
@@ -126,38 +131,38 @@ class GenerationMetrics(CaseRows):
         return rows
 
     def summary(self) -> dict[str, Any]:
-        """The figures of this module's head.
+        """The metrics described at the head of this module.
 
         Returns:
-            ``summary["methods"][method][figure]``, of ``"generated"``, and of ``"real"``: training cases in the place
-            of samples (in ``nearest_rmse``, the real cases of the other split). None where there are too few volumes.
-            Beside it, the number of ``cases``, and of ``real`` and ``training`` ones.
+            ``summary["methods"][method][figure]``. The methods are ``"generated"`` and ``"real"``, training cases in
+            place of samples (for ``nearest_rmse``, the real cases). A figure is None if there are too few volumes for
+            it. The summary also holds the number of samples, ``cases``, and of ``real`` and ``training`` cases.
         """
         if not self._cases:
             return {"cases": 0}
         rows = self.rows()
         methods = {}
-        compared = {"generated": self._samples(), "real": self._of("training")}
-        for method, cases in compared.items():
+        sets = {"generated": self._samples(), "real": self._reference("training")}
+        for method, cases in sets.items():
             if not cases:
                 continue
             distances = [row["nearest_rmse"] for row in rows if row["method"] == method and "nearest_rmse" in row]
             nearest = sum(distances) / len(distances) if distances else None
-            methods[method] = {**self._compared(cases, self._of("real")), "nearest_rmse": nearest}
+            methods[method] = {**self._compare(cases, self._reference("real")), "nearest_rmse": nearest}
         return {
             "cases": len(self._cases),
-            "real": len(self._of("real")),
-            "training": len(self._of("training")),
+            "real": len(self._reference("real")),
+            "training": len(self._reference("training")),
             "methods": methods,
         }
 
     def scalars(self) -> dict[str, float]:
-        """The figures of the samples by their names, those of real cases with the prefix ``real_``."""
-        found: dict[str, float] = {}
+        """The figures of the samples by name, and those of real cases with the prefix ``real_``."""
+        scalars: dict[str, float] = {}
         for method, figures in self.summary().get("methods", {}).items():
             prefix = "" if method == "generated" else "real_"
-            found |= {f"{prefix}{name}": value for name, value in figures.items() if value is not None}
-        return found
+            scalars |= {f"{prefix}{name}": value for name, value in figures.items() if value is not None}
+        return scalars
 
     def table(self) -> str:
         """The summary as text."""
@@ -169,63 +174,63 @@ class GenerationMetrics(CaseRows):
         for method, figures in summary["methods"].items():
             lines.append([method, *("-" if figures[k] is None else format(figures[k], f) for k, f in COLUMNS.items())])
         notes = [
-            f"Against {summary['real']} real cases of another split than the training's. real: training cases, in the",
-            "samples' place; its nearest_rmse: from cases of the other split to the nearest training case.",
-            "MMD and histogram distance: 0 is best. diversity_ssim: of pairs; like that of real ones is best.",
-            "nearest_rmse: to the nearest training case; far below that of real cases, the training is repeated.",
+            f"Compared with {summary['real']} real cases that are not in the training split.",
+            "real: training cases in place of samples; its nearest_rmse is that of the real cases.",
+            "MMD and histogram distance: 0 is best. diversity_ssim: mean over pairs; best if close to that of real.",
+            "nearest_rmse: distance to the nearest training case; far below that of real: training cases are repeated.",
         ]
         return "\n".join([title, aligned(lines), *notes])
 
     def _samples(self) -> list[dict[str, Any]]:
         return [case for (case,) in self._cases]
 
-    def _of(self, name: str) -> list[dict[str, Any]]:
-        """Real cases, described when they are first asked for; none of a set that is not given."""
+    def _reference(self, name: str) -> list[dict[str, Any]]:
+        """The cases of the set ``"real"`` or ``"training"``, described on first use; empty if it was not given."""
         cases = self._sets[name]
         if cases is None:
             return []
-        if name not in self._known:
+        if name not in self._described_sets:
             low, high = self.network_range
-            self._known[name] = [
-                self._described(str(item["subject"]), (item["image"] - low) / (high - low), number)
+            self._described_sets[name] = [
+                self._describe(str(item["subject"]), (item["image"] - low) / (high - low), number)
                 for number, item in enumerate(islice(iter(cases), CASES))
             ]
-            if not self._known[name]:
+            if not self._described_sets[name]:
                 raise ValueError(f"no {name} case to compare samples with; give a dataset that holds some")
-        return self._known[name]
+        return self._described_sets[name]
 
-    def _described(self, subject: str, volume: Tensor, number: int) -> dict[str, Any]:
+    def _describe(self, subject: str, volume: Tensor, number: int) -> dict[str, Any]:
         volume = volume.as_subclass(Tensor).detach().cpu().float().clamp(0, 1)
         depth, height, width = (min(n, COARSE) for n in volume.shape[1:])
         coarse = adaptive_avg_pool3d(volume, (depth, height, width))
-        kept = volume if number < PAIRED else None
-        return {"subject": subject, "features": features(volume), "coarse": coarse, "volume": kept}
+        paired = volume if number < PAIRED else None
+        return {"subject": subject, "features": features(volume), "coarse": coarse, "volume": paired}
 
-    def _compared(self, cases: list[dict[str, Any]], real: list[dict[str, Any]]) -> dict[str, float | None]:
+    def _compare(self, cases: list[dict[str, Any]], real: list[dict[str, Any]]) -> dict[str, float | None]:
         figures: dict[str, float | None] = {}
-        few = min(len(cases), len(real))  # MONAI's MMD compares as many with as many
+        size = min(len(cases), len(real))  # MONAI's MMD needs two sets of the same size
         for name in FEATURES:
-            theirs, ours = (torch.stack([case["features"][name] for case in some]).double() for some in (real, cases))
+            of_real, of_samples = (torch.stack([c["features"][name] for c in some]).double() for some in (real, cases))
             figures[f"mmd_{name}"] = None
-            if few > 1:
-                spread = theirs.std(0)
+            if size > 1:
+                spread = of_real.std(0)
                 spread = spread.clamp(min=0.1 * float(spread.mean()) + 1e-6) * len(spread) ** 0.5
-                # centred, which changes nothing but the rounding
-                a, b = ((x[:few] - theirs.mean(0)) / spread for x in (theirs, ours))
+                # centring changes only the rounding errors
+                a, b = ((x[:size] - of_real.mean(0)) / spread for x in (of_real, of_samples))
                 figures[f"mmd_{name}"] = float(compute_mmd(a, b, None))
         pooled = [torch.stack([c["features"]["intensity"] for c in some]).mean(0) for some in (real, cases)]
         gap = (pooled[0] - pooled[1]).view(len(self.modalities), BINS).cumsum(1).abs().sum(1) / BINS
         figures["histogram_distance"] = float(gap.mean())
-        kept = [case["volume"] for case in cases if case["volume"] is not None]
-        alike = [_alike(a, b) for a, b in combinations(kept, 2)]
-        figures["diversity_ssim"] = sum(alike) / len(alike) if alike else None
+        volumes = [case["volume"] for case in cases if case["volume"] is not None]
+        similarities = [_similarity(a, b) for a, b in combinations(volumes, 2)]
+        figures["diversity_ssim"] = sum(similarities) / len(similarities) if similarities else None
         return figures
 
 
-def _alike(a: Tensor, b: Tensor) -> float:
+def _similarity(a: Tensor, b: Tensor) -> float:
     return float((ms_ssim if min(a.shape[1:]) >= 64 else ssim3d)(a, b).mean())
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    # flips of left and right are a training's own augmentation
+    # left and right are flipped to augment the training data
     return min(float((a - other).square().mean().sqrt()) for other in (b, b.flip(1)))

@@ -1,4 +1,4 @@
-"""Quality of volumes that have a reference: by case, modality, region and method, and over the cases of a split."""
+"""Metrics of volumes that have a reference: for each case, modality, region and method, and over a split."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["PairedMetrics", "mean_of_all"]
 
 
 class PairedMetrics(CaseRows):
-    """Rows of the paired metrics, ``METRICS``; which methods they are of, a subclass says.
+    """Rows of the paired metrics, ``METRICS``; subclasses define the methods that are compared.
 
-    Every case gives rows per modality, region and method. The regions are ``"brain"``, the case's mask, and
-    ``"whole"``, the whole volume. A metric is None where it is not defined, as MS-SSIM is of volumes of less than 64
-    voxels a side.
+    Every case has rows for each modality, region and method. The regions are ``"brain"``, the case's mask, and
+    ``"whole"``, the whole volume. A metric is None where it is not defined, such as MS-SSIM of volumes with fewer than
+    64 voxels a side.
 
     Args:
-        modalities: Names of the channels in order, as ``("t1", "t2")``.
+        modalities: Names of the channels in order, such as ``("t1", "t2")``.
         data_range: Largest minus smallest value an image may have; images lie in ``[0, data_range]``.
     Raises:
         ValueError: If there is no modality, or one is named twice.
@@ -32,7 +32,7 @@ class PairedMetrics(CaseRows):
         super().__init__()
         self.modalities = tuple(modalities)
         if not self.modalities or len(set(self.modalities)) != len(self.modalities):
-            raise ValueError(f"modalities are {self.modalities}; name each channel once, as ('t1', 't2')")
+            raise ValueError(f"modalities are {self.modalities}; name each channel once, such as ('t1', 't2')")
         self.data_range = data_range
 
     def summary(self) -> dict[str, Any]:
@@ -40,14 +40,14 @@ class PairedMetrics(CaseRows):
 
         Returns:
             ``summary[space][modality][region][method][metric]`` is a dict of ``mean``, ``sd``, ``n`` and ``ci95``, the
-            95 % interval of the mean; a case of several rows, as of several draws, counts as their mean. Beside the
-            spaces ``cases`` and ``data_range``.
+            95 % interval of the mean. A case with several rows, one for each draw, counts as their mean. The summary
+            also holds ``cases``, their number, and ``data_range``.
         """
         result: dict[str, Any] = {"cases": len(self._cases), "data_range": self.data_range}
         for (space, modality, region, method, metric), series in self._series().items():
             place = result
-            for folder in (space, modality, region, method):
-                place = place.setdefault(folder, {})
+            for level in (space, modality, region, method):
+                place = place.setdefault(level, {})
             place[metric] = self._statistics(series, metric)
         return result
 
@@ -59,10 +59,10 @@ class PairedMetrics(CaseRows):
             for row in case:
                 for metric in METRICS:
                     if row[metric] is not None:
-                        path = (row["space"], row["modality"], row["region"], row["method"], metric)
-                        values.setdefault(path, []).append(row[metric])
-            for path, several in values.items():
-                series.setdefault(path, []).append(sum(several) / len(several))
+                        key = (row["space"], row["modality"], row["region"], row["method"], metric)
+                        values.setdefault(key, []).append(row[metric])
+            for key, of_case in values.items():
+                series.setdefault(key, []).append(sum(of_case) / len(of_case))
         return series
 
     def _statistics(self, series: Sequence[float], metric: str) -> dict[str, Any]:
@@ -98,40 +98,40 @@ class PairedMetrics(CaseRows):
     def _image_scalars(
         self, summary: dict[str, Any], methods: Mapping[str, Sequence[str]], averaged: Sequence[str]
     ) -> dict[str, float]:
-        """Means of images by flat names.
+        """The means of image space by flat names.
 
         Args:
-            summary: Of these metrics.
-            methods: By the prefix of a name, the methods that it may be of: the first that there is.
-            averaged: Prefixes whose means over the modalities are given too.
+            summary: Summary of these metrics.
+            methods: For each prefix of a name, methods in order of preference; the first that was measured is used.
+            averaged: Prefixes for which means over the modalities are added.
         Returns:
             ``<prefix><metric>_<modality>_<region>`` and ``<prefix><metric>_<region>``.
         """
-        found: dict[str, float] = {}
+        scalars: dict[str, float] = {}
         for modality, regions in summary.get("image", {}).items():
             for region, measured in regions.items():
                 for prefix, names in methods.items():
                     for name in [name for name in names if name in measured][:1]:
                         for metric, statistics in measured[name].items():
-                            found[f"{prefix}{metric}_{modality}_{region}"] = statistics["mean"]
+                            scalars[f"{prefix}{metric}_{modality}_{region}"] = statistics["mean"]
         for prefix in averaged:
             for region in REGIONS["image"]:
                 for metric in columns("image"):
                     name = f"{prefix}{metric}"
-                    parts = [found.get(f"{name}_{modality}_{region}") for modality in self.modalities]
-                    found |= mean_of_all(f"{name}_{region}", parts)
-        return found
+                    parts = [scalars.get(f"{name}_{modality}_{region}") for modality in self.modalities]
+                    scalars |= mean_of_all(f"{name}_{region}", parts)
+        return scalars
 
     def _check_channels(self, subject: str, reference: Tensor) -> None:
         if reference.shape[0] != len(self.modalities):
             raise ValueError(
-                f"{subject}: a volume of shape {tuple(reference.shape)} came; the first axis must be the "
+                f"{subject}: a volume of shape {tuple(reference.shape)}; its first axis must be the "
                 f"{len(self.modalities)} modalities {self.modalities}"
             )
 
 
 def mean_of_all(name: str, parts: Sequence[float | None]) -> dict[str, float]:
-    """The mean under ``name``, or nothing where a part is missing."""
+    """The mean of the parts under ``name``; empty if a part is missing."""
     known = [part for part in parts if part is not None]
     complete = len(known) > 0 and len(known) == len(parts)
     return {name: sum(known) / len(known)} if complete else {}

@@ -1,4 +1,4 @@
-"""The printed form of a summary of volumes that have a reference."""
+"""Printed tables of volumes that have a reference."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from monai_idm.metrics.table import aligned
 
 __all__ = ["paired_table"]
 
-_WIDTH = 3  # metrics side by side, the first two with an interval: more would be wider than 110 columns
+_WIDTH = 3  # metrics per table, all but the last with an interval: more would not fit into 110 columns
 
 
 def paired_table(title: str, summary: dict[str, Any], methods: Mapping[str, str]) -> str:
-    """Lay a summary out in aligned columns, with what the figures mean stated below.
+    """Format a summary as aligned columns, with notes below that explain the figures.
 
     Args:
-        title: What was done.
+        title: Start of the caption.
         summary: From :meth:`~monai_idm.metrics.PairedMetrics.summary`.
-        methods: What a method is, by its name, for those that are in the summary.
+        methods: A note on each method by its name; only methods in the summary are explained.
     Returns:
         Lines of at most 110 columns for modality names of up to eight letters.
     """
@@ -36,14 +36,14 @@ def paired_table(title: str, summary: dict[str, Any], methods: Mapping[str, str]
     remarks = "".join(f"; {metric.name} {metric.note}" for metric in METRICS.values() if metric.note)
     notes = [
         f"{', '.join(most)} and {last} of images at data range {data_range:g}{remarks}.",
-        "brain: voxels, and centres of windows, inside the brain mask; whole: all of the volume.",
+        "brain: voxels, and centres of SSIM windows, inside the brain mask; whole: the whole volume.",
     ]
     image = summary.get("image", {})
-    shown = {method for regions in image.values() for found in regions.values() for method in found}
+    shown = {method for regions in image.values() for measured in regions.values() for method in measured}
     notes += [f"{method}: {meaning}" for method, meaning in methods.items() if method in shown]
     if "noise" in summary:
-        notes.append("noise: predicted against added noise, whole volume, in standard deviations of the noise.")
-    notes += _below(image)
+        notes.append("noise: error of the predicted noise over the whole volume, in standard deviations of the noise.")
+    notes += _figures_below(image)
     return "\n".join([*blocks, *notes])
 
 
@@ -52,10 +52,10 @@ def _lines(measured: dict[str, Any], space: str, metrics: Sequence[str]) -> Iter
     yield [space, "region", "method", *heads]
     for modality, regions in measured.items():
         for region, methods in regions.items():
-            for method, found in methods.items():
+            for method, statistics in methods.items():
                 cells = [modality, region, method]
                 for i, key in enumerate(metrics):
-                    cells += _cells(found.get(key), METRICS[key].form)[: 1 + (i < _WIDTH - 1)]
+                    cells += _cells(statistics.get(key), METRICS[key].form)[: 1 + (i < _WIDTH - 1)]
                 yield cells
 
 
@@ -68,8 +68,8 @@ def _cells(statistics: dict[str, Any] | None, form: str) -> tuple[str, str]:
     return mean + spread, "-" if interval is None else "..".join(format(end, form) for end in interval)
 
 
-def _below(image: dict[str, Any]) -> Iterator[str]:
-    """Figures that stand below the table: metrics of one region, and the paper's best batch."""
+def _figures_below(image: dict[str, Any]) -> Iterator[str]:
+    """Figures that are printed below the table: metrics of a single region, and the best batch, as in the paper."""
     for key, metric in METRICS.items():
         if metric.region is not None:
             first = {modality: next(iter(regions[metric.region].values())) for modality, regions in image.items()}
@@ -78,7 +78,7 @@ def _below(image: dict[str, Any]) -> Iterator[str]:
             ]
             if figures:
                 yield f"{metric.name}, {metric.region}: {', '.join(figures)}"
-    # the paper gives PSNR and SSIM
+    # the paper reports PSNR and SSIM
     first = {modality: next(iter(regions["whole"].values())) for modality, regions in image.items()}
     best = [key for found in first.values() for key in found["psnr"] if key.startswith("best_batch_of_")][:1]
     for key in best:

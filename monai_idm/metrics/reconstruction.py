@@ -1,4 +1,4 @@
-"""Quality of reconstructions over a split, by case and modality, beside the best Gaussian blur."""
+"""Metrics of reconstructions over a split, with the best Gaussian blur as a baseline."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from monai_idm.metrics.paired_table import paired_table
 __all__ = ["ReconstructionMetrics"]
 
 NOTES = {
-    "reconstruction": "from noise back, by every step of the sampler.",
-    "one_step": "the image that the first pass of the network predicts.",
-    "gaussian_blur": "best blur of the same noisy volume, chosen against the reference in the brain.",
+    "reconstruction": "denoised from the noisy volume with all steps of the sampler.",
+    "one_step": "the image that the network predicts from the noisy volume in a single pass.",
+    "gaussian_blur": "the best blur of the noisy volume, chosen against the reference inside the brain.",
 }
 METHODS = {"": ["reconstruction"], "one_step_": ["one_step"], "blur_": ["gaussian_blur"]}  # by a scalar's prefix
 
 
 class ReconstructionMetrics(PairedMetrics):
-    """Accumulate the quality of reconstructions over the cases of a split: rows as of :class:`PairedMetrics`.
+    """Accumulate metrics of reconstructions over the cases of a split, in rows as in :class:`PairedMetrics`.
 
-    The methods are ``"reconstruction"``, by the whole chain, and, where they are known, ``"one_step"``, the image that
-    the first pass of the network predicts, and ``"gaussian_blur"``, the best blur of the noisy volume
-    (:func:`~monai_idm.metrics.best_gaussian_blur`, chosen in the brain). Where the noise and its prediction are known,
-    rows of ``space="noise"`` hold their MAE and RMSE over the whole volume, in standard deviations of the noise; PSNR
-    and SSIM are not defined there.
+    The methods are ``"reconstruction"``, all steps of the sampler, and, if :meth:`update` is given what they need,
+    ``"one_step"``, the image that the first pass of the network predicts, and ``"gaussian_blur"``, the best blur of the
+    noisy volume (:func:`~monai_idm.metrics.best_gaussian_blur`, chosen in the brain). If it is given the noise and its
+    prediction, rows with ``space="noise"`` hold their MAE and RMSE over the whole volume, in standard deviations of the
+    noise; PSNR and SSIM are not defined there.
 
     Args:
-        modalities: Names of the channels in order, as ``("t1", "t2")``.
+        modalities: Names of the channels in order, such as ``("t1", "t2")``.
         data_range: Largest minus smallest value an image may have; images lie in ``[0, data_range]``.
-        paper_batch_size: The paper reports the best results on a batch, with two cases in a batch. Besides
-            the mean over the split, which is the figure to compare, the best mean over so many consecutive
-            cases is given, as ``best_batch_of_<paper_batch_size>`` of each statistic (``None`` for fewer cases).
+        paper_batch_size: Number of cases in a batch of the paper, which reports the best batch. Besides the mean over
+            the split, which is the figure to compare, each statistic holds the best mean over this many consecutive
+            cases, ``best_batch_of_<paper_batch_size>`` (``None`` for fewer cases).
     Raises:
         ValueError: If there is no modality, one is named twice, or ``paper_batch_size`` is not positive.
     """
@@ -73,14 +73,14 @@ class ReconstructionMetrics(PairedMetrics):
         Args:
             subject: Name of the case.
             pred: Reconstruction, ``(C, D, H, W)``, one channel per modality.
-            reference: The original, same shape.
-            mask: The brain, ``(1, D, H, W)`` or ``(C, D, H, W)``.
-            noisy: What was reconstructed from, on the image's scale; ``None``: no blur beside it.
-            noise: The noise that was added, with ``predicted_noise``; ``None``: no rows in noise space.
-            predicted_noise: The network's prediction of it.
-            one_step: What one pass predicts of the image, same shape.
+            reference: Original of the same shape.
+            mask: Brain mask, ``(1, D, H, W)`` or ``(C, D, H, W)``.
+            noisy: Noisy volume on the image's scale that ``pred`` was reconstructed from; ``None``: no blur.
+            noise: Noise that was added; ``None``: no rows in noise space.
+            predicted_noise: The network's prediction of the noise; ``None``: no rows in noise space.
+            one_step: Image of the same shape that a single pass predicts; ``None``: no rows of this method.
         Raises:
-            ValueError: If the channels are not the modalities, shapes do not fit, the mask is empty, or the
+            ValueError: If the channels are not the modalities, shapes do not match, the mask is empty, or the
                 volume is smaller than SSIM's window.
         """
         self._check_channels(subject, reference)
@@ -98,20 +98,20 @@ class ReconstructionMetrics(PairedMetrics):
         """The means by flat names, for ``engine.state.metrics``.
 
         Returns:
-            ``psnr_t1_brain``, ``ssim_t1_brain``, ``mae_t1_brain`` for each modality and region; the same of one step as
-            ``one_step_psnr_t1_brain``, of the blur as ``blur_psnr_t1_brain``; ``noise_mae_t1``, ``noise_rmse_t1``; over
-            the modalities ``psnr_brain``, ``ssim_brain``, ``mae_brain`` and the same ``_whole``; and
-            ``psnr_brain_gain_over_blur`` in dB.
+            ``psnr_t1_brain``, ``ssim_t1_brain``, ``mae_t1_brain`` for each modality and region; the same for one step
+            as ``one_step_psnr_t1_brain`` and for the blur as ``blur_psnr_t1_brain``; ``noise_mae_t1``,
+            ``noise_rmse_t1``; averaged over the modalities ``psnr_brain``, ``ssim_brain``, ``mae_brain`` and the same
+            with ``_whole``; and ``psnr_brain_gain_over_blur`` in dB.
         """
         summary = self.summary()
-        found = self._image_scalars(summary, METHODS, averaged=[""])
-        blur = mean_of_all("psnr", [found.get(f"blur_psnr_{m}_brain") for m in self.modalities])
+        scalars = self._image_scalars(summary, METHODS, averaged=[""])
+        blur = mean_of_all("psnr", [scalars.get(f"blur_psnr_{m}_brain") for m in self.modalities])
         if blur:
-            found["psnr_brain_gain_over_blur"] = found["psnr_brain"] - blur["psnr"]
+            scalars["psnr_brain_gain_over_blur"] = scalars["psnr_brain"] - blur["psnr"]
         for modality, regions in summary.get("noise", {}).items():
             for metric, statistics in regions["whole"]["reconstruction"].items():
-                found[f"noise_{metric}_{modality}"] = statistics["mean"]
-        return found
+                scalars[f"noise_{metric}_{modality}"] = statistics["mean"]
+        return scalars
 
     def table(self) -> str:
         """The summary as text of at most 110 columns for names of up to eight letters."""

@@ -1,4 +1,4 @@
-"""Dice and Hausdorff distance of drawn masks over a split, by case and region, beside thresholds of FLAIR."""
+"""Dice and Hausdorff distance of drawn masks over a split, with thresholds of FLAIR as baselines."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ METRICS = ("dice", "hd95_mm")
 class SegmentationMetrics(CaseRows):
     """Accumulate the Dice coefficient and the 95th percentile of the Hausdorff distance (mm) over the cases of a split.
 
-    Every case gives rows of ``method="draw"``, one per drawn mask; of ``"ensemble"``, the mean of the draws above 0.5,
-    where there are several; and, for the whole tumour, of ``"otsu"``, FLAIR above Otsu's threshold in the brain, and
-    ``"best_threshold"``, FLAIR above the threshold that is best against the reference. Dice of a region that is empty
-    in mask and reference is 1. Where one of them is empty, there is no distance: the row holds None, and the statistics
-    say of how many cases they are.
+    The rows of a case have ``method="draw"``, one for each drawn mask; ``"ensemble"``, the mean of several draws,
+    thresholded at 0.5; and, for the whole tumour, ``"otsu"``, FLAIR above Otsu's threshold in the brain, and
+    ``"best_threshold"``, FLAIR above the threshold with the best Dice. The Dice coefficient is 1 if mask and reference
+    are both empty. The distance is None if either is empty; ``n`` in its statistics counts the cases that have one.
 
     Args:
-        regions: Names of the mask's channels, as ``("whole",)``.
-        modalities: Names of the image's channels in order; without ``"flair"`` there is no threshold.
+        regions: Names of the mask's channels, such as ``("whole",)``.
+        modalities: Names of the image's channels in order; without ``"flair"`` there are no threshold baselines.
     Raises:
         ValueError: If there is no region, or one is named twice.
     """
@@ -45,7 +44,7 @@ class SegmentationMetrics(CaseRows):
         super().__init__()
         self.regions = tuple(regions)
         if not self.regions or len(set(self.regions)) != len(self.regions):
-            raise ValueError(f"regions are {self.regions}; name each channel of the mask once, as ('core', 'whole')")
+            raise ValueError(f"regions are {self.regions}; name each mask channel once, such as ('core', 'whole')")
         self.modalities = tuple(modalities)
 
     @torch.no_grad()
@@ -57,24 +56,25 @@ class SegmentationMetrics(CaseRows):
         Args:
             subject: Name of the case.
             draws: Drawn masks, 0 to 1, ``(N, R, D, H, W)``.
-            reference: 0 or 1, ``(R, D, H, W)``; the affine of a MetaTensor gives the voxels' size, else it is 1 mm.
-            image: With the modalities as its first channels, ``(C, D, H, W)``, for the threshold.
-            mask: The brain, ``(1, D, H, W)``, for the threshold.
+            reference: Reference mask, 0 or 1, ``(R, D, H, W)``. A MetaTensor's affine gives the voxel size,
+                which otherwise is 1 mm.
+            image: Image whose first channels are the modalities, ``(C, D, H, W)``, for the thresholds.
+            mask: Brain mask, ``(1, D, H, W)``, for the thresholds.
         Raises:
-            ValueError: If the channels are not the regions, or shapes do not fit.
+            ValueError: If the channels are not the regions, or shapes do not match.
         """
         if draws.ndim != 5 or draws.shape[1:] != reference.shape or len(reference) != len(self.regions):
             raise ValueError(
-                f"{subject}: draws of shape {tuple(draws.shape)}, a reference of {tuple(reference.shape)}; must be "
-                f"(N, R, D, H, W) and (R, D, H, W) with the R = {len(self.regions)} regions {self.regions}"
+                f"{subject}: draws of shape {tuple(draws.shape)}, a reference of {tuple(reference.shape)}; "
+                f"they must be (N, R, D, H, W) and (R, D, H, W) with the R = {len(self.regions)} regions {self.regions}"
             )
         spacing = affine_to_spacing(reference.affine).tolist() if isinstance(reference, MetaTensor) else [1.0] * 3
-        truth, drawn = _plain(reference) > 0.5, _plain(draws)
-        rows = [row for m in drawn for row in self._rows("draw", m > 0.5, truth, self.regions, spacing)]
-        if len(drawn) > 1:
-            rows += self._rows("ensemble", drawn.mean(0) > 0.5, truth, self.regions, spacing)
+        truth, masks = _on_cpu(reference) > 0.5, _on_cpu(draws)
+        rows = [row for m in masks for row in self._rows("draw", m > 0.5, truth, self.regions, spacing)]
+        if len(masks) > 1:
+            rows += self._rows("ensemble", masks.mean(0) > 0.5, truth, self.regions, spacing)
         if image is not None and mask is not None and "flair" in self.modalities and "whole" in self.regions:
-            flair, brain = _plain(image)[self.modalities.index("flair")], _plain(mask)[0] > 0
+            flair, brain = _on_cpu(image)[self.modalities.index("flair")], _on_cpu(mask)[0] > 0
             whole = truth[self.regions.index("whole")]
             thresholds = {"otsu": otsu_threshold(flair[brain])}
             if whole[brain].any():
@@ -88,9 +88,9 @@ class SegmentationMetrics(CaseRows):
         """Statistics over the cases.
 
         Returns:
-            ``summary["regions"][region][method][metric]`` is a dict of ``mean``, ``sd``, ``n``, the cases in which it
-            is defined, and ``ci95``, the 95 % interval of the mean; a case's draws count as their mean. Beside it,
-            ``cases``.
+            ``summary["regions"][region][method][metric]`` is a dict of ``mean``, ``sd``, ``n``, the number of cases in
+            which the metric is defined, and ``ci95``, the 95 % interval of the mean. The draws of a case count as their
+            mean. The summary also holds ``cases``, their number.
         """
         values: dict[tuple[str, str, str], list[float]] = {}
         for case in self._cases:
@@ -109,22 +109,22 @@ class SegmentationMetrics(CaseRows):
         """The means by flat names, for ``engine.state.metrics``.
 
         Returns:
-            ``dice_whole`` and ``hd95_mm_whole`` for each region, of the ensemble where there is one and else of the
-            draw; ``dice``, the mean over the regions; ``draw_dice`` of single draws; ``otsu_dice`` and
-            ``best_threshold_dice`` of the thresholds.
+            ``dice_whole`` and ``hd95_mm_whole`` for each region, of the ensemble or, if there is only one draw, of the
+            draw; ``dice``, the mean over the regions; ``draw_dice``, of single draws; ``otsu_dice`` and
+            ``best_threshold_dice``, of the thresholds.
         """
-        found: dict[str, float] = {}
+        scalars: dict[str, float] = {}
         regions = self.summary()["regions"]
         for region, methods in regions.items():
             for metric, statistics in (methods.get("ensemble") or methods["draw"]).items():
-                found[f"{metric}_{region}"] = statistics["mean"]
+                scalars[f"{metric}_{region}"] = statistics["mean"]
             for baseline in ("otsu", "best_threshold"):
                 if baseline in methods:
-                    found[f"{baseline}_dice"] = methods[baseline]["dice"]["mean"]
+                    scalars[f"{baseline}_dice"] = methods[baseline]["dice"]["mean"]
         if regions:
-            found["dice"] = sum(found[f"dice_{region}"] for region in regions) / len(regions)
-            found["draw_dice"] = sum(m["draw"]["dice"]["mean"] for m in regions.values()) / len(regions)
-        return found
+            scalars["dice"] = sum(scalars[f"dice_{region}"] for region in regions) / len(regions)
+            scalars["draw_dice"] = sum(m["draw"]["dice"]["mean"] for m in regions.values()) / len(regions)
+        return scalars
 
     def table(self) -> str:
         """The summary as text."""
@@ -134,15 +134,20 @@ class SegmentationMetrics(CaseRows):
             return "Segmentation, 0 cases\n(no case was evaluated)"
         lines = [["region", "method", "Dice", "HD95 [mm]", "of cases"]]
         for region, methods in summary["regions"].items():
-            for method, found in methods.items():
-                distance = found["hd95_mm"]
-                cells = [_cell(found["dice"], ".3f"), _cell(distance, ".1f"), f"{distance['n']}"]
+            for method, statistics in methods.items():
+                distance = statistics["hd95_mm"]
+                cells = [_cell(statistics["dice"], ".3f"), _cell(distance, ".1f"), f"{distance['n']}"]
                 lines.append([region, method, *cells])
-        notes = ["Mean ± sd over the cases; HD95: of those where mask and reference are not empty."]
+        notes = [
+            "Mean ± sd over the cases; HD95 over those, counted under 'of cases', with a nonempty mask and reference."
+        ]
         if any("ensemble" in methods for methods in summary["regions"].values()):
-            notes.append("draw: one mask, mean over the draws; ensemble: the mean of all draws, above 0.5.")
+            notes.append(
+                "draw: single masks, their metrics averaged; ensemble: the mean of all draws, thresholded at 0.5."
+            )
         if any("otsu" in methods for methods in summary["regions"].values()):
-            notes.append("otsu: FLAIR in the brain above Otsu's threshold; best_threshold: chosen by the reference.")
+            notes.append("otsu: FLAIR in the brain above Otsu's threshold.")
+            notes.append("best_threshold: FLAIR in the brain above the threshold that agrees best with the reference.")
         return "\n".join([f"Segmentation, {cases} case{'' if cases == 1 else 's'}", aligned(lines), *notes])
 
     def _rows(
@@ -151,7 +156,7 @@ class SegmentationMetrics(CaseRows):
         dice = compute_dice(mask[None], truth[None], ignore_empty=False)[0].tolist()
         for channel, region in enumerate(regions):
             pair = mask[None, channel : channel + 1], truth[None, channel : channel + 1]
-            distance = math.nan  # MONAI would warn where one is empty
+            distance = math.nan  # MONAI warns about empty masks
             if pair[0].any() and pair[1].any():
                 distance = float(compute_hausdorff_distance(*pair, True, percentile=95, spacing=spacing))
             yield {
@@ -164,7 +169,7 @@ class SegmentationMetrics(CaseRows):
             }
 
 
-def _plain(x: Tensor) -> Tensor:
+def _on_cpu(x: Tensor) -> Tensor:
     return x.as_subclass(Tensor).cpu().float()
 
 

@@ -1,4 +1,4 @@
-"""What a split says of one figure: mean, spread, and how sure the mean is."""
+"""Mean, standard deviation and confidence interval of a metric over the cases of a split."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def describe(series: Sequence[float]) -> dict[str, Any]:
     """Statistics of one value per case.
 
     Returns:
-        ``mean`` (NaN for none), ``sd`` (with n - 1; None for one case), ``n``, and ``ci95``, the 95 % interval of the
-        mean by the percentile bootstrap over cases (seeded; None for one case). Where a value is infinite there is
-        neither spread nor interval.
+        ``mean`` (NaN for no case), ``sd`` (with n - 1), ``n``, and ``ci95``, the 95 % interval of the mean by the
+        percentile bootstrap over cases (seeded). ``sd`` and ``ci95`` are None for fewer than two cases, or if a value
+        is NaN or infinite.
     """
     values = torch.tensor(list(series), dtype=torch.float64)
     n = len(values)
-    several = n > 1 and bool(values.isfinite().all())
+    has_spread = n > 1 and bool(values.isfinite().all())
     interval = None
-    if several:
+    if has_spread:
         picked = torch.randint(n, (_RESAMPLES, n), generator=torch.Generator().manual_seed(0))
         interval = values[picked].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return {
         "mean": float(values.mean()) if n else math.nan,
-        "sd": float(values.std()) if several else None,
+        "sd": float(values.std()) if has_spread else None,
         "n": n,
         "ci95": interval,
     }

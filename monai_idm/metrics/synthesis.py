@@ -1,4 +1,4 @@
-"""Quality of synthesised contrasts over a split, beside a table of intensities and the mean image."""
+"""Metrics of synthesised contrasts over a split, with an intensity lookup and the mean image as baselines."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from monai_idm.metrics.training_baselines import TrainingBaselines
 __all__ = ["SynthesisMetrics"]
 
 NOTES = {
-    "draw": "one volume, mean over the draws.",
+    "draw": "single volumes, their metrics averaged over the draws.",
     "ensemble": "the mean of all draws.",
-    "lookup": "mean intensity in the training cases at the same intensities of the known contrasts.",
-    "mean_image": "mean of the training cases.",
+    "lookup": "mean intensity in the training cases where the known contrasts have the same intensities.",
+    "mean_image": "the mean of the training cases.",
 }
 METHODS = {  # by a scalar's prefix
     "": ["ensemble", "draw"],
@@ -29,15 +29,15 @@ METHODS = {  # by a scalar's prefix
 
 
 class SynthesisMetrics(PairedMetrics):
-    """Accumulate the quality of contrasts that were not known: rows as of :class:`PairedMetrics`.
+    """Accumulate metrics of synthesised contrasts over the cases of a split, in rows as in :class:`PairedMetrics`.
 
-    The methods are ``"draw"``, a row for each draw; ``"ensemble"``, the mean of several; and ``"lookup"`` and
-    ``"mean_image"`` of the baselines.
+    The methods are ``"draw"``, with a row for each draw; ``"ensemble"``, the mean of several draws; and the baselines
+    ``"lookup"`` and ``"mean_image"``.
 
     Args:
         modalities: Names of the channels in order.
-        known: Names of those that were given; they are not judged.
-        baselines: Learned from the training cases; None: no baselines beside the draws.
+        known: Names of the contrasts that were known; they are not evaluated.
+        baselines: Baselines from the training cases; None: no baselines.
     Raises:
         ValueError: If modalities are named twice, or all are known.
     """
@@ -61,21 +61,21 @@ class SynthesisMetrics(PairedMetrics):
 
         Args:
             subject: Name of the case.
-            draws: ``(N, M, D, H, W)``, one channel per modality.
-            reference: The contrasts as they were scanned, ``(M, D, H, W)``.
-            mask: The brain, ``(1, D, H, W)``.
+            draws: Drawn volumes, ``(N, M, D, H, W)``, one channel per modality.
+            reference: The scanned contrasts, ``(M, D, H, W)``.
+            mask: Brain mask, ``(1, D, H, W)``.
         Raises:
-            ValueError: If shapes do not fit.
+            ValueError: If shapes do not match.
         """
         if draws.ndim != 5 or draws.shape[1:] != reference.shape or len(reference) != len(self.all):
             raise ValueError(
-                f"{subject}: draws of shape {tuple(draws.shape)}, a reference of {tuple(reference.shape)}; must be "
-                f"(N, M, D, H, W) and (M, D, H, W) with the M = {len(self.all)} modalities {self.all}"
+                f"{subject}: draws of shape {tuple(draws.shape)}, a reference of {tuple(reference.shape)}; "
+                f"they must be (N, M, D, H, W) and (M, D, H, W) with the M = {len(self.all)} modalities {self.all}"
             )
         draws, reference, mask = (x.as_subclass(Tensor).cpu() for x in (draws, reference, mask))
         unknown = [self.all.index(name) for name in self.modalities]
         truth = reference[unknown]
-        rows = [row for drawn in draws for row in self._image_rows("draw", drawn[unknown], truth, mask)]
+        rows = [row for draw in draws for row in self._image_rows("draw", draw[unknown], truth, mask)]
         if len(draws) > 1:
             rows += self._image_rows("ensemble", draws.mean(0)[unknown], truth, mask)
         if self.baselines is not None:
@@ -89,14 +89,14 @@ class SynthesisMetrics(PairedMetrics):
 
         Returns:
             ``psnr_t2_brain``, ``ssim_t2_brain``, ``mae_t2_brain`` for each unknown modality and region, of the ensemble
-            where there is one and else of the draw; ``draw_psnr_t2_brain``, ``lookup_...`` and ``mean_image_...``
-            alike; over the modalities ``psnr_brain``, ``draw_psnr_brain`` and so on; and
-            ``psnr_brain_gain_over_lookup`` in dB.
+            or, if there is only one draw, of the draw; the same for each method as ``draw_psnr_t2_brain``,
+            ``lookup_...`` and ``mean_image_...``; averaged over the modalities ``psnr_brain``, ``draw_psnr_brain`` and
+            so on; and ``psnr_brain_gain_over_lookup`` in dB.
         """
-        found = self._image_scalars(self.summary(), METHODS, averaged=list(METHODS))
-        if "lookup_psnr_brain" in found:
-            found["psnr_brain_gain_over_lookup"] = found["psnr_brain"] - found["lookup_psnr_brain"]
-        return found
+        scalars = self._image_scalars(self.summary(), METHODS, averaged=list(METHODS))
+        if "lookup_psnr_brain" in scalars:
+            scalars["psnr_brain_gain_over_lookup"] = scalars["psnr_brain"] - scalars["lookup_psnr_brain"]
+        return scalars
 
     def table(self) -> str:
         """The summary as text of at most 110 columns for names of up to eight letters."""

@@ -1,4 +1,4 @@
-"""Text in columns."""
+"""Plain-text tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["aligned"]
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as a table between rules; the first line is the head."""
+    """Format lines of cells as a table between rules; the first line is the header."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     rule = "-" * max(map(len, texts))

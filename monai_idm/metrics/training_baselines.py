@@ -1,9 +1,9 @@
-r"""What a synthesised contrast has to beat: a table from intensities to intensities, and the mean image.
+r"""Baselines that a synthesised contrast should beat: a lookup by intensity, and the mean image.
 
 .. math:: y(s) = \frac{\sum_{i :\, s_i \in \mathrm{bin}(s)} y_i}{|\{i : s_i \in \mathrm{bin}(s)\}|}
 
-over the brain voxels :math:`i` of the training cases, with the intensities :math:`s_i` of all known contrasts. It is
-the best prediction from a voxel alone. A network that does not beat it has learned no anatomy.
+over the brain voxels :math:`i` of the training cases, with the intensities :math:`s_i` of all known contrasts. The
+lookup is the best prediction from a single voxel. A network that does not beat it has learned no anatomy.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from torch import Tensor
 
 __all__ = ["TrainingBaselines"]
 
-_CASES = 64  # of the dataset, from the first on
-_BINS = {1: 64, 2: 32, 3: 16}  # per contrast, so that a bin of all of them still holds voxels
+_CASES = 64  # most cases that are used, from the start of the dataset
+_BINS = {1: 64, 2: 32, 3: 16}  # bins per contrast, by the number of known ones: joint bins must still hold voxels
 
 
 class TrainingBaselines:
-    """Lookup and mean image, learned from training cases when they are first asked for.
+    """Lookup and mean image, computed from training cases on first use.
 
     Args:
-        dataset: Preprocessed items with ``target`` ``(M, *spatial)`` and ``mask`` ``(1, *spatial)``.
+        dataset: Preprocessed cases with ``target`` ``(M, *spatial)`` and ``mask`` ``(1, *spatial)``.
         modalities: Names of the M contrasts.
-        known: Names of those that are given; the others are predicted.
-        network_range: Of the items' intensities, which become 0 to 1.
+        known: Names of the known contrasts; the others are predicted.
+        network_range: Range of the cases' intensities, which is mapped to 0 to 1.
+    Raises:
+        ValueError: On first use, if the dataset is empty.
     """
 
     def __init__(
@@ -52,19 +54,19 @@ class TrainingBaselines:
         return self._mean
 
     def lookup(self, images: Tensor, mask: Tensor) -> Tensor:
-        """The mean training intensity at the intensities of the known contrasts.
+        """The mean training intensity of voxels with the same intensities of the known contrasts.
 
         Args:
             images: The known contrasts, ``(known contrasts, *spatial)``, 0 to 1.
-            mask: The brain, ``(1, *spatial)``; what is outside is 0.
+            mask: Brain mask, ``(1, *spatial)``; the prediction is 0 outside.
         Returns:
             ``(unknown contrasts, *spatial)``, 0 to 1.
         """
         self._learn()
         inside = mask[0] > 0
-        found = images.new_zeros((len(self.unknown), *images.shape[1:]))
-        found[:, inside] = self._table[:, self._bin(images[:, inside])].to(found)
-        return found
+        predicted = images.new_zeros((len(self.unknown), *images.shape[1:]))
+        predicted[:, inside] = self._table[:, self._bin(images[:, inside])].to(predicted)
+        return predicted
 
     def _learn(self) -> None:
         if self._mean is not None:
@@ -77,17 +79,17 @@ class TrainingBaselines:
             volume = (item["target"].as_subclass(Tensor).cpu() - low) / (high - low)
             inside = item["mask"].as_subclass(Tensor).cpu()[0] > 0
             total, cases = total + volume[self.unknown], cases + 1
-            where = self._bin(volume[self.known][:, inside])
-            counts += torch.bincount(where, minlength=size)
+            bins = self._bin(volume[self.known][:, inside])
+            counts += torch.bincount(bins, minlength=size)
             for number, channel in enumerate(volume[self.unknown]):
-                sums[number] += torch.bincount(where, channel[inside].double(), size)
+                sums[number] += torch.bincount(bins, channel[inside].double(), size)
         if cases == 0:
             raise ValueError("no training case to learn the baselines from; give a dataset that holds some")
         self._table = self._means(sums, counts)
         self._mean = total / cases
 
     def _means(self, sums: Tensor, counts: Tensor) -> Tensor:
-        """Means by bin; an empty bin takes that of the first known contrast's bin, or else of all."""
+        """Means by bin; an empty bin gets that of the first contrast's bin, or, if this is empty too, of all voxels."""
         shape = (self.bins, -1)
         rough = sums.unflatten(1, shape).sum(2) / counts.unflatten(0, shape).sum(1)
         everywhere = (sums.sum(1) / counts.sum())[:, None]
@@ -96,7 +98,7 @@ class TrainingBaselines:
         return torch.where(fine.isnan(), rough[:, :, None], fine).flatten(1)
 
     def _bin(self, values: Tensor) -> Tensor:
-        """The number of the bin of ``(known contrasts, V)`` values, the first contrast's digit first: ``(V,)``."""
+        """Numbers ``(V,)`` of the joint bins of values ``(known contrasts, V)``, the first contrast's digit first."""
         digits = (values.cpu() * self.bins).long().clamp(0, self.bins - 1)
         number = torch.zeros(values.shape[1:], dtype=torch.long)
         for digit in digits:

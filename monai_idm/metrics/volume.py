@@ -1,4 +1,4 @@
-r"""PSNR, MAE, 3D SSIM and MS-SSIM of one volume, inside a mask, one number per channel.
+r"""PSNR, MAE, RMSE, 3D SSIM and MS-SSIM of a volume, inside a mask, one number per channel.
 
 With reference :math:`x`, prediction :math:`y`, mask :math:`M` and data range :math:`L`,
 
@@ -7,9 +7,9 @@ With reference :math:`x`, prediction :math:`y`, mask :math:`M` and data range :m
     \text{PSNR} = 10 \log_{10} \frac{L^2}{\text{MSE}}\ \text{dB}, \qquad
     \text{MAE} = \frac{1}{|M|} \sum_{i \in M} |y_i - x_i|.
 
-SSIM is MONAI's map over uniform windows of 7 voxels a side that lie wholly inside the volume, averaged over
-the windows whose centre is in the mask. Without a mask all voxels, or all windows, count. MS-SSIM, of whole volumes,
-is MONAI's over the same windows at 3 scales, with the first three weights of its source.
+SSIM is MONAI's map over uniform windows of 7 voxels a side that lie entirely inside the volume, averaged over the
+windows whose centre is in the mask. Without a mask all voxels, or all windows, count. MS-SSIM is computed for whole
+volumes only: it is MONAI's, over the same windows at 3 scales, with the first three weights of its source.
 
 Source: Wang et al. 2004, doi:10.1109/TIP.2003.819861; MS-SSIM: Wang et al. 2003, doi:10.1109/ACSSC.2003.1292216.
 """
@@ -24,21 +24,21 @@ from torch import Tensor
 __all__ = ["SSIM_WINDOW", "mae", "masked_mean", "ms_ssim", "psnr", "rmse", "ssim3d", "ssim_map"]
 
 SSIM_WINDOW = 7  # voxels a side
-_SCALES = (0.0448, 0.2856, 0.3001)  # weights, from the finest on
+_SCALES = (0.0448, 0.2856, 0.3001)  # weights of the scales, finest first
 
 
 def psnr(pred: Tensor, reference: Tensor, mask: Tensor | None = None, data_range: float = 1.0) -> Tensor:
-    """Peak signal-to-noise ratio in dB; ``inf`` where both are equal.
+    """Peak signal-to-noise ratio in dB; ``inf`` if both are equal.
 
     Args:
         pred: Prediction, ``(C, D, H, W)`` or ``(C, H, W)``.
         reference: Reference of the same shape.
-        mask: ``(1, ...)`` or ``(C, ...)``, true where voxels count; ``None``: everywhere.
+        mask: Mask ``(1, ...)`` or ``(C, ...)``, true where voxels count; ``None``: everywhere.
         data_range: Largest minus smallest value an image may have.
     Returns:
-        ``(C,)``.
+        PSNR of each channel, ``(C,)``.
     Raises:
-        ValueError: If shapes do not fit, the mask is empty in a channel, or ``data_range`` is not positive.
+        ValueError: If shapes do not match, the mask is empty in a channel, or ``data_range`` is not positive.
     """
     pred, reference, mask = _checked(pred, reference, mask, data_range)
     return 10 * torch.log10(data_range**2 / masked_mean((pred - reference).square(), mask))
@@ -61,7 +61,7 @@ def ssim3d(pred: Tensor, reference: Tensor, mask: Tensor | None = None, data_ran
 
     Raises:
         ValueError: As in :func:`psnr`; if the volume is smaller than the window; if no window that lies
-            wholly inside the volume has its centre in the mask.
+            entirely inside the volume has its centre in the mask.
     """
     _, _, mask = _checked(pred, reference, mask, data_range)
     return masked_mean(ssim_map(pred, reference, data_range), mask)
@@ -81,7 +81,7 @@ def ssim_map(pred: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor
         reference[:, None],
         spatial_dims=spatial_dims,
         kernel_size=(SSIM_WINDOW,) * spatial_dims,
-        kernel_sigma=(1.0,) * spatial_dims,  # the uniform window has none
+        kernel_sigma=(1.0,) * spatial_dims,  # not used by the uniform window
         data_range=data_range,
         kernel_type=KernelType.UNIFORM,
     )
@@ -89,15 +89,15 @@ def ssim_map(pred: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor
 
 
 def ms_ssim(pred: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor:
-    """Structural similarity at 3 scales, each half the one before, over the whole volume: ``(C,)``.
+    """Structural similarity at 3 scales, each at half the resolution of the last, over the whole volume: ``(C,)``.
 
-    Arguments and errors as in :func:`ssim3d`; a volume must have 4 windows a side.
+    Arguments and errors as in :func:`ssim3d`; a volume must be at least 4 windows wide on every axis.
     """
     pred, reference, _ = _checked(pred, reference, None, data_range)
     if min(pred.shape[1:]) < 4 * SSIM_WINDOW:
         raise ValueError(
             f"volume size {tuple(pred.shape[1:])} is smaller than {4 * SSIM_WINDOW} voxels on some axis, which 3 "
-            "scales of MS-SSIM need; take SSIM"
+            "scales of MS-SSIM need; use SSIM instead"
         )
     dims = pred.ndim - 1
     return compute_ms_ssim(
@@ -107,7 +107,7 @@ def ms_ssim(pred: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor:
         data_range=data_range,
         kernel_type=KernelType.UNIFORM,
         kernel_size=SSIM_WINDOW,
-        kernel_sigma=1.0,  # the uniform window has none
+        kernel_sigma=1.0,  # not used by the uniform window
         weights=[weight / sum(_SCALES) for weight in _SCALES],
     ).flatten()
 
@@ -116,11 +116,11 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean per channel of the values inside a mask.
 
     Args:
-        values: ``(C, ...)``; where smaller than the mask on every axis, as a map of windows is, the mask's
-            margin is cut off evenly.
-        mask: ``(1, ...)`` or ``(C, ...)``; ``None``: the mean over everything.
+        values: Values ``(C, ...)``. If they are smaller than the mask, as a map of windows is, the mask is cropped to
+            its centre.
+        mask: Mask ``(1, ...)`` or ``(C, ...)``; ``None``: the mean over everything.
     Returns:
-        ``(C,)``.
+        Mean of each channel, ``(C,)``.
     Raises:
         ValueError: If the mask is empty in a channel.
     """
@@ -137,7 +137,7 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
             f"the mask holds no voxel to average over in channel {empty} (of {tuple(values.shape[1:])} voxels "
             "or windows); a brain mask is `reference != 0`, and mask=None means the whole volume"
         )
-    # where, not a product: 0 * nan is nan, and what lies outside shall not matter
+    # where, not a product: 0 * nan is nan, and values outside the mask must not matter
     return torch.where(mask, values, 0).flatten(1).sum(1) / count
 
 
@@ -151,21 +151,21 @@ def _checked(
         )
     if reference.ndim not in (3, 4):
         raise ValueError(
-            f"a volume of shape {tuple(reference.shape)} came; give one volume (C, D, H, W) or one image "
+            f"a volume of shape {tuple(reference.shape)} was given; give one volume (C, D, H, W) or one image "
             "(C, H, W), and loop over a batch"
         )
     if data_range <= 0:
-        raise ValueError(f"data_range is {data_range}; it is largest minus smallest value, as 1.0 for [0, 1]")
+        raise ValueError(f"data_range is {data_range}; it is the largest minus smallest value, such as 1.0 for [0, 1]")
     channels, *size = reference.shape
     if mask is not None and (mask.shape[0] not in (1, channels) or list(mask.shape[1:]) != size):
         raise ValueError(
             f"a mask of shape {tuple(mask.shape)} does not fit volumes of shape {tuple(reference.shape)}; "
             f"give (1, ...) or ({channels}, ...) on the same grid"
         )
-    return _plain(pred).to(reference.device), _plain(reference), mask
+    return _float_tensor(pred).to(reference.device), _float_tensor(reference), mask
 
 
-def _plain(volume: Tensor) -> Tensor:
-    """Without MONAI's metadata, and at least float32: half precision cannot hold a sum over a volume."""
+def _float_tensor(volume: Tensor) -> Tensor:
+    """Drop MONAI's metadata, and convert to at least float32: half precision cannot hold a sum over a volume."""
     volume = convert_to_tensor(volume, track_meta=False)
     return volume if volume.dtype == torch.float64 else volume.float()

@@ -1,4 +1,4 @@
-"""Networks: what a config's ``network_def`` names."""
+"""The networks that a config's ``network_def`` can name."""
 
 from monai_idm.networks.invertible_unet import InvertibleDiffusionUNet
 from monai_idm.networks.patch_unet import PatchDiffusionUNet

@@ -1,11 +1,11 @@
-"""What stands at the two ends of the network: ordinary convolutions, or nothing.
+"""The bookends at the two ends of the network: ordinary convolutions, or a reshape of voxels into channels.
 
-They cannot be inverted. What the paper stores of them would be most of what a step of a large batch stores at all, so
-where the core rebuilds they are recomputed, from the image at one end and from the core's exit at the other, which
-are there anyway; a few samples at a time.
+The convolutions cannot be inverted. The paper stores their activations, which in a step with a large batch would be
+most of what is stored at all. Where the core rebuilds, they are therefore recomputed, a few samples at a time, from the
+image at the entry and from the core's output at the exit, both of which are in memory anyway.
 
-Bookends of stride 2 take 2^d voxels for one. What sets a voxel apart from its neighbours goes through channels then, or
-past the core, through :class:`Shortcut`.
+Bookends of stride 2 turn 2^d voxels into one. Differences between neighbouring voxels then go through channels, or
+bypass the core through :class:`Shortcut`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class EntryBookend(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: Of the image.
-        channels: C of the first level.
+        in_channels: Channels of the image.
+        channels: C, the channels of the first level.
         stride: 1, or 2 to halve the resolution in the first convolution.
     Source: section 4 of arXiv:2504.10883.
     """
@@ -51,8 +51,8 @@ class EntryBookend(nn.Module):
 class ExitBookend(nn.Module):
     """From the first level back to image channels. The reverse of :class:`EntryBookend`.
 
-    It does not start at zero, as the exit of other diffusion networks does: everything before it would then learn late
-    (on phantoms at 32^3, after 250 steps, one-step denoising at t = 250 gave 23.6 dB instead of 19.9).
+    Unlike the exit of other diffusion networks, it is not initialised to zero, because everything before it would then
+    learn late (on phantoms at 32^3, after 250 steps, one-step denoising at t = 250 reached 23.6 dB instead of 19.9).
     """
 
     def __init__(self, spatial_dims: int, channels: int, out_channels: int, stride: int, norm_num_groups: int) -> None:
@@ -73,17 +73,18 @@ class ExitBookend(nn.Module):
 
 
 class Shortcut(nn.Module):
-    r"""From the input to the prediction, past the core: :math:`y + G(e) \, x` with a learned matrix of the channels.
+    r"""Add the input to the prediction, bypassing the core: :math:`y + G(e) \, x` with a learned channel matrix G.
 
-    A velocity or a noise is rough to the last voxel. Most of that is the input itself, in a proportion that depends on
-    the timestep, and need not fit into the channels of half the resolution. A new one is closed.
+    A velocity or noise target varies from voxel to voxel. Most of that variation is the input itself, in a proportion
+    that depends on the timestep; the shortcut saves the channels at half resolution from carrying it. It is initialised
+    to G = 0.
 
     Args:
-        embedding_channels: Of e.
-        in_channels: Of x.
-        out_channels: Of y.
+        embedding_channels: E, the width of the embedding e.
+        in_channels: Channels of the input x.
+        out_channels: Channels of the prediction y.
     Shape: y ``(B, C_out, *spatial)``, x ``(B, C_in, *spatial)`` and e ``(B, E)`` to ``(B, C_out, *spatial)``.
-    Source: as c_skip in eq. 7 of arXiv:2206.00364, but learned.
+    Source: like c_skip in eq. 7 of arXiv:2206.00364, but learned.
     """
 
     def __init__(self, embedding_channels: int, in_channels: int, out_channels: int) -> None:
@@ -98,11 +99,11 @@ class Shortcut(nn.Module):
 
 
 class SpaceToDepth(nn.Module):
-    """No bookend: voxels become channels until there are enough, for the ablation of section 4.
+    """Turn voxels into channels; replaces the entry bookend in the ablation of section 4.
 
     Args:
         spatial_dims: 2 or 3.
-        factor: Of every side; channels grow by ``factor ** spatial_dims``.
+        factor: Divides every side; multiplies the channels by ``factor ** spatial_dims``.
     """
 
     def __init__(self, spatial_dims: int, factor: int) -> None:
@@ -122,11 +123,11 @@ class DepthToSpace(SpaceToDepth):
 
 
 def enter(bookend: nn.Module, x: Tensor, branch_batch: int | str, stored: bool) -> list[Tensor]:
-    """From an image to the two streams of the core, in the image's precision.
+    """Run the entry bookend and split its output into the two streams of the core, in the image's precision.
 
     Args:
-        bookend: Entry.
-        x: ``(B, C_in, *spatial)``.
+        bookend: The entry bookend.
+        x: Images, ``(B, C_in, *spatial)``.
         branch_batch: Samples at a time, or ``"auto"``.
         stored: Keep activations instead of recomputing them.
     """
@@ -134,7 +135,7 @@ def enter(bookend: nn.Module, x: Tensor, branch_batch: int | str, stored: bool) 
 
 
 def leave(bookend: nn.Module, streams: list[Tensor], branch_batch: int | str, stored: bool) -> Tensor:
-    """From the two streams to an image, as :func:`enter`."""
+    """Run the exit bookend on the two streams of the core; arguments as in :func:`enter`."""
 
     def image(a: Tensor, b: Tensor) -> list[Tensor]:
         return [bookend(torch.cat([a, b], 1)).to(a.dtype)]
@@ -143,13 +144,14 @@ def leave(bookend: nn.Module, streams: list[Tensor], branch_batch: int | str, st
 
 
 def halves(h: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """The two halves of the channels, as the core takes them: apart, and in the precision of the weights.
+    """Split the channels into the two streams of the core and convert them to ``dtype``.
 
-    Under autocast too: a stream in bfloat16 could not be rebuilt. Copies, since a view would pin the other half.
+    They are converted under autocast too: a stream in bfloat16 could not be rebuilt. They are copies, because a view
+    would keep the other half in memory.
     """
     return [half.to(dtype, copy=True).contiguous() for half in h.chunk(2, 1)]
 
 
 def _hidden(channels: int, stride: int) -> int:
-    """Channels between the two convolutions: half of the core's, as in the paper, or all for 2^d voxels of each."""
+    """Channels between the two convolutions: C / 2 as in the paper, or C where each position stands for 2^d voxels."""
     return channels // 2 if stride == 1 else channels

@@ -1,4 +1,4 @@
-"""The function inside a coupling."""
+"""The residual branch inside a coupling."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["ResidualBranch"]
 
 
 class ResidualBranch(nn.Module):
-    """Branch F of a coupling: two convolutions of one width, the embedding added between them.
+    """Branch F of a coupling: two convolutions of the same width, with the embedding added between them.
 
-    GroupNorm, SiLU, 3^3 convolution, GroupNorm, + projected embedding, SiLU, 3^3 convolution. The last one starts at
-    zero: a new coupling is the identity. Added before the second normalisation, as is usual, the embedding would
-    lose what its group has in common, in groups of one channel all of it (on phantoms at 32^3, +0.3 dB in the same
-    time).
+    GroupNorm, SiLU, 3^3 convolution, GroupNorm, + projected embedding, SiLU, 3^3 convolution. The last convolution is
+    initialised to zero, so that a new coupling is the identity. The embedding is added after the second normalisation.
+    Added before it, as is usual, it would lose the part that is common to the channels of a group, and with one channel
+    per group all of it (on phantoms at 32^3, adding it after gains 0.3 dB in the same time).
 
     Args:
         spatial_dims: 2 or 3.
-        channels: Width, in and out: half of the level's channels.
-        embedding_channels: E.
-        norm_num_groups: Must divide ``channels``.
+        channels: Input and output channels: half of the level's channels.
+        embedding_channels: E, the width of the embedding.
+        norm_num_groups: Groups of every GroupNorm; must divide ``channels``.
     Shape: ``(B, channels, *spatial), (B, E) -> (B, channels, *spatial)``.
     """
 
@@ -39,5 +39,5 @@ class ResidualBranch(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(self.norm1(x))
-        # in the stream's precision here, where backward drops the low copy of its gradient as soon as it may
+        # converted to the stream's precision here, so that backward frees the bfloat16 copy of its gradient early
         return self.conv2(self.norm2(h, self.project(embedding))).to(x.dtype)

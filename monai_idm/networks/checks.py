@@ -1,4 +1,4 @@
-"""What the networks ask of their inputs, and how they say so."""
+"""Checks of the networks' inputs and checkpoints, with errors that name the remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Network(Protocol):
-    """Of a network: what decides which images fit."""
+    """The attributes of a network that decide which images fit."""
 
     spatial_dims: int
     divisor: int
@@ -35,23 +35,23 @@ def voxels(x: Tensor) -> Tensor:
 
 
 def check_image(network: Network, x: Tensor, **channels: int) -> None:
-    """Refuse an image of another shape than ``(B, channels, *spatial)``, every side divisible by ``divisor``.
+    """Refuse an image unless its shape is ``(B, channels, *spatial)``, with every side divisible by ``divisor``.
 
     Args:
-        network: Who asks.
+        network: The network that receives the image.
         x: The image.
-        channels: How many, under the name that the user knows: ``in_channels=2``.
+        channels: Expected number of channels, under the name that the user knows: ``in_channels=2``.
     Raises:
-        ValueError: Says what came, the rule, and the way out.
+        ValueError: If the shape does not fit; states the shape, the rule and the remedy.
     """
     ((name, count),) = channels.items()
     expected = ("B", count, *["side"] * network.spatial_dims)
     if x.ndim != len(expected) or x.shape[1] != count:
         fewer = x.ndim == len(expected) and x.shape[1] < count
         raise ValueError(
-            f"input of shape {tuple(x.shape)}; the network takes ({', '.join(map(str, expected))}): "
+            f"input of shape {tuple(x.shape)}; the network expects ({', '.join(map(str, expected))}): "
             f"spatial_dims={network.spatial_dims}, {name}={count}"
-            + "; was a condition forgotten, a modality or the coordinates (AddCoordinatesd)?"
+            + "; is a condition missing, such as a modality or the coordinates (AddCoordinatesd)?"
             * fewer
         )
     size = tuple(x.shape[2:])
@@ -64,18 +64,20 @@ def check_image(network: Network, x: Tensor, **channels: int) -> None:
 
 
 def check_residuals(down: list[Tensor] | None, mid: Tensor | None) -> None:
-    """Refuse what a ControlNet would add to the layers."""
+    """Refuse the residuals that a ControlNet would add to the layers."""
     if down is not None or mid is not None:
         raise ValueError(
-            "the network takes no residuals of a ControlNet, whose inferers need DiffusionModelUNet; pass the image "
+            "the network accepts no residuals of a ControlNet, whose inferers need DiffusionModelUNet; pass the image "
             'as a condition with mode="concat", raise in_channels by its channels, and use InvertibleDiffusionInferer'
         )
 
 
 def check_no_classes(class_labels: Tensor | None) -> None:
-    """Refuse class labels, of a network that knows no classes."""
+    """Refuse class labels for a network without class conditioning."""
     if class_labels is not None:
-        raise ValueError("PatchDiffusionUNet knows no classes; leave class_labels out, or use InvertibleDiffusionUNet")
+        raise ValueError(
+            "PatchDiffusionUNet has no class conditioning; leave class_labels out, or use InvertibleDiffusionUNet"
+        )
 
 
 def check_timesteps(timesteps: Tensor, batch: int) -> None:
@@ -87,28 +89,29 @@ def check_timesteps(timesteps: Tensor, batch: int) -> None:
 
 
 def check_context(context: Tensor | None) -> None:
-    """Refuse what only cross-attention could use."""
+    """Refuse a context, which only cross-attention could use."""
     if context is not None:
         raise ValueError(
-            'the network has no cross-attention and takes no context; pass the condition with mode="concat" and '
+            'the network has no cross-attention and accepts no context; pass the condition with mode="concat" and '
             "raise in_channels by its channels"
         )
 
 
 def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    """Refuse an argument that is none of those allowed."""
+    """Refuse an argument whose value is not among those allowed."""
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}")
 
 
 def check_weights(network: nn.Module, arguments: Mapping[str, Any], state_dict: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that was made by a network with other arguments, or with other tensors."""
+    """Refuse a checkpoint of a network with other arguments or other tensors."""
     different = differences(read_sections(state_dict).get("arguments", arguments), arguments, arguments)
-    ours, found = ({name: t.shape for name, t in d.items()} for d in (network.state_dict(), state_dict))
-    unlike = sorted(name for name in ours.keys() | found.keys() if ours.get(name) != found.get(name))
-    if unlike and not different:
+    expected, loaded = ({name: t.shape for name, t in d.items()} for d in (network.state_dict(), state_dict))
+    mismatched = sorted(name for name in expected.keys() | loaded.keys() if expected.get(name) != loaded.get(name))
+    if mismatched and not different:
         different = [
-            f"{len(unlike)} of {len(ours)} tensors are missing, unknown or of another shape, first {unlike[0]}"
+            f"{len(mismatched)} of {len(expected)} tensors are missing, unknown or of another shape, "
+            f"first {mismatched[0]}"
         ]
     if different:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The invertible core of the network, as a list of operations."""
+"""The invertible core of the network, built as a list of operations."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ def invertible_core(
     embedding_channels: int,
     branch_batch: int | str,
 ) -> tuple[list[ReversibleOperation], list[int]]:
-    """The operations in the order in which they run, and the level of each; arguments as of the network.
+    """The operations in the order in which they run, and the level of each.
 
-    On the way down every level has couplings, a mixing of its channels, and a split: some channels wait as skip
-    connection, the others go down through a lossless resampling. The way up is the mirror image; where asked for, the
-    skip connection passes the attention before it is merged.
+    On the way down, every level has couplings, a mixing of its channels and a split: some channels wait as the skip
+    connection, the others go down through a lossless resampling. The way up is the mirror image; at attention levels,
+    the skip connection passes through attention before it is merged. The arguments are those of
+    :class:`~monai_idm.networks.InvertibleDiffusionUNet`.
 
     Raises:
-        ValueError: If the arguments do not fit each other.
+        ValueError: If the arguments do not fit together.
     """
     _check_arguments(spatial_dims, channels, num_res_blocks, attention_levels, norm_num_groups)
 

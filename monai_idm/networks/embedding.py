@@ -1,4 +1,4 @@
-"""The timestep, and optionally a class, as one vector."""
+"""Embed the timestep, and optionally a class, in one vector."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class TimestepEmbedding(nn.Module):
     """Sinusoidal features of the timestep through a two-layer perceptron, plus a learned class vector.
 
     Args:
-        num_features: Sinusoidal features.
-        embedding_channels: E.
+        num_features: Number of sinusoidal features.
+        embedding_channels: E, the width of the embedding.
         num_class_embeds: Number of classes, or None.
     Shape: timesteps ``(B,)`` to ``(B, E)``.
     Source: as in MONAI's DiffusionModelUNet.
@@ -35,7 +35,7 @@ class TimestepEmbedding(nn.Module):
             self._check(timesteps, class_labels)
         if self.classes is not None and class_labels is not None:
             embedding = embedding + self.classes(class_labels)
-        # every branch projects it linearly; the nonlinearity before that is the same for all
+        # applied once here: every branch would apply the same nonlinearity before its linear projection
         return torch.nn.functional.silu(embedding)
 
     def _check(self, timesteps: Tensor, class_labels: Tensor | None) -> None:

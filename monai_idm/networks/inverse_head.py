@@ -1,9 +1,9 @@
-r"""The inverse of the whole network, as far as there is one.
+r"""The inverse of the whole network: exact in the core, learned at both ends.
 
 .. math:: U^{-1}(y) = \mathrm{leave}(\mathrm{core}^{-1}(\mathrm{enter}(y), e))
 
-The core inverts exactly. The bookends do not, so two of their kind learn to, and one learned embedding e stands in for
-that of the timestep, which :math:`U^{-1}` is not told.
+The core inverts exactly. The bookends cannot be inverted, so a second pair learns to undo them, and a learned
+embedding e replaces that of the timestep, which is not an input of :math:`U^{-1}`.
 
 Source: eq. 8 of arXiv:2504.10883.
 """
@@ -25,12 +25,12 @@ __all__ = ["InverseHead", "without_inverse_head"]
 
 
 class InverseHead(nn.Module):
-    """What U^-1 has of its own.
+    """The parameters of U^-1 that the network itself does not use: two bookends and an embedding.
 
     Args:
-        enter: From the prediction to the core's exit; learns to undo the exit bookend.
-        leave: From the core's entry to the image; learns to undo the entry bookend.
-        embedding_channels: E.
+        enter: Bookend from the prediction to the core's exit; learns to undo the exit bookend.
+        leave: Bookend from the core's entry to the image; learns to undo the entry bookend.
+        embedding_channels: E, the width of the embedding.
     """
 
     def __init__(self, enter: nn.Module, leave: nn.Module, embedding_channels: int) -> None:
@@ -42,7 +42,7 @@ class InverseHead(nn.Module):
     def forward(
         self, prediction: Tensor, core: ReversibleSequence, activations: Sequence[str], branch_batch: int | str
     ) -> Tensor:
-        """What the network was given, from what it returned: ``(B, C_out, *spatial)`` to ``(B, C_in, *spatial)``."""
+        """The network's input from its prediction: ``(B, C_out, *spatial)`` to ``(B, C_in, *spatial)``."""
         stored = activations[0] == "stored"
         streams = enter(self.enter, prediction, branch_batch, stored)
         embedding = self.embedding.expand(len(prediction), -1)
@@ -50,12 +50,12 @@ class InverseHead(nn.Module):
 
 
 def without_inverse_head(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A checkpoint as of the same network without the parameters of its inverse."""
+    """The checkpoint that the same network would have written without the parameters of its inverse."""
     arguments = read_sections(state_dict).get("arguments", {})
     if not arguments.get("inverse_head"):
         return state_dict
-    plain = OrderedDict((name, tensor) for name, tensor in state_dict.items() if not name.startswith("inverse_head."))
+    remaining = OrderedDict((name, t) for name, t in state_dict.items() if not name.startswith("inverse_head."))
     metadata = state_dict._metadata  # type: ignore[attr-defined]
-    own = {**metadata[""], "arguments": {**arguments, "inverse_head": False}}
-    plain._metadata = {**metadata, "": own}  # type: ignore[attr-defined]
-    return plain
+    of_network = {**metadata[""], "arguments": {**arguments, "inverse_head": False}}
+    remaining._metadata = {**metadata, "": of_network}  # type: ignore[attr-defined]
+    return remaining

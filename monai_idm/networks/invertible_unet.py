@@ -2,9 +2,10 @@ r"""The paper's network: a U-Net whose core between two bookends is invertible.
 
 .. math:: U(x, t) = \mathrm{exit}(\mathrm{core}(\mathrm{entry}(x), \mathrm{embed}(t)))
 
-On the way down every level has couplings, an orthogonal mixing of its channels, and a split: of C channels
-:math:`1 - 2^{1-d}` wait as skip connection, the others go down through a lossless resampling that doubles C. The way up
-is the mirror image; where asked for, the skip connection passes an invertible attention before it is merged.
+On the way down, every level has couplings, an orthogonal mixing of its channels and a split: a fraction
+:math:`1 - 2^{1-d}` of its C channels waits as the skip connection, the rest goes down through a lossless resampling to
+2C channels. The way up is the mirror image; at attention levels, the skip connection passes through invertible
+attention before it is merged.
 
 Source: section 4 and figure 1 of arXiv:2504.10883.
 """
@@ -57,37 +58,40 @@ class InvertibleDiffusionUNet(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: Of the noisy image, and of a condition concatenated to it.
-        out_channels: Of the prediction.
-        channels: C per level; each twice the one before.
-        num_res_blocks: Couplings per level and side, one number or one per level; the last level has both sides.
-        attention_levels: Whose skip connections pass the invertible attention; the last has none.
+        in_channels: Channels of the noisy image and of a condition concatenated to it.
+        out_channels: Channels of the prediction.
+        channels: C of each level; each must be twice the one before.
+        num_res_blocks: Couplings per level on each side, as one number or one per level; the last level has those of
+            both sides.
+        attention_levels: Levels whose skip connections pass through invertible attention; the last level has no skip
+            connection and must be False.
         num_head_channels: Channels per attention head.
         norm_num_groups: Groups of every GroupNorm.
         embedding_channels: Width of the timestep embedding.
-        bookends: False: none, voxels become channels instead (the paper's ablation); ``channels[0]`` is then
-            ``in_channels`` times a power of ``2 ** spatial_dims``, and ``out_channels`` equals ``in_channels``.
-        bookend_stride: 1, or 2: the bookends halve and double the resolution, for large volumes; a part of the input
-            passes the core as it is (:class:`monai_idm.networks.bookends.Shortcut`).
-        inverse_head: Whether there are the parameters of ``inverse``, which eq. 8's lambda_R trains.
+        bookends: Whether the ends are convolutions. If False, voxels become channels instead (the paper's ablation);
+            ``channels[0]`` must then be ``in_channels`` times a power of ``2 ** spatial_dims``, and ``out_channels``
+            must equal ``in_channels``.
+        bookend_stride: 1, or 2 for large volumes: the bookends halve and double the resolution, and part of the input
+            bypasses the core (:class:`monai_idm.networks.bookends.Shortcut`).
+        inverse_head: Whether to create the parameters of ``inverse``, which eq. 8's lambda_R term trains.
         num_class_embeds: Number of classes to condition on, or None.
         activations: What the core keeps for the backward pass: ``"rebuilt"`` nothing, ``"checkpointed"`` the input
-            of every operation, ``"stored"`` everything; or one of these per level; or ``"auto"``: stored on as many
-            of the deep levels as the budget allows, where it saves most time for its memory. Same gradients, same
-            weights, same ``state_dict``.
+            of every operation, ``"stored"`` everything; or one of these per level; or ``"auto"``: store as many of the
+            deep levels as the budget allows, because there storing saves most time for its memory. Gradients, weights
+            and ``state_dict`` are the same for all.
         precision: ``"float32"``; ``"mixed"``: float32 streams, bfloat16 inside branches and bookends; ``"exact"`` and
-            ``"exact-mixed"``: streams on a grid, so that every policy gives the same gradients bit for bit, for some
-            3.4 bytes per element of the first level. It needs operations that repeat bit for bit (on CUDA:
+            ``"exact-mixed"``: streams on a grid, so that every policy gives the same gradients bit for bit, at a cost
+            of about 3.4 bytes per element of the first level. This needs operations that repeat bit for bit (on CUDA:
             ``torch.backends.cudnn.deterministic``).
-        memory_budget_gib: For ``"auto"``: what a training step may take, with weights, gradients and AdamW's states.
+        memory_budget_gib: For ``"auto"``: GiB for a training step, including weights, gradients and AdamW's states.
         branch_batch: Samples per evaluation of a branch, the same in every policy, so that the working memory of a
-            branch does not grow with the batch; ``"auto"`` decides by the volume.
-        weight_dtype: ``"float32"``, or ``"bfloat16"``: the weights of the core's convolutions and linear layers, 99 %
-            of all, in half the memory; not norms, biases and orthogonal generators. Needs a mixed precision, which
-            computes with such weights anyway, and an optimizer that rounds stochastically (``AdamWInBackward``):
-            rounded to nearest, most updates would be lost.
+            branch does not grow with the batch; ``"auto"`` chooses by the size of the volume.
+        weight_dtype: ``"float32"``, or ``"bfloat16"``, which halves the memory of the weights of the core's
+            convolutions and linear layers, 99 % of all weights; norms, biases and orthogonal generators stay float32.
+            It needs a mixed precision, which computes with bfloat16 weights anyway, and an optimizer that rounds
+            stochastically (``AdamWInBackward``): rounded to nearest, most updates would be lost.
     Raises:
-        ValueError: If the arguments do not fit each other.
+        ValueError: If the arguments do not fit together.
     """
 
     def __init__(
@@ -119,7 +123,7 @@ class InvertibleDiffusionUNet(nn.Module):
                 f"bookend_stride={bookend_stride}; choose 1, or 2 to halve the resolution inside the network"
             )
         if branch_batch != "auto" and (isinstance(branch_batch, str) or branch_batch < 1):
-            raise ValueError(f"branch_batch={branch_batch!r}; choose a number of samples from 1 on, or 'auto'")
+            raise ValueError(f"branch_batch={branch_batch!r}; choose a number of samples, 1 or more, or 'auto'")
         one_of("weight_dtype", weight_dtype, ("float32", "bfloat16"))
         if weight_dtype == "bfloat16" and not precision.endswith("mixed"):
             raise ValueError(
@@ -135,7 +139,7 @@ class InvertibleDiffusionUNet(nn.Module):
         self.num_class_embeds = num_class_embeds
         stride = bookend_stride if bookends else _factor(spatial_dims, in_channels, out_channels, channels[0])
         self.divisor = stride * 2 ** (len(channels) - 1)
-        # what a checkpoint says about its network: the arguments that decide the weights
+        # recorded in checkpoints: the arguments that determine names and shapes of the weights
         self.arguments: dict[str, Any] = {
             "spatial_dims": spatial_dims,
             "in_channels": in_channels,
@@ -195,7 +199,7 @@ class InvertibleDiffusionUNet(nn.Module):
         """A network of a named size: ``"light"``, ``"base"`` or ``"paper"``; 3D, two channels in and out.
 
         Args:
-            preset: The name; or arguments, as weights carry them.
+            preset: The name, or a mapping of arguments such as a checkpoint records.
             overrides: Any argument of the class.
         """
         if isinstance(preset, str):
@@ -216,15 +220,15 @@ class InvertibleDiffusionUNet(nn.Module):
 
         Args:
             x: Noisy images, ``(B, in_channels, *spatial)``; every side divisible by ``divisor``.
-            timesteps: ``(B,)``, or ``(1,)`` for all; integer or float; None, for tools that look at shapes: zeros, and
-                class 0 where a class is needed and not given.
-            context: None; a condition is concatenated to ``x`` (``mode="concat"`` of the inferers).
+            timesteps: ``(B,)``, or ``(1,)`` for all images; integer or float. None, for tools that only check shapes,
+                means zeros, and class 0 if a class is needed and not given.
+            context: Must be None; concatenate a condition to ``x`` (``mode="concat"`` of the inferers).
             class_labels: ``(B,)``, if the network was built with ``num_class_embeds``.
-            down_block_additional_residuals, mid_block_additional_residual: None; no ControlNet is served.
+            down_block_additional_residuals, mid_block_additional_residual: Must be None; ControlNet is not supported.
         Returns:
             ``(B, out_channels, *spatial)``.
         Raises:
-            ValueError: If a shape does not fit, or for a context or a ControlNet's residuals.
+            ValueError: If a shape does not fit, or a context or the residuals of a ControlNet are given.
         """
         check_context(context)
         check_residuals(down_block_additional_residuals, mid_block_additional_residual)
@@ -249,11 +253,11 @@ class InvertibleDiffusionUNet(nn.Module):
     def freeze(self) -> InvertibleDiffusionUNet:
         """Build the orthogonal matrices once and keep them, for inference and for a smaller export to ONNX.
 
-        They are built anew where the weights change, by whatever way, and where gradients are wanted; ``train()``, a
-        move to another type or device, and loading weights let go of them.
+        They are built again if the weights change in any way, and wherever gradients are needed. ``train()``, loading
+        weights and a move to another type or device discard them.
 
         Returns:
-            Itself.
+            The network itself.
         """
         for operation in self.core.operations:
             if isinstance(operation, Orthogonal):
@@ -261,10 +265,10 @@ class InvertibleDiffusionUNet(nn.Module):
         return self
 
     def inverse(self, y: Tensor) -> Tensor:
-        """U^-1 of eq. 8: the input, from the prediction, without being told the timestep.
+        """U^-1 of eq. 8: the network's input from its prediction, without the timestep.
 
         Args:
-            y: What ``forward`` returned, ``(B, out_channels, *spatial)``.
+            y: The prediction that ``forward`` returned, ``(B, out_channels, *spatial)``.
         Returns:
             ``(B, in_channels, *spatial)``.
         Raises:
@@ -287,14 +291,14 @@ class InvertibleDiffusionUNet(nn.Module):
 
     @torch.no_grad()
     def reconstruction_error(self, x: Tensor, timesteps: Tensor | None = None) -> float:
-        """How well the core inverts itself: max |stream - rebuilt stream| over its entry.
+        """Error of the core's inverse: max |stream - rebuilt stream| at the entry of the core.
 
         Args:
             x: Images, ``(B, in_channels, *spatial)``.
-            timesteps: As in ``forward``.
+            timesteps: The same as in ``forward``.
         """
         x = voxels(x)
-        # which class is all the same to rounding
+        # any class will do: it makes no difference to rounding
         classes = None if self.num_class_embeds is None else x.new_zeros(len(x), dtype=torch.long)
         embedding = self._embed(x, x.new_zeros(1) if timesteps is None else timesteps, classes)
         with self._autocast(x.device):
@@ -303,14 +307,17 @@ class InvertibleDiffusionUNet(nn.Module):
         return max(float((a - b).abs().max()) for a, b in zip(stream, rebuilt, strict=True))
 
     def training_error(self) -> float | None:
-        """The same in the last training step, over a sample of the entry; None where nothing was rebuilt."""
+        """Error of the first rebuilt operation's inputs in the last training step, over a sample of their values.
+
+        None if nothing was rebuilt.
+        """
         check = self.core.spot_check
         return None if check is None or check.error is None else float(check.error)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As ``nn.Module``'s, but a strict load of another network's checkpoint says so.
+        """Like ``nn.Module.load_state_dict``, but a strict load of another network's checkpoint names the difference.
 
-        The parameters of ``inverse``, which a prediction does not use, may be in the checkpoint alone.
+        A network without the parameters of ``inverse`` ignores those of a checkpoint: predictions do not use them.
 
         Raises:
             ValueError: If the checkpoint was made by a network with other arguments, or with other tensors.
@@ -339,7 +346,7 @@ class InvertibleDiffusionUNet(nn.Module):
         self._plans: dict[torch.Size, Sequence[str]] = {}
 
     def _policies(self, x: Tensor) -> list[str]:
-        """Of every operation."""
+        """The policy of every operation."""
         plan = self.activations
         if self.memory_budget_gib is not None:
             if not torch.is_grad_enabled():
@@ -361,7 +368,7 @@ class InvertibleDiffusionUNet(nn.Module):
 
 
 def _factor(spatial_dims: int, in_channels: int, out_channels: int, channels: int) -> int:
-    """How often a side is divided until ``in_channels`` have become ``channels``."""
+    """The factor by which every side must be divided to turn ``in_channels`` into ``channels``."""
     factor = 1
     while in_channels * factor**spatial_dims < channels:
         factor *= 2

@@ -1,10 +1,10 @@
-r"""GroupNorm, a shift and SiLU as one function, which keeps nothing but its input for the backward pass.
+r"""GroupNorm, a shift and SiLU as one function that keeps only its input for the backward pass.
 
 .. math:: y = \mathrm{silu}(\gamma \, (x - \mu_g) / \sigma_g + \beta + s)
 
-Written with torch's layers, backward would keep three tensors of the input's size, two of them in float32; around a
-bfloat16 convolution that is most of what a branch needs while it runs. Recomputing them costs little beside a
-convolution. Statistics are taken in float32, on every device and under autocast.
+With torch's layers, three tensors of the input's size would be kept for the backward pass, two of them in float32;
+around a bfloat16 convolution that is most of a branch's working memory. Recomputing them costs little compared with a
+convolution. Statistics are computed in float32, on every device and under autocast.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ __all__ = ["NormSiLU"]
 
 
 class NormSiLU(nn.GroupNorm):
-    """SiLU of a group normalisation, to which something may have been added.
+    """SiLU of a group normalisation plus an optional shift per channel.
 
     Args:
-        num_groups: Must divide ``num_channels``.
-        num_channels: C.
-    Shape: ``(B, C, *spatial)`` and a shift ``(B, C)``, or none, to ``(B, C, *spatial)``.
+        num_groups: Number of groups; must divide ``num_channels``.
+        num_channels: C, the number of channels.
+    Shape: ``(B, C, *spatial)``, with or without a shift ``(B, C)``, to ``(B, C, *spatial)``.
     """
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         if torch.jit.is_scripting():
-            return self._plain(x, shift)
+            return self._unfused(x, shift)
         else:
             if torch.compiler.is_exporting():
-                return self._plain(x, shift)
-            # what the convolution behind it will ask for
+                return self._unfused(x, shift)
+            # the type in which the next convolution computes
             low = torch.is_autocast_enabled(x.device.type)
             dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
             return _NormSiLU.apply(x, self.weight, self.bias, shift, self.num_groups, self.eps, dtype)
 
-    def _plain(self, x: Tensor, shift: Tensor | None) -> Tensor:
+    def _unfused(self, x: Tensor, shift: Tensor | None) -> Tensor:
         h = nn.functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         if shift is not None:
             h = h + shift.reshape(list(shift.shape) + [1] * (h.dim() - 2))
@@ -53,8 +53,8 @@ class _NormSiLU(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias, shift)
         ctx.groups, ctx.eps = groups, eps
         y = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-        for c, few in _slices(x, groups):
-            y[:, c] = nn.functional.silu(_normalised(x, weight, bias, shift, c, few, eps)[0], inplace=True)
+        for c, n in _slices(x, groups):
+            y[:, c] = nn.functional.silu(_normalised(x, weight, bias, shift, c, n, eps)[0], inplace=True)
         return y
 
     @staticmethod
@@ -63,20 +63,20 @@ class _NormSiLU(torch.autograd.Function):
         x, weight, bias, shift = ctx.saved_tensors
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         dw, db, dshift = torch.empty_like(weight), torch.empty_like(bias), None if shift is None else shift.clone()
-        for c, few in _slices(x, ctx.groups):
-            h, x_, mean, rstd = _normalised(x, weight, bias, shift, c, few, ctx.eps)
+        for c, n in _slices(x, ctx.groups):
+            h, x_, mean, rstd = _normalised(x, weight, bias, shift, c, n, ctx.eps)
             dh = torch.ops.aten.silu_backward(dy[:, c].to(h.dtype), h)
             del h
             if dshift is not None:
                 dshift[:, c] = dh.flatten(2).sum(2)
             dx[:, c], dw[c], db[c] = torch.ops.aten.native_group_norm_backward(
-                dh, x_, mean, rstd, weight[c], *_sizes(x_), few, [True, True, True]
+                dh, x_, mean, rstd, weight[c], *_sizes(x_), n, [True, True, True]
             )
         return dx, dw, db, dshift, None, None, None
 
 
 def _normalised(x, weight, bias, shift, c, groups, eps) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The argument of SiLU on some channels, those of x in the precision of the weights, and their statistics."""
+    """For a slice of channels: the argument of SiLU, x in the precision of the weights, mean and 1 / deviation."""
     x_ = x[:, c].to(weight.dtype).contiguous()
     h, mean, rstd = torch.native_group_norm(x_, weight[c], bias[c], *_sizes(x_), groups, eps)
     if shift is not None:
@@ -89,7 +89,10 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
 
 
 def _slices(x: Tensor, groups: int) -> Iterator[tuple[slice, int]]:
-    """Channels at a time, and their groups: in large volumes one group, so that float32 copies stay small."""
-    few = 1 if x.shape[2:].numel() >= AUTO_VOXELS else groups
-    width = x.shape[1] // groups * few
-    return ((slice(start, start + width), few) for start in range(0, x.shape[1], width))
+    """Slices of channels to process together, each with its number of groups.
+
+    In large volumes a slice is a single group, so that float32 copies stay small.
+    """
+    groups_per_slice = 1 if x.shape[2:].numel() >= AUTO_VOXELS else groups
+    width = x.shape[1] // groups * groups_per_slice
+    return ((slice(start, start + width), groups_per_slice) for start in range(0, x.shape[1], width))

@@ -1,11 +1,11 @@
-r"""The network of PatchDDM: an ordinary U-Net for diffusion models, the baseline of the reversible one.
+r"""The network of PatchDDM: an ordinary U-Net for diffusion models, the baseline for the reversible U-Net.
 
 .. math:: U(x, t) = \mathrm{exit}(\mathrm{decoder}(\mathrm{middle}(\mathrm{encoder}(x, e), e), e)), \quad
     e = \mathrm{embed}(t)
 
 Each output of the encoder is a skip connection, and is averaged with the decoder's :math:`h`, not concatenated to it:
-:math:`h \mapsto (h + \mathrm{skip}) / 2`. The decoder's blocks are as narrow as without skip connections.
-Concatenated, as is usual, :math:`h \mapsto [h, \mathrm{skip}]`, their first convolutions take twice the channels.
+:math:`h \mapsto (h + \mathrm{skip}) / 2`. The decoder's blocks are then as narrow as without skip connections. With the
+usual concatenation, :math:`h \mapsto [h, \mathrm{skip}]`, their first convolutions have twice as many input channels.
 
 Source: arXiv:2303.15288; blocks after Dhariwal and Nichol 2021, arXiv:2105.05233, without attention.
 """
@@ -45,17 +45,17 @@ class PatchDiffusionUNet(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: Of the noisy image, and of a condition and coordinates concatenated to it.
-        out_channels: Of the prediction.
-        channels: C per level; the timestep embedding has four times the first.
+        in_channels: Channels of the noisy image and of a condition and coordinates concatenated to it.
+        out_channels: Channels of the prediction.
+        channels: C of each level; the timestep embedding has four times the first.
         num_res_blocks: Residual blocks per level of the encoder; the decoder has one more per level.
         norm_num_groups: Groups of every GroupNorm; must divide each of ``channels``.
         skips: ``"averaged"``, or ``"concatenated"`` as in other U-Nets.
         activations: What is kept for the backward pass: ``"stored"`` everything, ``"checkpointed"`` the input of every
-            residual block. Same gradients, same weights, same ``state_dict``.
-        precision: ``"float32"``, or ``"mixed"``: bfloat16 where autocast takes it.
+            residual block. Gradients, weights and ``state_dict`` are the same for both.
+        precision: ``"float32"``, or ``"mixed"``: bfloat16 where autocast uses it.
     Raises:
-        ValueError: If the arguments do not fit each other.
+        ValueError: If the arguments do not fit together.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class PatchDiffusionUNet(nn.Module):
 
         self.embedding = TimestepEmbedding(channels[0], 4 * channels[0])
         self.encoder = nn.ModuleList([convolution(in_channels, channels[0], 3, padding=1)])
-        widths = [channels[0]]  # of what each layer of the encoder returns
+        widths = [channels[0]]  # output channels of each layer of the encoder
         for level, width in enumerate(channels):
             if level > 0:
                 self.encoder.append(convolution(widths[-1], widths[-1], 3, stride=2, padding=1))
@@ -106,7 +106,7 @@ class PatchDiffusionUNet(nn.Module):
         for level in reversed(range(len(channels))):
             for _ in range(num_res_blocks + 1):
                 before = widths.pop()
-                after = widths[-1] if widths else before  # as wide as the skip that the result meets
+                after = widths[-1] if widths else before  # as wide as the next skip connection
                 self.decoder.append(block(before if skips == "averaged" else 2 * before, after))
             if level > 0:
                 up = nn.Upsample(scale_factor=2.0, mode="nearest")
@@ -141,14 +141,14 @@ class PatchDiffusionUNet(nn.Module):
 
         Args:
             x: Noisy images, ``(B, in_channels, *spatial)``; every side divisible by ``divisor``.
-            timesteps: ``(B,)``, or ``(1,)`` for all; integer or float; None means zeros.
-            context: None; a condition is concatenated to ``x`` (``mode="concat"`` of the inferers).
-            class_labels: None; the network knows no classes.
-            down_block_additional_residuals, mid_block_additional_residual: None; no ControlNet is served.
+            timesteps: ``(B,)``, or ``(1,)`` for all images; integer or float; None means zeros.
+            context: Must be None; concatenate a condition to ``x`` (``mode="concat"`` of the inferers).
+            class_labels: Must be None; the network has no class conditioning.
+            down_block_additional_residuals, mid_block_additional_residual: Must be None; ControlNet is not supported.
         Returns:
-            ``(B, out_channels, *spatial)``, of the dtype of ``x``.
+            ``(B, out_channels, *spatial)``, in the dtype of ``x``.
         Raises:
-            ValueError: If a shape does not fit, or for a context or a ControlNet's residuals.
+            ValueError: If a shape does not fit, or a context, class labels or the residuals of a ControlNet are given.
         """
         check_context(context)
         check_residuals(down_block_additional_residuals, mid_block_additional_residual)
@@ -189,9 +189,10 @@ class PatchDiffusionUNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, the embedding added between them, and a shortcut. A new block is its shortcut.
+    """Two convolutions with the embedding added between them, and a shortcut. A new block equals its shortcut.
 
-    Added before the normalisation, as PatchDDM has it, the embedding is lost in groups of one channel: its first level.
+    The embedding is added before the normalisation, as in PatchDDM. With one channel per group, as in the first level
+    there, the normalisation removes it.
     """
 
     def __init__(self, spatial_dims: int, before: int, after: int, embedding_channels: int, groups: int) -> None:
@@ -209,9 +210,9 @@ class ResidualBlock(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Computes in the dtype of its weights and returns that of its input, as PatchDDM's does.
+    """Group normalisation that computes in the dtype of its weights and returns that of its input, as in PatchDDM.
 
-    Left to autocast, it would compute in bfloat16 on a CPU and return float32 on CUDA, which stores more.
+    Left to autocast, it would compute in bfloat16 on a CPU and return float32 on CUDA, which takes more memory.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -219,7 +220,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def _zeros(module: nn.Module) -> nn.Module:
-    """Sets a module's parameters to zero, and returns it."""
+    """Set the parameters of a module to zero, and return the module."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

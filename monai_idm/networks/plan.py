@@ -1,4 +1,4 @@
-"""Which levels of the network may keep their activations, for a budget of memory."""
+"""Choose which levels of the network store their activations within a memory budget."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class _Network(Protocol):
 
 
 def plan_activations(network: _Network, shape: Sequence[int], memory_budget_gib: float) -> tuple[str, ...]:
-    """The fastest policy whose training step fits: stored from the deepest level up, as far as the budget goes.
+    """The fastest policy whose training step fits: store activations from the deepest level up, as the budget allows.
 
-    A deep level has few elements for its computations (in 3D, of one level 75 % of the elements and half of the
-    computations, of the next a fourth and half of that): it saves most time for its memory. Checkpointing is never
-    chosen, which computes as much again as rebuilding and keeps more.
+    A deep level has few elements for the computations it needs, so storing it saves most time for its memory. (In 3D,
+    the first level has 75 % of the elements and half of the computations, the next a quarter of those elements and half
+    of those computations.) Checkpointing is never chosen: it recomputes as much as rebuilding does and keeps more.
 
     Args:
         network: An InvertibleDiffusionUNet.
-        shape: Of its input, ``(B, C, *spatial)``.
+        shape: Shape of its input, ``(B, C, *spatial)``.
         memory_budget_gib: GiB for weights, gradients, activations, and AdamW's states and temporaries; AdamWInBackward
-            takes less.
+            needs less.
     Returns:
-        A policy per level.
+        One policy per level.
     Raises:
-        ValueError: If the step does not fit with everything rebuilt.
+        ValueError: If the step does not fit even with everything rebuilt.
     """
     levels = network.num_levels
     for rebuilt in range(levels + 1):
@@ -45,7 +45,7 @@ def plan_activations(network: _Network, shape: Sequence[int], memory_budget_gib:
         peak_gib = estimate(network.with_activations(plan), shape).peak_bytes / GIB
         if peak_gib <= memory_budget_gib:
             logger.warning(
-                "activations for %s in %.2f GiB: levels %s; the step takes %.2f GiB by estimate",
+                "activations for input %s within %.2f GiB: levels %s; the step needs an estimated %.2f GiB",
                 tuple(shape),
                 memory_budget_gib,
                 ", ".join(f"{level} {policy}" for level, policy in enumerate(plan)),
@@ -53,6 +53,6 @@ def plan_activations(network: _Network, shape: Sequence[int], memory_budget_gib:
             )
             return plan
     raise ValueError(
-        f"a training step on {tuple(shape)} takes {peak_gib:.2f} GiB by estimate with everything rebuilt, more than "
-        f"memory_budget_gib={memory_budget_gib}; raise the budget, or take a smaller batch or volume"
+        f"a training step on {tuple(shape)} needs an estimated {peak_gib:.2f} GiB with everything rebuilt, more than "
+        f"memory_budget_gib={memory_budget_gib}; raise the budget, or use a smaller batch or volume"
     )

@@ -1,4 +1,4 @@
-"""Named sizes of the networks: one place, so that a config, a test and a benchmark mean the same network."""
+"""Named sizes of the networks, kept in one place so that configs, tests and benchmarks mean the same network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["PATCH_PRESETS", "PRESETS", "preset_of"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # about 3M: trains on a CPU
+    # about 3M parameters: trains on a CPU
     "light": {
         "channels": (32, 64, 128, 256),
         "num_res_blocks": (1, 1, 2, 1),
@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_head_channels": 32,
         "embedding_channels": 320,
     },
-    # 343.9M: the paper's 343.6M as closely as its section 4 allows
+    # 343.9M: as close to the paper's 343.6M as its section 4 allows
     "paper": {
         "channels": (64, 128, 256, 512, 1024, 2048),
         "num_res_blocks": (2, 2, 2, 2, 3, 2),
@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# in: noisy mask, four MRI contrasts, three coordinates; out: what is predicted of the mask
+# in: noisy mask, four MRI contrasts, three coordinates; out: the prediction for the mask
 PATCH_PRESETS: dict[str, dict[str, Any]] = {
     # about as large as "light" above, and with as many levels
     "light": {
@@ -50,7 +50,7 @@ PATCH_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset_of(arguments: Mapping[str, Any]) -> str | None:
-    """The name of the preset that a network's arguments are of; None: they are of none."""
+    """Name of the preset that matches a network's arguments, or None."""
     for name, preset in PRESETS.items():
         if all(arguments.get(k) == (list(v) if isinstance(v, tuple) else v) for k, v in preset.items()):
             return name

@@ -1,4 +1,4 @@
-"""Hear of it when a parameter's gradient is complete."""
+"""Notify an object when a parameter's gradient is complete."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["GradientHook", "Listener"]
 
 class Listener(Protocol):
     def gradient_is_complete(self, p: Tensor) -> None:
-        """Called in the backward pass, when the gradient of p has come from everywhere."""
+        """Called in the backward pass, once all contributions to the gradient of p have been added."""
 
 
 class GradientHook:
-    """Tells a listener, and does not keep it alive: with the listener it ends."""
+    """Calls a listener without keeping it alive; does nothing once the listener is gone."""
 
     def __init__(self, listener: Listener) -> None:
         self.listener = weakref.ref(listener)
@@ -28,7 +28,7 @@ class GradientHook:
             listener.gradient_is_complete(p)
 
     def check(self, p: Tensor) -> None:
-        """Refuse a parameter of which another living listener is told."""
+        """Refuse a parameter that has the hook of another living listener."""
         hooks = (p._post_accumulate_grad_hooks or {}).values()
         if any(isinstance(hook, GradientHook) and hook.listener() is not None for hook in hooks):
             raise ValueError(
@@ -36,13 +36,13 @@ class GradientHook:
             )
 
     def put_on(self, p: Tensor) -> None:
-        """Be told of a parameter, which may be frozen for now."""
-        wanted = p.requires_grad
-        p.requires_grad_()  # a frozen one takes no hook
+        """Register the hook on a parameter, which may be frozen at this time."""
+        required = p.requires_grad
+        p.requires_grad_()  # torch refuses a hook on a frozen parameter
         self._handles.append(p.register_post_accumulate_grad_hook(self))
-        p.requires_grad_(wanted)
+        p.requires_grad_(required)
 
     def remove(self) -> None:
-        """Be told of nothing any more."""
+        """Remove the hook from all parameters."""
         while self._handles:
             self._handles.pop().remove()

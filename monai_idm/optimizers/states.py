@@ -1,12 +1,12 @@
-r"""AdamW of one parameter, and how a bfloat16 weight takes it.
+r"""AdamW on a single parameter, with float32 or 8-bit states, and with stochastic rounding of bfloat16 weights.
 
-A bfloat16 weight has 8 significant bits and would ignore any step below 1/512 of itself. Stochastic rounding takes
+A bfloat16 weight has 8 significant bits and would ignore any step below 1/512 of itself. Stochastic rounding chooses
 the neighbour below or above with the probability that makes the mean right,
 
 .. math:: E[\text{round}(w)] = w,
 
-so that many small steps add up. A step is therefore: a float32 copy of the weight and of its gradient, AdamW on these,
-and the result rounded back. The states never see bfloat16, in which a second moment could grow but not fall.
+so that many small steps add up. A step therefore copies the weight and its gradient to float32, runs AdamW on the
+copies, and rounds the result back. The states are never bfloat16, in which a second moment could grow but not fall.
 
 Source: stochastic rounding of weights after Zamirai et al. 2020, arXiv:2010.06192; 8-bit states after Dettmers et al.
 2021, arXiv:2110.02861.
@@ -29,12 +29,12 @@ STATES = ("float32", "8bit")
 
 
 class ParameterStep:
-    """AdamW that steps a single parameter; it keeps nothing itself.
+    """AdamW that steps a single parameter; it keeps no state itself.
 
     Args:
-        states: ``"float32"``: ``torch.optim.AdamW``, 8 bytes per weight (16 where weights are float64); ``"8bit"``:
-            ``bitsandbytes.optim.AdamW8bit``, 2.03 bytes, and 8 in parameters of less than 4096 elements.
-        kwargs: Of these.
+        states: ``"float32"``: ``torch.optim.AdamW``, 8 bytes per weight (16 if weights are float64); ``"8bit"``:
+            ``bitsandbytes.optim.AdamW8bit``, 2.03 bytes per weight, but 8 in parameters of less than 4096 elements.
+        kwargs: Arguments of that optimizer.
     Raises:
         ValueError: If ``states`` is neither.
         ImportError: If bitsandbytes is needed and missing.
@@ -48,20 +48,20 @@ class ParameterStep:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """What a parameter group holds unless it says otherwise."""
+        """Default settings of a parameter group."""
         return self._adamw.defaults
 
     def check(self, p: Tensor) -> None:
-        """Refuse weights of a type that this cannot step."""
+        """Refuse weights of an unsupported type."""
         dtypes = (torch.float32, torch.bfloat16) + ((torch.float64,) if self.states == "float32" else ())
         if p.dtype not in dtypes:
             raise ValueError(
-                f'states="{self.states}" takes weights of {", ".join(map(str, dtypes))}, not {p.dtype}; '
-                f'keep them in float32 and let autocast (precision="mixed") compute in less'
+                f'states="{self.states}" supports weights of {", ".join(map(str, dtypes))}, not {p.dtype}; '
+                f'keep them in float32 and let autocast (precision="mixed") compute in lower precision'
             )
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuse the state of the other kind."""
+        """Refuse a state of the other kind."""
         kind = "8bit" if "state1" in state else "float32"
         if state and kind != self.states:
             raise ValueError(f'the checkpoint holds {kind} states; build the optimizer with states="{kind}"')
@@ -72,39 +72,42 @@ class ParameterStep:
 
         Args:
             p: The parameter, with a gradient.
-            group: Its settings.
+            group: Settings of its parameter group.
             state: Its state, changed in place.
-            norm: Of the weights, for ``group["lambda_l2"]``.
-            number: Of the parameter; this and the step fix how it is rounded, on all processes and after a resume.
+            norm: Norm of the weights, needed if ``group["lambda_l2"]`` is not 0.
+            number: Number of the parameter. With the step count, it seeds the stochastic rounding, which is thus the
+                same on all processes and after a resume.
         """
         weights, grad, p.grad = p.detach(), p.grad, None
         assert grad is not None
-        if self.states == "8bit":  # bitsandbytes knows no DTensors, but the part that is here is as good
+        if self.states == "8bit":  # bitsandbytes does not support DTensors; the local shard can be stepped by itself
             weights, grad = to_local(weights), to_local(grad)
         if p.dtype == torch.bfloat16:
             weights, grad = weights.float(), grad.float()
         if group["lambda_l2"]:
             assert norm is not None
             to_local(grad).addcdiv_(to_local(weights), norm, value=group["lambda_l2"])
-        if not weights.numel():  # a part of a small parameter on one process too many
+        if not weights.numel():  # the shard of a small parameter can be empty
             return
-        # a twin for this step alone, which keeps nothing alive; autograd may step in a thread for each device
+        # a copy for this step only: it keeps no tensor alive, and autograd may step in one thread per device
         adamw = object.__new__(type(self._adamw))
-        alone = [{**group, "params": [weights]}]
-        vars(adamw).update(vars(self._adamw), param_groups=alone, state=defaultdict(dict, {weights: state}))
+        param_groups = [{**group, "params": [weights]}]
+        vars(adamw).update(vars(self._adamw), param_groups=param_groups, state=defaultdict(dict, {weights: state}))
         weights.grad = grad
         adamw.step()
         weights.grad = grad = None
         if p.dtype == torch.bfloat16:
             _round_(to_local(weights), seed=number * 1_000_003 + int(state["step"]))
-        if to_local(weights).data_ptr() != to_local(p).data_ptr():  # bitsandbytes, too, may copy: to make it contiguous
+        # weights can be a copy: in float32, or one that bitsandbytes made to have it contiguous
+        if to_local(weights).data_ptr() != to_local(p).data_ptr():
             to_local(p).copy_(to_local(weights))
-        torch.autograd.graph.increment_version(p)  # bitsandbytes writes unseen; a second backward pass must notice
+        # bitsandbytes does not raise the version when it writes, but a second backward pass must notice the change
+        torch.autograd.graph.increment_version(p)
 
 
 def _adamw8bit() -> type[torch.optim.Optimizer]:
     try:
-        from bitsandbytes.optim import AdamW8bit  # only here: it takes seconds to load, and need not be there
+        from bitsandbytes.optim import AdamW8bit  # here because it is optional and takes seconds to import
     except ImportError as error:
         raise ImportError(
             'states="8bit" needs bitsandbytes: pip install "monai-idm[low-memory]", or choose states="float32"'
@@ -113,10 +116,10 @@ def _adamw8bit() -> type[torch.optim.Optimizer]:
 
 
 def _round_(weights: Tensor, seed: int) -> None:
-    """Round float32 to bfloat16 up or down, each as likely as the other end is near; in place."""
-    # a generator of its own: training draws the same numbers as without it
-    generator = torch.Generator(weights.device).manual_seed(seed % 2**32)  # the CPU's generator takes no more bits
+    """Round float32 weights stochastically to bfloat16 values, in place: the nearer neighbour is the more likely."""
+    # a separate generator, so that training draws the same random numbers as without rounding
+    generator = torch.Generator(weights.device).manual_seed(seed % 2**32)  # the CPU's generator uses no more bits
     bits = weights.view(torch.int32)
-    # random numbers below the last bit that stays: they carry as often as the bits that go weigh
+    # a random number is added to the low bits that are cut off: it carries with the probability of rounding up
     bits.add_(torch.randint(2**16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator))
     bits.bitwise_and_(-(2**16))

@@ -1,9 +1,9 @@
-r"""Eq. 8's regularisation as a part of the optimizer's step.
+r"""Eq. 8's regularisation as part of the optimizer's step.
 
 .. math:: \nabla_w\, \lambda_{L2} \|W\|_2 = \lambda_{L2}\, w / \|W\|_2
 
-As a term of the loss it would cost one to four copies of the weights; here it costs a number. It is not weight decay:
-the paper's norm is not squared.
+As a term of the loss it would take the memory of one to four copies of the weights; here it takes one number. It is not
+weight decay: the paper's norm is not squared.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ class AdamWWeightNorm(torch.optim.AdamW):
 
     Args:
         params: Parameters or groups; a group's ``lambda_l2`` overrides the default. See :func:`weight_norm_groups`.
-        lambda_l2: Weight of the norm; 0 is plain AdamW.
-        kwargs: Of ``torch.optim.AdamW``; ``weight_decay`` is 0 unless given.
+        lambda_l2: Factor of the norm; 0 is plain AdamW.
+        weight_decay: The same as for ``torch.optim.AdamW``, but 0 by default.
+        kwargs: Other arguments of ``torch.optim.AdamW``.
     Source: eq. 8 of arXiv:2504.10883.
     """
 
@@ -36,7 +37,7 @@ class AdamWWeightNorm(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Any:
-        """Add the gradient of the norm, then step as AdamW."""
+        """Add the gradient of the norm, then step like AdamW."""
         if closure is not None:
             raise ValueError("AdamWWeightNorm takes no closure: the gradients must be complete before its step")
         regularised = [group for group in self.param_groups if group["lambda_l2"]]
@@ -50,10 +51,15 @@ class AdamWWeightNorm(torch.optim.AdamW):
 
 
 def weight_norm_groups(network: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups of a network: W of eq. 8, and the parameters it leaves alone.
+    """Parameter groups of a network: W of eq. 8, and the parameters that are not regularised.
 
-    Regularised are weights of two and more dimensions; not biases and norms, and not the generators of orthogonal
-    matrices, whose size is an angle.
+    Weights of two or more dimensions are regularised, except the generators of orthogonal matrices, whose size is an
+    angle. Biases and norms are not.
+
+    Args:
+        network: Network to train.
+    Returns:
+        Two groups for the constructor of an optimizer.
     """
     regularised: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
@@ -63,11 +69,11 @@ def weight_norm_groups(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def norm_of_weights(groups: Iterable[Mapping[str, Any]]) -> Tensor:
-    """The norm of all weights of the groups that have a ``lambda_l2``: one number, detached, larger than 0.
+    """The norm of all weights in the groups whose ``lambda_l2`` is not 0: one number, detached, larger than 0.
 
-    Sharded weights (DTensors) count as a whole; every process must call this then.
+    Sharded weights (DTensors) count with all their shards, so every process must call this.
     """
     weights = [p.detach() for group in groups if group["lambda_l2"] for p in group["params"]]
     norms = [torch.linalg.vector_norm(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights]
-    whole = [n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]
-    return torch.linalg.vector_norm(torch.stack(whole)).clamp(min=1e-12)
+    full_norms = [n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]
+    return torch.linalg.vector_norm(torch.stack(full_norms)).clamp(min=1e-12)

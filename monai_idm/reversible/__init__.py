@@ -1,4 +1,4 @@
-"""The reversible engine: torch only; it knows nothing of images, diffusion or MONAI."""
+"""The reversible engine. It depends on torch alone, not on images, diffusion or MONAI."""
 
 from monai_idm.reversible.attention import AttentionScale, CheckerboardAttention
 from monai_idm.reversible.chunks import AUTO_VOXELS, recomputed_in_chunks

@@ -4,10 +4,10 @@ r"""Invertible attention on a skip connection: the paper's iTrans, extended to v
     a = y_2 \odot f(y_1) \quad (1), \qquad y_i^U = \mathrm{concat}(y_1, a, c) \quad (2), \qquad
     y_2 = a \oslash f(y_1) \quad (4)
 
-:math:`y_1` and :math:`y_2` are the even and the odd sites of a checkerboard. Eq. 2 as printed drops :math:`y_1` and
-could not be inverted, so it is kept. A second half-step with the parities swapped lets both halves change. The scale
-f is bounded to [1/2, 2], so that neither direction can amplify rounding much; published iTrans inverts a C x C matrix
-whose condition number may reach 201.
+:math:`y_1` and :math:`y_2` are the even and the odd sites of a checkerboard. Eq. 2 as printed drops :math:`y_1`, which
+would make it impossible to invert, so :math:`y_1` is kept here. A second half-step with the parities swapped lets both
+halves change. The scale f is bounded to [1/2, 2], so that neither direction amplifies rounding much; published iTrans
+inverts a C x C matrix whose condition number may reach 201.
 
 Source: eqs. 1-4 of arXiv:2504.10883; checkerboard attention in flows is Sukthanker et al. 2022, arXiv:2106.03959.
 """
@@ -27,10 +27,10 @@ __all__ = ["AttentionScale", "CheckerboardAttention"]
 
 
 class CheckerboardAttention(ReversibleOperation):
-    """Scale each parity of the skip connection by attention to the other parity; the low pair passes untouched.
+    """Scale each parity of the skip connection by attention to the other parity; the low pair passes unchanged.
 
     Args:
-        scale: f, see :class:`AttentionScale`.
+        scale: The scale f, see :class:`AttentionScale`.
     Shape: ``(a_skip, b_skip, a_low, b_low)`` in and out.
     """
 
@@ -48,7 +48,7 @@ class CheckerboardAttention(ReversibleOperation):
             s = self.scale(_gather(y, known), list(y.shape[2:]), parity)
             y2 = _gather(y, free)
             a = snap(y2 * s) if self.exact else y2 * s
-            if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript passes over just this condition
+            if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips a block only for this exact condition
                 if self.exact and remainders is not None:
                     remainders += remainder([y2], [a / s])
             y = _scatter(y, free, a)
@@ -84,18 +84,18 @@ class CheckerboardAttention(ReversibleOperation):
 
 
 class AttentionScale(nn.Module):
-    r"""f of eq. 1: multi-head attention from the sites of one parity to those of the other, as a bounded scale.
+    r"""The scale f of eq. 1: bounded, computed by multi-head attention from the sites of one parity to the other.
 
     .. math:: s = \exp(\log 2 \cdot \tanh(u)), \qquad u = \mathrm{out}(\mathrm{softmax}(Q K^T / \sqrt{d}) V)
 
-    Keys and values are the known sites; the query of a free site is a depthwise convolution over its neighbours,
-    all of which are known. Positions are sinusoidal. ``out`` starts at zero, the scale at 1.
+    Keys and values come from the known sites; the query of a free site is a depthwise convolution over its neighbours,
+    all of which are known. Positions are sinusoidal. ``out`` is initialised to zero, so the scale starts at 1.
 
     Args:
         spatial_dims: 2 or 3.
-        channels: C of the skip connection, both halves together.
+        channels: C, the channels of both halves of the skip connection together.
         num_head_channels: Channels per head; must divide C.
-        norm_num_groups: Of the group normalisation; must divide C.
+        norm_num_groups: Groups of the GroupNorm; must divide C.
     Shape: known sites ``(B, C, N_known)`` to the scale of the free sites ``(B, C, N_free)``.
     """
 
@@ -103,7 +103,7 @@ class AttentionScale(nn.Module):
         super().__init__()
         if channels % num_head_channels:
             raise ValueError(
-                f"attention on a skip connection of {channels} channels cannot be cut into heads of "
+                f"attention on a skip connection of {channels} channels cannot be split into heads of "
                 f"num_head_channels={num_head_channels}; choose a divisor of {channels}"
             )
         self.num_heads = channels // num_head_channels
@@ -124,13 +124,13 @@ class AttentionScale(nn.Module):
         v = self.norm(y1)
         grid = v.new_zeros([v.shape[0], channels, len(known) + len(free)]).index_copy(2, known, v)
         q = self.neighbours(grid.unflatten(2, shape)).flatten(2).index_select(2, free)
-        # contiguous: on strided tokens a linear layer chooses its kernel by requires_grad, and with it the last bit
+        # contiguous: on strided tokens a linear layer's kernel, and so the last bit, depends on requires_grad
         v = v.transpose(1, 2).contiguous()
         query = self._heads(self.to_q((q.transpose(1, 2) + position.index_select(0, free)).contiguous()))
         key = self._heads(self.to_k(v + position.index_select(0, known)))
         attended = scaled_dot_product_attention(query, key, self._heads(self.to_v(v)))
         u = self.out(attended.transpose(1, 2).flatten(2)).transpose(1, 2)
-        # in the stream's precision: under autocast u comes in bfloat16
+        # in the stream's precision: under autocast u is bfloat16
         return torch.exp(math.log(2.0) * torch.tanh(u.to(y1.dtype)))
 
     def _heads(self, tokens: Tensor) -> Tensor:
@@ -142,16 +142,16 @@ def _sites(y: Tensor, parity: int) -> tuple[Tensor, Tensor]:
 
 
 def _parities(shape: list[int], parity: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Flat indices of the sites whose coordinates sum to ``parity`` modulo 2, and of the others."""
+    """Flat indices of the sites whose coordinates sum to ``parity`` modulo 2, and of the remaining sites."""
     odd = _coordinates(shape, device).sum(1) % 2
-    # sorted, not selected by a mask, whose count a GPU would have to report first
+    # sorted instead of masked: indexing with a mask makes the host wait until the GPU has counted the selected sites
     order = ((odd != parity) * len(odd) + torch.arange(len(odd), device=device)).argsort()
     count = (len(odd) + 1 - parity) // 2
     return order[:count], order[count:]
 
 
 def _coordinates(shape: list[int], device: torch.device) -> Tensor:
-    """Of every site, ``(N, spatial_dims)``."""
+    """Integer coordinates of every site, ``(N, spatial_dims)``."""
     axes = torch.meshgrid([torch.arange(side, device=device) for side in shape], indexing="ij")
     return torch.stack(axes, -1).flatten(0, -2)
 
@@ -169,7 +169,7 @@ def _halves(y: Tensor) -> Tensors:
 
 
 def _position(shape: list[int], channels: int, like: Tensor) -> Tensor:
-    """Sinusoidal position of every site, ``(N, C)``; each axis has an equal share of the channels."""
+    """Sinusoidal encoding of every site's position, ``(N, C)``; the axes share the channels equally."""
     coordinates = _coordinates(shape, like.device).to(like.dtype)
     count = channels // (2 * len(shape))
     frequencies = torch.pow(1000.0, -torch.arange(count, device=like.device, dtype=like.dtype) / max(count, 1))

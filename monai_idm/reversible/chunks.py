@@ -1,7 +1,7 @@
-r"""A few samples at a time, where a whole batch would cost memory.
+r"""Run a function on a few samples of a batch at a time, so that its working memory does not grow with the batch.
 
-What an operation needs while it runs then does not grow with the batch. Every policy, forward and backward, cuts a
-batch in the same way: one sample alone and the same sample in a batch need not agree in the last bit.
+Every policy splits a batch in the same way, forward and backward: the result for a sample may differ in the last bit
+between running it alone and running it in a batch.
 """
 
 from __future__ import annotations
@@ -15,65 +15,67 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["chunk_size", "chunks", "in_chunks", "recomputed_in_chunks"]
 
 AUTO_VOXELS = 2**18
-"""A volume of 64^3, or an image of 512^2: smaller ones fill a GPU only together."""
+"""Voxels of a 64^3 volume or a 512^2 image: smaller ones fill a GPU only when several run together."""
 
 
 def chunk_size(x: Tensor, branch_batch: int | str = "auto") -> int:
-    """How many samples run at once.
+    """Number of samples that run together.
 
     Args:
         x: ``(B, C, *spatial)``.
-        branch_batch: As many; ``"auto"``: as many as have ``AUTO_VOXELS`` voxels together, at least one.
+        branch_batch: That number, or ``"auto"``: as many samples as fit into ``AUTO_VOXELS`` voxels, at least one.
     """
-    if torch.compiler.is_exporting():  # the number of samples may be open then
+    if torch.compiler.is_exporting():  # the batch size may be dynamic
         return x.shape[0]
     return max(1, AUTO_VOXELS // x.shape[2:].numel()) if isinstance(branch_batch, str) else branch_batch
 
 
 def chunks(*tensors: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Views of the same few samples of each tensor, from the first samples to the last."""
+    """Views of the same ``size`` samples of every tensor, from the first samples to the last."""
     if size >= tensors[0].shape[0]:
         return iter([tensors])
     return zip(*(t.split(size) for t in tensors), strict=True)
 
 
 def in_chunks(f: Callable[..., Sequence[Tensor]], *tensors: Tensor, size: int) -> list[Tensor]:
-    """A function of a few samples at a time.
+    """Apply a function to a few samples at a time.
 
     Args:
-        f: Of chunks of the tensors; returns tensors of as many samples.
-        size: Samples at a time.
+        f: Function of a chunk of each tensor; returns tensors with as many samples.
+        tensors: Tensors of the same batch size.
+        size: Samples per chunk.
     """
     batch = tensors[0].shape[0]
     if size >= batch:
         return list(f(*tensors))
     if torch.is_grad_enabled():
-        return [torch.cat(part) for part in zip(*(f(*few) for few in chunks(*tensors, size=size)), strict=True)]
-    whole: list[Tensor] = []
+        return [torch.cat(parts) for parts in zip(*(f(*chunk) for chunk in chunks(*tensors, size=size)), strict=True)]
+    outputs: list[Tensor] = []
     start = 0
-    for few in chunks(*tensors, size=size):  # each into its place: with all parts there at once, it were twice as much
-        parts = f(*few)
-        whole = whole or [part.new_empty(batch, *part.shape[1:]) for part in parts]
-        for all_, part in zip(whole, parts, strict=True):
-            all_[start : start + size] = part
+    for chunk in chunks(*tensors, size=size):  # written in place: concatenating all parts would take twice the memory
+        parts = f(*chunk)
+        outputs = outputs or [part.new_empty(batch, *part.shape[1:]) for part in parts]
+        for output, part in zip(outputs, parts, strict=True):
+            output[start : start + size] = part
         start += size
-        del parts, part  # before the next ones come
-    return whole
+        del parts, part  # free them before the next chunk runs
+    return outputs
 
 
 def recomputed_in_chunks(
     f: Callable[..., Sequence[Tensor]], *tensors: Tensor, branch_batch: int | str = "auto", stored: bool = False
 ) -> list[Tensor]:
-    """An ordinary function of a few samples at a time; backward runs each chunk once more, unless it is stored.
+    """Apply a function that has no inverse to a few samples at a time, and recompute each chunk in the backward pass.
 
     Args:
-        f: As of :func:`in_chunks`, without random numbers.
-        branch_batch: As of :func:`chunk_size`.
-        stored: Keep what f keeps for its backward pass.
+        f: The same as in :func:`in_chunks`; must not draw random numbers.
+        tensors: The same as in :func:`in_chunks`.
+        branch_batch: The same as in :func:`chunk_size`.
+        stored: Keep the activations of f instead of recomputing them.
     """
 
-    def recomputed(*few: Tensor) -> Sequence[Tensor]:
-        return checkpoint(f, *few, use_reentrant=False, preserve_rng_state=False)
+    def recomputed(*chunk: Tensor) -> Sequence[Tensor]:
+        return checkpoint(f, *chunk, use_reentrant=False, preserve_rng_state=False)
 
-    once = stored or not torch.is_grad_enabled() or torch.compiler.is_exporting()
-    return in_chunks(f if once else recomputed, *tensors, size=chunk_size(tensors[0], branch_batch))
+    runs_once = stored or not torch.is_grad_enabled() or torch.compiler.is_exporting()
+    return in_chunks(f if runs_once else recomputed, *tensors, size=chunk_size(tensors[0], branch_batch))

@@ -17,13 +17,13 @@ class AdditiveCoupling(ReversibleOperation):
 
     .. math:: (a, b) \mapsto (b, a + F(b, e)), \qquad (y_1, y_2) \mapsto (y_2 - F(y_1, e), y_1)
 
-    The input of the branch is known before the inversion, so that in the backward pass one evaluation of the branch
-    serves the inversion and the gradient.
+    The input of the branch is known before the inversion, so in the backward pass a single evaluation of the branch
+    serves both the inversion and the gradient.
 
     Args:
-        f: Branch F, ``(B, C/2, *spatial), (B, E) -> (B, C/2, *spatial)``. GroupNorm, not BatchNorm: it runs twice.
+        f: Branch F, ``(B, C/2, *spatial), (B, E) -> (B, C/2, *spatial)``. Use GroupNorm, not BatchNorm: F runs twice.
         branch_batch: Samples per evaluation of F, so that its working memory does not grow with the batch;
-            ``"auto"`` decides by the volume.
+            ``"auto"`` chooses by the size of the volume.
     Raises:
         ValueError: In the forward pass, if F changes the shape.
     Source: additive coupling after Gomez et al. 2017, arXiv:1707.04585.
@@ -39,11 +39,11 @@ class AdditiveCoupling(ReversibleOperation):
 
     def map(self, inputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         a, b = inputs
-        return [b, a + self._step(b, condition[0])]
+        return [b, a + self._increment(b, condition[0])]
 
     def inverse(self, outputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         y1, y2 = outputs
-        return [y2 - self._step(y1, condition[0]), y1]
+        return [y2 - self._increment(y1, condition[0]), y1]
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
         y1, y2 = outputs
@@ -52,29 +52,29 @@ class AdditiveCoupling(ReversibleOperation):
         size = chunk_size(y1, self.branch_batch)
         for y1_, y2_, dy1_, dy2_, db_, *c in chunks(y1, y2, dy1, dy2, db, *condition, size=size):
             f, pull = linearise(self.f, y1_, *c)
-            y2_.sub_(self._snapped(f))  # in place: y2 becomes a
+            y2_.sub_(self._snapped(f))  # in place: y2 turns into a
             del f
             (through, *dc_), dw_ = pull(dy2_)
             db_.copy_(dy1_) if through is None else torch.add(dy1_, through, out=db_)
             dc.append(dc_)
             dw.append(dw_)
         condition_gradients = [joined(parts, torch.cat) for parts in zip(*dc, strict=True)]
-        # the last chunk first, as autograd adds them where activations are stored
+        # last chunk first: the order in which autograd adds them where activations are stored
         weight_gradients = [joined(parts, sum) for parts in zip(*reversed(dw), strict=True)]
         return Rebuilt([y2, y1], [dy2, db], condition_gradients, weight_gradients)
 
-    def _step(self, b: Tensor, embedding: Tensor) -> Tensor:
+    def _increment(self, b: Tensor, embedding: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self._snapped(self.f(b, embedding))
         else:
-            return in_chunks(self._few, b, embedding, size=chunk_size(b, self.branch_batch))[0]
+            return in_chunks(self._increment_of_chunk, b, embedding, size=chunk_size(b, self.branch_batch))[0]
 
     @torch.jit.unused
-    def _few(self, b: Tensor, embedding: Tensor) -> Tensors:
+    def _increment_of_chunk(self, b: Tensor, embedding: Tensor) -> Tensors:
         return [self._snapped(_same_shape(self.f(b, embedding), b))]
 
     def _snapped(self, f: Tensor) -> Tensor:
-        # to the stream's precision first: a branch in bfloat16 has no such grid
+        # in the stream's precision first: bfloat16 cannot represent the grid
         return snap(f if f.dtype == torch.float64 else f.float()) if self.exact else f
 
 
@@ -82,6 +82,6 @@ def _same_shape(f: Tensor, b: Tensor) -> Tensor:
     if f.shape != b.shape:
         raise ValueError(
             f"the branch of an AdditiveCoupling returned shape {tuple(f.shape)} for an input of {tuple(b.shape)}; "
-            f"a branch must keep the shape of its half: check its padding and its channels"
+            f"a branch must keep the shape of its half: check its padding and its number of channels"
         )
     return f

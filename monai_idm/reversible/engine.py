@@ -1,19 +1,19 @@
 r"""Rebuild activations in the backward pass instead of storing them.
 
-A reversible chain is a program for a small stack machine. Operation :math:`k` takes its inputs :math:`x` from the
-top of a stack of tensors and puts its outputs :math:`y` there:
+A reversible chain is a program for a small stack machine. Operation :math:`k` pops its inputs :math:`x` from the
+top of a stack of tensors and pushes its outputs :math:`y`:
 
 .. math:: y = \mathrm{op}_k(x; c, \theta), \qquad x = \mathrm{op}_k^{-1}(y; c, \theta)
 
 with the conditioning :math:`c` (timestep embedding, orthogonal matrices) and the weights :math:`\theta`. A skip
-connection is nothing but a tensor that waits lower in the stack. Forward keeps only the stack at the exit. Backward
-runs from there in reverse, with a :class:`Tape`: each operation takes its :math:`y` from the tape, leaves its
-:math:`x` there, and turns :math:`dL/dy` into :math:`dL/dx`, :math:`dL/dc` and :math:`dL/d\theta`. Operations whose
-activations are stored may stand between those that rebuild theirs; where a rebuilt tensor goes into one of them, it
-is kept, as at the exit.
+connection is a tensor that waits lower in the stack. The forward pass keeps only the stack at the exit. The backward
+pass runs from there in reverse with a :class:`Tape`: each operation takes its :math:`y` from the tape, leaves its
+:math:`x` there, and turns :math:`dL/dy` into :math:`dL/dx`, :math:`dL/dc` and :math:`dL/d\theta`. Operations that
+store their activations can be mixed with operations that rebuild theirs; a rebuilt tensor that enters a storing
+operation is kept, as at the exit.
 
-Every operation is an autograd node of its own, so its parameter gradients are complete, and can be consumed and
-freed, before the next operation runs.
+Every operation is a separate autograd node, so its parameter gradients are complete, and can be used and freed,
+before the next operation runs.
 
 Source: the tape-free form for residual networks is Gomez et al. 2017, arXiv:1707.04585; the invertible U-Net is
 Etmann et al. 2020, arXiv:2005.05220.
@@ -48,10 +48,10 @@ class ReversibleSequence(nn.Module):
     """Operations that run one after the other on a stack of tensors.
 
     Args:
-        operations: Each takes ``num_inputs`` tensors from the top of the stack and puts ``num_outputs`` there.
-        exact: Keep the streams on a grid, so that what is rebuilt equals what was, bit for bit.
+        operations: Each pops ``num_inputs`` tensors from the top of the stack and pushes ``num_outputs``.
+        exact: Keep the streams on a grid, so that rebuilt tensors equal the original ones bit for bit.
     Raises:
-        ValueError: If an operation holds a batch normalisation.
+        ValueError: If an operation contains a batch normalisation.
     """
 
     def __init__(self, operations: Sequence[ReversibleOperation], exact: bool = False) -> None:
@@ -59,14 +59,14 @@ class ReversibleSequence(nn.Module):
         self.operations = nn.ModuleList(operations)
         self.exact = exact
         self.spot_check: SpotCheck | None = None
-        """Of what the first operation that rebuilds took in, the last time that it did."""
+        """Sample of the inputs of the first rebuilt operation, from the latest forward pass that rebuilds any."""
         for position, operation in enumerate(self._program()):
             operation.exact = exact
             for name, module in operation.named_modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     raise ValueError(
                         f"{name} of {_name(operation, position)} is a {type(module).__name__}; a branch runs twice per "
-                        f"step and would update batch statistics twice: use GroupNorm"
+                        f"step and would update its batch statistics twice: use GroupNorm"
                     )
 
     @torch.jit.unused
@@ -76,12 +76,13 @@ class ReversibleSequence(nn.Module):
         """Run the chain.
 
         Args:
-            inputs: The stack at the entry; an iterator lets go of tensors that nobody else needs while the chain runs.
+            inputs: The stack at the entry; pass an iterator so that the chain can free tensors held by nothing else.
             embedding: Conditioning of all operations, ``(B, E)``.
-            activations: What is kept for the backward pass, of all operations or of each: ``"rebuilt"`` nothing,
-                ``"checkpointed"`` the inputs of every operation, ``"stored"`` everything. The gradients are the same.
+            activations: What is kept for the backward pass, as one policy for all operations or one for each:
+                ``"rebuilt"`` keeps nothing, ``"checkpointed"`` the inputs of every operation, ``"stored"`` everything.
+                The gradients are the same.
         Raises:
-            ValueError: If ``activations`` is none of these, or an operation edits its inputs.
+            ValueError: If a policy is unknown, their number does not fit, or an operation edits its inputs in place.
         """
         program = self._program()
         policies = _policies(activations, len(program))
@@ -89,15 +90,15 @@ class ReversibleSequence(nn.Module):
             policies = ["stored"] * len(program)
         _refuse_sharded_parts(program)
         tape = Tape()
-        first = policies.index("rebuilt") if "rebuilt" in policies else None
+        first_rebuilt = policies.index("rebuilt") if "rebuilt" in policies else None
         stack: list[tuple[Tensor, Place | None]] = [(snap(x) if self.exact else x, None) for x in inputs]
         for position, (operation, policy) in enumerate(zip(program, policies, strict=True)):
             x, sources = _unzip(_take(stack, operation.num_inputs))
             versions = [_version(t) for t in x]
             if policy == "rebuilt":
-                if position == first:
+                if position == first_rebuilt:
                     self.spot_check = SpotCheck(x)
-                step = _Rebuilding(tape, position, sources, self.spot_check if position == first else None)
+                step = _Rebuilding(tape, position, sources, self.spot_check if position == first_rebuilt else None)
                 y = operation(x, embedding, step)
                 stack += zip(y, step.outputs, strict=True)
             else:
@@ -106,67 +107,68 @@ class ReversibleSequence(nn.Module):
                 stack += ((t, None) for t in y)
             if [_version(t) for t in x] != versions:
                 raise ValueError(
-                    f"{_name(operation, position)} edits its input in place, from which nothing can be rebuilt; "
-                    f"let its branch work on new tensors (inplace=False)"
+                    f"{_name(operation, position)} edits its input in place, so that it cannot be rebuilt; "
+                    f"make its branch create new tensors (inplace=False)"
                 )
         return tape.keep(*_unzip(stack))
 
     def plain(self, inputs: Tensors, embedding: Tensor) -> Tensors:
-        """The chain as it is, in terms that TorchScript understands."""
+        """Run the chain without a tape, in code that TorchScript supports."""
         stack = inputs
         if self.exact:
             stack = [snap(x) for x in inputs]
-        for operation in self.operations:  # not _program(): TorchScript unrolls a ModuleList only
+        for operation in self.operations:  # not _program(): TorchScript can only unroll a ModuleList
             top = len(stack) - operation.num_inputs  # type: ignore[operator]
             stack = stack[:top] + operation.map(stack[top:], operation.condition(embedding))  # type: ignore[operator]
         return stack
 
     @torch.jit.unused
     def inverse(self, outputs: Tensors, embedding: Tensor, activations: str | Sequence[str] = "rebuilt") -> Tensors:
-        """The stack at the entry, from the stack at the exit: a chain itself, that can be trained as such.
+        """Compute the stack at the entry from the stack at the exit. The inverse is a chain too, and can be trained.
 
         Args:
             outputs: The stack at the exit.
-            embedding: As of ``forward``.
-            activations: As of ``forward``.
+            embedding: The same as in ``forward``.
+            activations: The same as in ``forward``, in the order of the forward chain.
         """
-        undone = [Inverse(operation) for operation in reversed(self._program())]
-        one = isinstance(activations, str)
-        return ReversibleSequence(undone, self.exact)(outputs, embedding, activations if one else activations[::-1])
+        inverses = [Inverse(operation) for operation in reversed(self._program())]
+        policies = activations if isinstance(activations, str) else activations[::-1]
+        return ReversibleSequence(inverses, self.exact)(outputs, embedding, policies)
 
     @torch.no_grad()
     def verify(self, inputs: Tensors, embedding: Tensor, tolerance: float = 1e-4) -> None:
-        """Run every operation forward and back, and compare; an exact chain to the last bit, its gradients too.
+        """Run every operation forward and back and compare; an exact chain must agree bit for bit, gradients included.
 
         Args:
             inputs: The stack at the entry.
             embedding: Conditioning, ``(B, E)``.
-            tolerance: Largest max |rebuilt - input| / max |input|; of an exact chain it is 0.
+            tolerance: Largest allowed max |rebuilt - input| / max |input|; an exact chain must reach 0.
         Raises:
-            ValueError: If an operation's inverse does not undo its map, or a shape or a number is not as it says.
+            ValueError: If an operation's inverse does not undo its map, or returns other shapes, or the number of
+                outputs is not ``num_outputs``.
         """
         stack = [snap(x) for x in inputs] if self.exact else list(inputs)
         for position, operation in enumerate(self._program()):
             x, condition = _take(stack, operation.num_inputs), operation.condition(embedding)
             remainders: list[Tensor] = []
             y = operation.map(x, condition, remainders)
-            back = operation.inverse(y, condition, remainders)
+            inverted = operation.inverse(y, condition, remainders)
             shapes = [tuple(t.shape) for t in x]
-            if len(y) != operation.num_outputs or [tuple(t.shape) for t in back] != shapes:
+            if len(y) != operation.num_outputs or [tuple(t.shape) for t in inverted] != shapes:
                 raise ValueError(
                     f"{_name(operation, position)} turned inputs {shapes} into {len(y)} outputs and back into "
-                    f"{[tuple(t.shape) for t in back]}; its inverse must give the inputs, and num_outputs "
-                    f"({operation.num_outputs}) the number of outputs"
+                    f"{[tuple(t.shape) for t in inverted]}; its inverse must return the inputs, and map must return "
+                    f"num_outputs ({operation.num_outputs}) tensors"
                 )
             if self.exact:
                 require_exact(operation, _name(operation, position), x, condition)
             error = max(
-                float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in zip(x, back, strict=True)
+                float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in zip(x, inverted, strict=True)
             )
             if not error <= tolerance:
                 raise ValueError(
-                    f"the inverse of {_name(operation, position)} misses its input by {error:.1e} of its largest, "
-                    f"more than {tolerance:.0e}: inverse must undo map line by line, and map must repeat itself"
+                    f"the inverse of {_name(operation, position)} misses its input by {error:.1e} of the largest "
+                    f"value, more than {tolerance:.0e}: inverse must undo map line by line, and map must be repeatable"
                 )
             stack += y
 
@@ -175,9 +177,9 @@ class ReversibleSequence(nn.Module):
 
 
 class Tape:
-    """Rebuilt tensors on their way from the operation that rebuilt them to the one that made them.
+    """Hands each rebuilt tensor from the operation that rebuilds it to the operation that produced it.
 
-    A tensor's place is given out in the forward pass. What is on the tape belongs to whoever takes it, who may
+    The forward pass assigns each tensor its place. The operation that takes a tensor from the tape owns it and may
     overwrite it.
     """
 
@@ -185,12 +187,12 @@ class Tape:
         self._tensors: dict[Place, Tensor] = {}
 
     def keep(self, tensors: Tensors, places: Sequence[Place | None]) -> Tensors:
-        """Keep those tensors that have a place, for the backward pass to put them there."""
+        """Save the tensors that have a place; the backward pass then puts them there."""
         placed = [place for place in places if place is not None]
         if not placed:
             return list(tensors)
-        handed_on = iter(_Keep.apply(self, placed, *(t for t, p in zip(tensors, places, strict=True) if p is not None)))
-        return [t if place is None else next(handed_on) for t, place in zip(tensors, places, strict=True)]
+        kept = iter(_Keep.apply(self, placed, *(t for t, p in zip(tensors, places, strict=True) if p is not None)))
+        return [t if place is None else next(kept) for t, place in zip(tensors, places, strict=True)]
 
     def put(self, places: Sequence[Place | None], tensors: Tensors) -> None:
         self._tensors.update((p, t) for p, t in zip(places, tensors, strict=True) if p is not None)
@@ -199,8 +201,8 @@ class Tape:
         if any(place not in self._tensors for place in places):
             raise RuntimeError(
                 f"no output on the tape for {_name(operation, position)}: "
-                f"the backward pass must enter the chain at its exit; take only what the chain returns into the "
-                f'loss, or build the network with activations="stored"'
+                f"the backward pass must enter the chain at its exit; compute the loss from what the chain returns "
+                f'only, or build the network with activations="stored"'
             )
         return [self._tensors.pop(place) for place in places]
 
@@ -212,7 +214,7 @@ def _checkpointed(operation: ReversibleOperation, inputs: Tensors, condition: Te
 
 
 class _Rebuilding:
-    """The policy of one operation: nothing but its place in the chain is kept."""
+    """The policy of a rebuilt operation: it keeps the places of its tensors on the tape, but no activations."""
 
     def __init__(self, tape: Tape, position: int, inputs: Sequence[Place | None], spot_check: SpotCheck | None) -> None:
         self.tape = tape
@@ -230,7 +232,7 @@ class _Rebuilding:
 
 
 class _Step(torch.autograd.Function):
-    """One operation. Its weights are arguments, so that autograd knows them and delivers their gradients."""
+    """One rebuilt operation. Its weights are arguments, so that autograd tracks them and delivers their gradients."""
 
     @staticmethod
     def forward(ctx, operation, policy, replay, num_conditions, *tensors):
@@ -239,7 +241,7 @@ class _Step(torch.autograd.Function):
         ctx.operation, ctx.policy, ctx.replay, ctx.num_conditions = operation, policy, replay, num_conditions
         remainders: list[Tensor] = []
         with replay.autocast():
-            # detached: hooks of counters refuse inputs that require a gradient while autograd is off
+            # detached: the hooks of FLOP counters reject inputs that require a gradient while autograd is off
             outputs = operation.map([x.detach() for x in tensors[:n]], [c.detach() for c in condition], remainders)
         ctx.save_for_backward(*condition, *remainders)
         return tuple(outputs)
@@ -252,7 +254,7 @@ class _Step(torch.autograd.Function):
         condition, remainders = saved[: ctx.num_conditions], saved[ctx.num_conditions :]
         if ctx.replay.weights != Replay.of_weights(operation):
             raise RuntimeError(
-                f"the weights of {_name(operation, policy.position)} were changed or exchanged between forward and "
+                f"the weights of {_name(operation, policy.position)} were changed or replaced between forward and "
                 f"backward; rebuilding needs those of the forward pass: step the optimizer after backward, and "
                 f'use activations="stored" with functional_call'
             )
@@ -261,13 +263,13 @@ class _Step(torch.autograd.Function):
             x, dx, dc, dw = operation.rebuild(outputs, gradients, condition, remainders)
         if policy.spot_check is not None:
             policy.spot_check.compare(x)
-        wanted = ctx.needs_input_grad[4 : 4 + operation.num_inputs]  # by the operation before
-        policy.tape.put([p if w else None for p, w in zip(policy.inputs, wanted, strict=True)], x)
-        return None, None, None, None, *map(_alone, dx), *dc, *dw
+        needed = ctx.needs_input_grad[4 : 4 + operation.num_inputs]  # by the operation before
+        policy.tape.put([place if n else None for place, n in zip(policy.inputs, needed, strict=True)], x)
+        return None, None, None, None, *map(_without_shared_storage, dx), *dc, *dw
 
 
 class _Keep(torch.autograd.Function):
-    """Saves tensors; backward puts them on the tape, as often as backward runs."""
+    """Save tensors; every backward pass puts copies of them on the tape."""
 
     @staticmethod
     def forward(ctx, tape, places, *tensors):
@@ -278,7 +280,7 @@ class _Keep(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients):
-        # clones: what is on the tape is overwritten, and the caller may look at the outputs, or run backward again
+        # clones: tensors on the tape get overwritten, while the caller may read the outputs or run backward again
         ctx.tape.put(ctx.places, [t.clone() for t in ctx.saved_tensors])
         return None, None, *gradients
 
@@ -297,11 +299,11 @@ def _policies(activations: str | Sequence[str], count: int) -> list[str]:
 def _refuse_sharded_parts(program: Sequence[ReversibleOperation]) -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # only here: it takes a second to load
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # here because the import takes a second
 
     for position, operation in enumerate(program):
-        called = operation.operation if isinstance(operation, Inverse) else operation
-        for name, part in called.named_modules():
+        wrapped = operation.operation if isinstance(operation, Inverse) else operation
+        for name, part in wrapped.named_modules():
             if name and isinstance(part, (FSDPModule, FullyShardedDataParallel)):
                 raise ValueError(
                     f"{name} of {_name(operation, position)} is wrapped by FSDP; its gradients would be lost: wrap "
@@ -309,8 +311,8 @@ def _refuse_sharded_parts(program: Sequence[ReversibleOperation]) -> None:
                 )
 
 
-def _alone(gradient: Tensor) -> Tensor:
-    # a half that passes through is often a view of both, and would pin them
+def _without_shared_storage(gradient: Tensor) -> Tensor:
+    # the gradient of a half that passes through is often a view of both halves and would keep both in memory
     return gradient.clone() if gradient.untyped_storage().nbytes() > gradient.nbytes else gradient
 
 

@@ -1,8 +1,9 @@
-"""Exact precision of operations that know nothing of each other: equal gradients in every policy, or a refusal.
+"""Gradients of any operation that are equal bit for bit in every policy, or an error that names the operation.
 
-Rebuilding differentiates ``map`` at the rebuilt inputs, detached from all else. Autograd, where activations are stored,
-may take other kernels and sum in another order. So where ``exact`` is set and an operation has no ``rebuild`` of its
-own, every policy computes its gradients by the same code at the same inputs, which then are equal bit for bit.
+A rebuilt operation differentiates ``map`` at the rebuilt inputs, detached from the rest of the graph. Where activations
+are stored, autograd may choose other kernels and sum in another order. So where ``exact`` is set and an operation does
+not override ``rebuild``, every policy computes its gradients with the same code at the same inputs: they are then equal
+bit for bit.
 """
 
 from __future__ import annotations
@@ -19,36 +20,36 @@ from monai_idm.reversible.replay import Replay
 
 __all__ = ["differentiates_alike", "exact_map", "is_known", "require_exact"]
 
-
-_OURS = (f"{__name__.partition('.')[0]}.", "torch.nn.")
+_TESTED_PACKAGES = (f"{__name__.partition('.')[0]}.", "torch.nn.")
 
 
 def differentiates_alike(operation: ReversibleOperation) -> bool:
-    """Whether an operation needs :func:`exact_map` where its activations are not rebuilt."""
+    """Whether an operation needs :func:`exact_map` when its activations are not rebuilt."""
     return operation.exact and type(operation).rebuild is ReversibleOperation.rebuild
 
 
 def exact_map(operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors:
-    """``operation.map``, with gradients as the common ``rebuild`` computes them; inputs are kept, nothing else."""
+    """``operation.map``, differentiated by the code of the default ``rebuild``; keeps only its inputs."""
     weights = map_weights(operation)
     replay = Replay.capture(operation, inputs[0].device)
     return list(_Exact.apply(operation, replay, list(weights), len(inputs), *inputs, *condition, *weights.values()))
 
 
 def is_known(operation: ReversibleOperation) -> bool:
-    """Whether an operation and its branches are ours, whose tests vouch for them, or were found exact before."""
-    inner = _undone(operation)
-    return _mark(operation) in vars(inner) or all(type(m).__module__.startswith(_OURS) for m in inner.modules())
+    """Whether an operation has passed :func:`require_exact`, or is made of this package and torch, which are tested."""
+    inner = _without_inverse(operation)
+    tested = all(type(m).__module__.startswith(_TESTED_PACKAGES) for m in inner.modules())
+    return _passed_flag(operation) in vars(inner) or tested
 
 
 def require_exact(operation: ReversibleOperation, name: str, inputs: Tensors, condition: Tensors) -> None:
-    """Run an operation forward, rebuild it, and compare with stored activations, to the last bit.
+    """Run an operation forward, rebuild it, and require the result to equal that of stored activations bit for bit.
 
     Args:
         operation: An operation with ``exact`` set.
-        name: What it is called in an error.
-        inputs: On the grid.
-        condition: As of ``operation.condition``.
+        name: Name of the operation in an error message.
+        inputs: Inputs of ``map``, on the grid.
+        condition: What ``operation.condition`` returned.
     Raises:
         ValueError: If inputs or gradients differ.
     """
@@ -60,28 +61,29 @@ def require_exact(operation: ReversibleOperation, name: str, inputs: Tensors, co
     gradients = [torch.linspace(-1, 1, t.numel(), dtype=t.dtype, device=t.device).view_as(t) for t in y]
     with torch.no_grad(), replay.autocast(), replay.random():
         rebuilt = operation.rebuild([t.clone() for t in y], list(gradients), c, remainders)
-    _compare(name, "inputs", rebuilt.inputs, x, "snap what leaves the grid in map, and keep what its inverse misses")
+    remedy = "in map, snap what leaves the grid, and add to remainders what the inverse misses"
+    _compare(name, "inputs", rebuilt.inputs, x, remedy)
     leaves = [t.clone().requires_grad_(t.is_floating_point()) for t in (*x, *c)]
     weights = operation.weights()
     with torch.enable_grad(), replay.autocast(), replay.random():
         stored = stored_map(operation, [t.view_as(t) for t in leaves[: len(x)]], leaves[len(x) :])
     wanted = [t for t in (*leaves, *weights) if t.requires_grad]
-    reached = [(t, g) for t, g in zip(stored, gradients, strict=True) if t.requires_grad]
-    if reached and wanted:
-        outputs, cotangents = zip(*reached, strict=True)
+    differentiable = [(t, g) for t, g in zip(stored, gradients, strict=True) if t.requires_grad]
+    if differentiable and wanted:
+        outputs, cotangents = zip(*differentiable, strict=True)
         by_autograd = dict(
             zip(map(id, wanted), torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True), strict=True)
         )
-        found = [*rebuilt.input_gradients, *rebuilt.condition_gradients, *rebuilt.weight_gradients]
+        actual = [*rebuilt.input_gradients, *rebuilt.condition_gradients, *rebuilt.weight_gradients]
         expected = [by_autograd.get(id(t)) for t in (*leaves, *weights)]
-        _compare(name, "gradients", found, expected, "leave rebuild to ReversibleOperation, which is exact")
-    setattr(_undone(operation), _mark(operation), True)
+        _compare(name, "gradients", actual, expected, "use the rebuild of ReversibleOperation, which is exact")
+    setattr(_without_inverse(operation), _passed_flag(operation), True)
 
 
 def stored_map(operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors:
-    """What stands for ``map`` where activations are stored."""
-    alike = differentiates_alike(operation) and torch.is_grad_enabled() and not torch.compiler.is_exporting()
-    return exact_map(operation, inputs, condition) if alike else operation.map(inputs, condition)
+    """The policy that stores activations: ``map``, or :func:`exact_map` where exactness needs it."""
+    exactly = differentiates_alike(operation) and torch.is_grad_enabled() and not torch.compiler.is_exporting()
+    return exact_map(operation, inputs, condition) if exactly else operation.map(inputs, condition)
 
 
 class _Exact(torch.autograd.Function):
@@ -90,7 +92,7 @@ class _Exact(torch.autograd.Function):
         ctx.operation, ctx.replay, ctx.names, ctx.num_inputs = operation, replay, names, num_inputs
         ctx.save_for_backward(*tensors)
         x, c = tensors[:num_inputs], tensors[num_inputs : len(tensors) - len(names)]
-        with replay.autocast():  # detached, as where activations are rebuilt
+        with replay.autocast():  # detached, as in the policy that rebuilds
             return tuple(operation.map([t.detach() for t in x], [t.detach() for t in c]))
 
     @staticmethod
@@ -105,24 +107,26 @@ class _Exact(torch.autograd.Function):
         return None, None, None, None, *dx, *dc, *dw
 
 
-def _compare(name: str, what: str, found: Sequence[Tensor | None], expected: Sequence[Tensor | None], way: str) -> None:
-    unequal = sum(not _same(a, b) for a, b in zip(found, expected, strict=True))
+def _compare(
+    name: str, what: str, actual: Sequence[Tensor | None], expected: Sequence[Tensor | None], remedy: str
+) -> None:
+    unequal = sum(not _equal(a, b) for a, b in zip(actual, expected, strict=True))
     if unequal:
         raise ValueError(
-            f"{unequal} of {len(expected)} {what} of {name} are not rebuilt to the last bit, which exact precision "
-            f"promises: {way}; or choose another precision"
+            f"{unequal} of {len(expected)} {what} of {name} are not rebuilt bit for bit, as exact precision "
+            f"requires: {remedy}; or choose another precision"
         )
 
 
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
-    if a is None or b is None:  # no gradient is a gradient of zero
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:  # a missing gradient equals a gradient of zeros
         return all(t is None or not t.any() for t in (a, b))
     return torch.equal(a, b)
 
 
-def _undone(operation: ReversibleOperation) -> ReversibleOperation:
+def _without_inverse(operation: ReversibleOperation) -> ReversibleOperation:
     return operation.operation if isinstance(operation, Inverse) else operation
 
 
-def _mark(operation: ReversibleOperation) -> str:
+def _passed_flag(operation: ReversibleOperation) -> str:
     return "_inverse_is_exact" if isinstance(operation, Inverse) else "_is_exact"

@@ -6,14 +6,14 @@ A float32 whose value is a multiple of :math:`2^{-k}` adds to another without ro
 .. math:: y_2 = a + \mathrm{snap}(F(b)), \qquad a = y_2 - \mathrm{snap}(F(b)), \qquad
     \mathrm{snap}(z) = 2^{-k} \mathrm{round}(2^k z)
 
-An orthogonal map and a scale leave the grid; their output is snapped, and what the inverse then misses is kept as a
+An orthogonal map or a scale leaves the grid. Its output is snapped, and what the inverse then misses is kept as a
 remainder of one byte per element:
 
 .. math:: y = \mathrm{snap}(W x), \qquad r = 2^k (x - \mathrm{snap}(W^T y)), \qquad x = \mathrm{snap}(W^T y) + 2^{-k} r
 
-Rounding costs no gradient: it passes straight through. With k = 12 it is a hundredth of the noise of bfloat16.
+The gradient passes straight through the rounding. With k = 12, the rounding is a hundredth of the noise of bfloat16.
 
-Source: exact integer streams are MacKay et al. 2018, arXiv:1810.10999, and momentum networks (Sander et al. 2021,
+Source: exact integer streams after MacKay et al. 2018, arXiv:1810.10999, and momentum networks (Sander et al. 2021,
 arXiv:2102.07870).
 """
 
@@ -41,29 +41,29 @@ def snap(z: Tensor) -> Tensor:
 
 
 def snap_(z: Tensor) -> Tensor:
-    """As :func:`snap`, in place where no gradient is recorded."""
+    """Like :func:`snap`, but in place if z requires no gradient."""
     return snap(z) if z.requires_grad else z.mul_(_SCALE).round_().div_(_SCALE)
 
 
 def remainder(inputs: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:
-    """What snapped inverses miss of the inputs, in units of the grid.
+    """Differences between inputs and their snapped inverses, in units of the grid.
 
     Args:
-        inputs: On the grid.
+        inputs: Inputs of the operation, on the grid.
         inverted: The inverse of the snapped outputs, before it is snapped.
     Returns:
-        int8, one per input; 8 bits hold it while the operation's condition number is below 100.
+        One int8 tensor per input; 8 bits are enough while the operation's condition number is below 100.
     """
     return [((x - _round(z)) * _SCALE).to(torch.int8) for x, z in zip(inputs, inverted, strict=True)]
 
 
 def restore(inverted: Sequence[Tensor], remainders: Sequence[Tensor] | None) -> list[Tensor]:
-    """The inputs, exactly, from the inverse of the snapped outputs and the remainders; without them, to a grid unit."""
+    """The inputs from the inverse of the snapped outputs: exact with the remainders, to a grid unit without them."""
     return add_remainder([snap_(z) for z in inverted], remainders)
 
 
 def add_remainder(snapped: Sequence[Tensor], remainders: Sequence[Tensor] | None) -> list[Tensor]:
-    """What is on the grid, in place, plus remainders in units of the grid; without them, as it is."""
+    """Add remainders, in units of the grid, to tensors on the grid, in place; no remainders change nothing."""
     if not remainders:
         return list(snapped)
     return [z.mul_(_SCALE).add_(r).div_(_SCALE) for z, r in zip(snapped, remainders, strict=True)]

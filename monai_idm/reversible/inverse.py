@@ -1,4 +1,4 @@
-"""An operation the other way round, itself an operation: a chain's inverse is then trained like the chain."""
+"""The inverse of an operation as an operation, so that the inverse of a chain can be trained like the chain."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["Inverse"]
 
 
 class Inverse(ReversibleOperation):
-    """What undoes an operation, with that operation's weights.
+    """An operation with ``map`` and ``inverse`` exchanged.
 
     Args:
-        operation: The operation; its weights stay its own.
+        operation: The operation to invert; its weights are shared, not copied.
     """
 
     def __init__(self, operation: ReversibleOperation) -> None:
@@ -29,7 +29,7 @@ class Inverse(ReversibleOperation):
         return self.operation.weights()
 
     def forward(self, inputs: Tensors, embedding: Tensor, policy: Policy) -> Tensors:
-        # by the operation's own call: what wraps it, as FSDP2 does, then sees this pass too
+        # through the operation's own __call__: a wrapper such as FSDP2 then sees this pass too
         return self.operation(inputs, embedding, lambda _, x, condition: policy(self, x, condition))
 
     def map(self, inputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:

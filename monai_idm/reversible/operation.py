@@ -1,4 +1,4 @@
-"""One invertible operation: what it must give, and what it gets for it."""
+"""The base class of invertible operations, and the differentiation that rebuilding needs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = [
     "pulled_back",
 ]
 
-Tensors = list[Tensor]  # not Sequence, which TorchScript does not know
+Tensors = list[Tensor]  # not Sequence, which TorchScript does not support
 
 
 class Rebuilt(NamedTuple):
-    """What one operation gives back in the backward pass."""
+    """What one operation returns in the backward pass."""
 
     inputs: Tensors
     input_gradients: Tensors
@@ -37,17 +37,17 @@ class Rebuilt(NamedTuple):
 
 
 class ReversibleOperation(nn.Module):
-    """An invertible map between tuples of tensors.
+    """An invertible map between lists of tensors.
 
-    A subclass gives ``map`` and, below it, ``inverse``. It may give a ``rebuild`` that is cheaper than the one here,
-    which inverts first and then runs the map once more to differentiate it.
+    A subclass defines ``map`` and, below it, ``inverse``. It may override ``rebuild`` with a cheaper one: the default
+    inverts first and then runs the map again to differentiate it.
 
     Where ``exact`` is set, inputs and outputs lie on a grid (``fixed_point.py``). A map that leaves the grid snaps its
-    outputs and adds to ``remainders`` what its inverse will miss. Gradients are then equal in every policy to the last
-    bit: with the ``rebuild`` here they are (``exactness.py``), and one of its own has to see to it; an operation that
-    is not exact is refused in its first training step.
+    outputs and adds to ``remainders`` what its inverse will miss. Gradients must then be equal bit for bit in every
+    policy. The default ``rebuild`` ensures that (``exactness.py``); an override has to ensure it itself. An operation
+    that is not exact is refused in its first training step.
 
-    Call it as ``operation(inputs, embedding, policy)``: hooks, and whatever wraps the module, then see every pass.
+    Call it as ``operation(inputs, embedding, policy)``, so that hooks and wrappers of the module see every pass.
     """
 
     __constants__ = ("num_inputs", "num_outputs")  # for TorchScript
@@ -76,17 +76,17 @@ class ReversibleOperation(nn.Module):
         Args:
             outputs: What ``map`` returned; may be overwritten.
             gradients: dL/d(output), one per output.
-            condition: As ``map`` received it.
-            kept: What ``map`` added to it.
+            condition: The conditioning that ``map`` received.
+            remainders: What ``map`` added to its ``remainders``.
         """
         device, weights = outputs[0].device, map_weights(self)
         states = random_states(self, device)
         inputs = self.inverse(outputs, condition, remainders)
-        # the inverse has drawn the random numbers of map, which must draw the same once more
+        # the inverse has drawn the random numbers of map, and map must now draw the same ones again
         with restored_random_states(states, device):
             dx, dc, dw = pulled_back(self, weights, inputs, condition, gradients)
-        of = dict(zip(weights.values(), dw, strict=True))
-        return Rebuilt(inputs, dx, dc, [of[w] for w in self.weights()])
+        gradient_of = dict(zip(weights.values(), dw, strict=True))
+        return Rebuilt(inputs, dx, dc, [gradient_of[w] for w in self.weights()])
 
     @torch.jit.unused
     def forward(self, inputs: Tensors, embedding: Tensor, policy: Policy) -> Tensors:
@@ -94,7 +94,7 @@ class ReversibleOperation(nn.Module):
 
 
 class Policy(Protocol):
-    """A way to run an operation such that it can be differentiated."""
+    """A way to run an operation so that it can be differentiated."""
 
     def __call__(self, operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors: ...
 
@@ -110,12 +110,12 @@ def linearise(module: nn.Module, *inputs: Tensor, **constants: Any) -> Linearise
     """Evaluate a module once, for its value and for its vector-Jacobian product.
 
     Args:
-        module: A module without state besides its parameters.
+        module: A module with no state other than its parameters.
         inputs: Its tensor arguments.
         constants: Its other arguments.
     Returns:
         ``value``, detached, and ``pull(cotangent)``, which returns the gradients of the inputs and of the
-        parameters (None where there is none) and may be called once.
+        parameters (None for those that the value does not depend on) and may be called once.
     """
     return _linearise(module, dict(module.named_parameters()), inputs, constants)
 
@@ -127,22 +127,22 @@ def pulled_back(
     condition: Tensors,
     gradients: Sequence[Tensor],
 ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor | None]]:
-    """Gradients of an operation's inputs, of its conditioning and of its weights, from ``map`` run once more.
+    """Run ``map`` again and return the gradients of the operation's inputs, conditioning and weights.
 
     Args:
         operation: The operation.
-        weights: Its parameters, by the names that :func:`map_weights` gives them.
-        inputs: What ``map`` is run on.
-        condition: What it is run with.
+        weights: Its parameters, under the names that :func:`map_weights` uses.
+        inputs: Inputs of ``map``.
+        condition: Conditioning of ``map``.
         gradients: dL/d(output), one per output.
     """
     n = len(inputs)
-    found, weight_gradients = _linearise(_Map(operation, n), weights, (*inputs, *condition), {}).pull(*gradients)
-    return _dense(found[:n], inputs), found[n:], weight_gradients
+    flat, weight_gradients = _linearise(_Map(operation, n), weights, (*inputs, *condition), {}).pull(*gradients)
+    return _zeros_for_none(flat[:n], inputs), flat[n:], weight_gradients
 
 
 def map_weights(operation: ReversibleOperation) -> dict[str, Tensor]:
-    """All parameters of an operation, for :func:`pulled_back`."""
+    """All parameters of an operation by name, for :func:`pulled_back`."""
     return dict(_Map(operation, 0).named_parameters())
 
 
@@ -153,10 +153,10 @@ def _linearise(
     weights = {name: p.detach().requires_grad_(p.requires_grad) for name, p in parameters.items()}
     leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
     with torch.enable_grad():
-        # views: hooks of counters refuse a leaf that requires a gradient
+        # views: the hooks of FLOP counters reject a leaf that requires a gradient
         value = functional_call(module, weights, tuple(x.view_as(x) for x in leaves), dict(constants))
 
-    # edges, not values: the caller is done with a value before it pulls
+    # graph edges, not the values themselves, which the caller may free before it calls pull
     values = (value,) if isinstance(value, Tensor) else tuple(value)
     edges = [(get_gradient_edge(v), v.dtype) if v.requires_grad else None for v in values]
 
@@ -165,21 +165,21 @@ def _linearise(
         wanted = [t for t in (*leaves, *weights.values()) if t.requires_grad]
         if not reached or not wanted:
             return [None] * len(leaves), [None] * len(weights)
-        found = torch.autograd.grad([e for e, _ in reached], wanted, [g for _, g in reached], allow_unused=True)
-        gradients = dict(zip(map(id, wanted), found, strict=True))
-        return [gradients.get(id(t)) for t in leaves], [gradients.get(id(t)) for t in weights.values()]
+        gradients = torch.autograd.grad([e for e, _ in reached], wanted, [g for _, g in reached], allow_unused=True)
+        gradient_of = dict(zip(map(id, wanted), gradients, strict=True))
+        return [gradient_of.get(id(t)) for t in leaves], [gradient_of.get(id(t)) for t in weights.values()]
 
     return Linearised(value.detach() if isinstance(value, Tensor) else value, pull)
 
 
 def joined(parts: Sequence[Tensor | None], join: Callable) -> Tensor | None:
-    """``join`` of those gradients that there are; None where there is none."""
-    given = [part for part in parts if part is not None]
-    return given[0] if len(given) == 1 else join(given) if given else None
+    """``join`` of the gradients that are not None; None if all are."""
+    present = [part for part in parts if part is not None]
+    return present[0] if len(present) == 1 else join(present) if present else None
 
 
 class _Map(nn.Module):
-    """``operation.map`` as a module of flat arguments, for :func:`linearise`."""
+    """``operation.map`` as a module with a flat list of arguments, for :func:`pulled_back`."""
 
     def __init__(self, operation: ReversibleOperation, num_inputs: int) -> None:
         super().__init__()
@@ -190,5 +190,5 @@ class _Map(nn.Module):
         return self.operation.map(list(tensors[: self.num_inputs]), list(tensors[self.num_inputs :]))
 
 
-def _dense(gradients: Sequence[Tensor | None], like: Tensors) -> list[Tensor]:
+def _zeros_for_none(gradients: Sequence[Tensor | None], like: Tensors) -> list[Tensor]:
     return [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, like, strict=True)]

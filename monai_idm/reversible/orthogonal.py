@@ -1,4 +1,4 @@
-r"""Learned orthogonal maps, and the mixing of channels by one.
+r"""Learned orthogonal maps, and a mixing of channels by such a map.
 
 An orthogonal matrix is learned through its Cayley transform :math:`W = (I + S)^{-1} (I - S)` of a skew-symmetric
 :math:`S`. Its inverse is :math:`W^T`: exact, free, and with all singular values 1, so that rounding does not grow.
@@ -28,8 +28,9 @@ def cayley(generator: Tensor) -> Tensor:
     Args:
         generator: Any square matrices A, ``(..., n, n)``.
     Returns:
-        float64: solved in float32, 512 channels are 2e-5 off orthogonal; solved in float64 and rounded, 4e-8. Where it
-        is exported to ONNX, which cannot solve, it is multiplied out from the weights, as exactly.
+        float64. With 512 channels, a matrix solved for in float32 is 2e-5 off orthogonal; one solved for in float64
+        and rounded to float32 is 4e-8 off. ONNX has no linear solver: an exported network computes the matrix from the
+        weights by multiplications, just as exactly.
     """
     a = generator.double()
     s = (a - a.transpose(-1, -2)) / 2
@@ -38,17 +39,17 @@ def cayley(generator: Tensor) -> Tensor:
         return torch.linalg.solve(identity + s, identity - s)
     else:
         if torch.onnx.is_in_onnx_export():
-            return 2 * _inverse(identity + s, identity) - identity
+            return 2 * _newton_inverse(identity + s, identity) - identity
         return torch.linalg.solve(identity + s, identity - s)
 
 
 class Orthogonal(ReversibleOperation):
     """A linear map ``y = W x`` with W orthogonal, so that ``x = W^T y`` and ``dx = W^T dy``.
 
-    A subclass says what W is and how it acts on the two halves.
+    A subclass defines W and how it acts on the two halves.
 
     Args:
-        generator: Shape of the parameter that W is made of.
+        generator: Shape of the parameter from which W is computed.
     """
 
     frozen: Tensor | None
@@ -57,16 +58,16 @@ class Orthogonal(ReversibleOperation):
         super().__init__()
         self.generator = nn.Parameter(torch.zeros(generator))
         self.register_buffer("frozen", None, persistent=False)
-        self._source: Any = None  # what the frozen matrix was built from
+        self._frozen_from: Any = None
 
     def weights(self) -> list[nn.Parameter]:
-        return []  # W is conditioning: built once, outside, where autograd takes its gradient to the generator
+        return []  # W is conditioning: it is built outside the node, and autograd takes its gradient to the generator
 
     def condition(self, embedding: Tensor) -> Tensors:
         if torch.jit.is_scripting():
             return [self.matrix().to(self.generator.dtype)]
         else:
-            if self.frozen is not None and self._frozen_holds():
+            if self.frozen is not None and self._frozen_is_current():
                 return [self.frozen]
             with full_precision(self.generator.device):
                 return [self.matrix().to(self.generator.dtype)]
@@ -81,7 +82,7 @@ class Orthogonal(ReversibleOperation):
                     return self.multiply(condition[0], inputs)
                 outputs = list(_SnappedProduct.apply(self, condition[0], *inputs))
                 if remainders is not None:
-                    remainders += self._missed(condition[0], inputs, outputs)
+                    remainders += self._remainders(condition[0], inputs, outputs)
                 return outputs
 
     def inverse(self, outputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
@@ -98,26 +99,26 @@ class Orthogonal(ReversibleOperation):
         return Rebuilt(inputs, dx, [dw], [])
 
     @torch.no_grad()
-    def _missed(self, w: Tensor, inputs: Tensors, outputs: Tensors) -> Tensors:
-        def of_few(*tensors: Tensor) -> Tensors:
+    def _remainders(self, w: Tensor, inputs: Tensors, outputs: Tensors) -> Tensors:
+        def of_chunk(*tensors: Tensor) -> Tensors:
             return remainder(tensors[:2], self.multiply_transposed(w, list(tensors[2:])))
 
-        return in_chunks(of_few, *inputs, *outputs, size=chunk_size(inputs[0]))
+        return in_chunks(of_chunk, *inputs, *outputs, size=chunk_size(inputs[0]))
 
     def gradients(self, w: Tensor, inputs: Tensors, gradients: Tensors) -> tuple[Tensors, Tensor]:
-        """Those of the inputs and of W."""
-        # contiguous: strided operands are summed in another order, and the last bit would depend on the policy
+        """Gradients of the inputs and of W."""
+        # contiguous: strided operands are summed in another order, so the last bit would depend on the policy
         gradients = [g.contiguous() for g in gradients]
         with full_precision(w.device):
             return self.multiply_transposed(w, gradients), self.outer(gradients, inputs)
 
     def freeze(self) -> None:
-        """Build W once and keep it while the weights stay as they are; where a gradient is wanted, it is built anew."""
+        """Build W once and reuse it while the weights stay the same; for a gradient, W is still built from them."""
         self._thaw()
         with torch.no_grad():
             self.frozen = self.condition(self.generator)[0]
         g = self.generator
-        self._source = _Source(g, g._version, g.data_ptr(), g.detach().clone())
+        self._frozen_from = _FrozenFrom(g, g._version, g.data_ptr(), g.detach().clone())
 
     def train(self, mode: bool = True) -> "Orthogonal":
         if mode:
@@ -125,7 +126,7 @@ class Orthogonal(ReversibleOperation):
         return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> "Orthogonal":
-        self._thaw()  # another type or device: built from the weights as they are then
+        self._thaw()  # a new type or device: W is then built from the converted weights
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -133,18 +134,18 @@ class Orthogonal(ReversibleOperation):
         super()._load_from_state_dict(*args, **kwargs)
 
     def _thaw(self) -> None:
-        self.frozen = self._source = None
+        self.frozen = self._frozen_from = None
 
     @torch.jit.unused
-    def _frozen_holds(self) -> bool:
-        source, g = self._source, self.generator
+    def _frozen_is_current(self) -> bool:
+        source, g = self._frozen_from, self.generator
         if source is None or source.is_edited():
             return False
-        if torch.compiler.is_exporting():  # g is a placeholder then, and the source what it stands for
+        if torch.compiler.is_exporting():  # g is then a placeholder for source.parameter
             return True
         if torch.is_grad_enabled() and g.requires_grad:
             return False
-        # by value, too: torch does not count what is written to .data, and functional_call exchanges weights
+        # compare values, too: a write to .data does not raise the version, and functional_call replaces weights
         same = (g.dtype, g.device) == (source.value.dtype, source.value.device)
         return same and torch.equal(g, source.value)
 
@@ -161,7 +162,7 @@ class Orthogonal(ReversibleOperation):
         raise NotImplementedError
 
     def undo(self, w: Tensor, outputs: Tensors) -> Tensors:
-        """W^T y, where y may be overwritten."""
+        """W^T y; may overwrite y."""
         return self.multiply_transposed(w, outputs)
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
@@ -170,12 +171,12 @@ class Orthogonal(ReversibleOperation):
 
 
 class OrthogonalMixing(Orthogonal):
-    r"""Orthogonal 1 x 1 convolution over the channels of both halves, so that every channel can take either way.
+    r"""Orthogonal 1 x 1 convolution over the channels of both halves, so that every channel can reach either half.
 
     .. math:: \binom{y_1}{y_2} = W \binom{a}{b}
 
     Args:
-        channels: C, of both halves together.
+        channels: C, the channels of both halves together.
     Shape: halves ``(B, C/2, *spatial)`` in and out.
     """
 
@@ -207,7 +208,7 @@ class OrthogonalMixing(Orthogonal):
 
 
 @dataclass(frozen=True)
-class _Source:
+class _FrozenFrom:
     """The generator that a frozen matrix was built from."""
 
     parameter: Tensor
@@ -220,8 +221,8 @@ class _Source:
 
 
 @torch.jit.unused
-def _inverse(a: Tensor, identity: Tensor) -> Tensor:
-    r"""The inverse of :math:`A = I + S`, by products alone: Newton's :math:`X \leftarrow X (2 I - A X)`.
+def _newton_inverse(a: Tensor, identity: Tensor) -> Tensor:
+    r"""The inverse of :math:`A = I + S` by multiplications only: Newton's :math:`X \leftarrow X (2 I - A X)`.
 
     The eigenvalues of :math:`A A^T` lie between 1 and :math:`b = \|A\|_1 \|A\|_\infty`; 32 steps are enough for any b
     below :math:`10^8`.
@@ -239,18 +240,18 @@ def _blocks(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
     outputs: list[Tensor] = []
     for rows in w.expand(a.shape[0], -1, -1).chunk(2, 1):
         w1, w2 = rows.chunk(2, 2)
-        outputs.append(torch.bmm(w1, a_).baddbmm_(w2, b_).reshape(a.shape))  # in place: no third product
+        outputs.append(torch.bmm(w1, a_).baddbmm_(w2, b_).reshape(a.shape))  # in place: no second temporary
     return outputs
 
 
 class _SnappedProduct(torch.autograd.Function):
-    """``snap(W x)``; its gradients are computed as ``rebuild`` computes them, hence equal bit for bit."""
+    """``snap(W x)``; its gradients are computed as in ``rebuild``, hence equal bit for bit."""
 
     @staticmethod
     def forward(ctx, operation, w, *inputs):
         ctx.operation = operation
         ctx.save_for_backward(w, *inputs)
-        # detached: torch.matmul chooses its kernel by requires_grad, and with it the last bit
+        # detached: the kernel of torch.matmul, and so the last bit, depends on requires_grad
         return tuple(snap_(z) for z in operation.multiply(w.detach(), [x.detach() for x in inputs]))
 
     @staticmethod

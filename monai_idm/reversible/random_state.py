@@ -1,4 +1,4 @@
-"""The random numbers that a module drew, drawn again."""
+"""Make a module draw the same random numbers again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["random_states", "restored_random_states"]
 
 
 def random_states(module: nn.Module, device: torch.device) -> tuple[Tensor, ...]:
-    """State of the generators, if a module is about to draw from them; else none."""
+    """States of the generators if the module is about to draw from them (active dropout), or an empty tuple."""
     if not any(isinstance(m, _DropoutNd) and m.training and m.p > 0 for m in module.modules()):
         return ()
     if device.type == "cpu":
@@ -23,7 +23,7 @@ def random_states(module: nn.Module, device: torch.device) -> tuple[Tensor, ...]
 
 @contextmanager
 def restored_random_states(states: tuple[Tensor, ...], device: torch.device) -> Iterator[None]:
-    """In the block the generators are at these states; afterwards they are as they were found."""
+    """Set the generators to these states within the block, and restore their own states afterwards."""
     if not states:
         yield
         return

@@ -1,4 +1,4 @@
-"""What must be the same when an operation runs again: weights, autocast and, where it draws, the random state."""
+"""What must be the same when an operation runs again: weights, autocast and, with dropout, the random state."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Replay:
 
     @staticmethod
     def of_weights(operation: ReversibleOperation) -> list[tuple[int, int]]:
-        """Which tensors they are, and how often each was written to."""
+        """Identity and version counter of each weight."""
         return [(id(w), w._version) for w in operation.weights()]
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        # no cache: it would keep a copy of every weight, and hand copies made without autograd to code that needs it
+        # no cache: it would keep a copy of every weight, and pass copies made without autograd to code that needs it
         with torch.autocast(
             self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_enabled, cache_enabled=False
         ):
@@ -51,14 +51,14 @@ class Replay:
 
     @contextmanager
     def random(self) -> Iterator[None]:
-        """Draw what was drawn forward, and leave the generators as they were found."""
+        """Draw the random numbers of the forward pass again, and restore the generators afterwards."""
         with restored_random_states(self.random_states, self.device):
             yield
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Neither autocast nor TF32: an orthogonal map in TF32 is off by 4e-4, and every inversion would add that."""
+    """Turn autocast and TF32 off: an orthogonal map in TF32 is off by 4e-4, and every inversion would add that."""
     tf32 = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:

@@ -1,4 +1,4 @@
-"""Resampling by two without loss, and the split and merge of channels around it.
+"""Lossless resampling by a factor of two, and the split and merge of channels around it.
 
 Source: learnable orthogonal resampling after Etmann et al. 2020, arXiv:2005.05220.
 """
@@ -20,7 +20,7 @@ class Split(ReversibleOperation):
     .. math:: (a, b) \mapsto (a_{skip}, b_{skip}, a_{low}, b_{low})
 
     Args:
-        skip_channels: Of each half.
+        skip_channels: Number of channels set aside from each half.
     """
 
     num_outputs = 4
@@ -37,7 +37,7 @@ class Split(ReversibleOperation):
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
         inputs = _merge(outputs)
-        outputs.clear()  # before as much again is needed for the gradients
+        outputs.clear()  # free them before the gradients take as much memory again
         return Rebuilt(inputs, _merge(gradients), [], [])
 
 
@@ -45,6 +45,9 @@ class Merge(ReversibleOperation):
     r"""Bring the skip connection back: eq. 2 of the paper, for both halves. The reverse of :class:`Split`.
 
     .. math:: (a_{skip}, b_{skip}, a_{low}, b_{low}) \mapsto (a, b)
+
+    Args:
+        skip_channels: Number of channels of the skip connection in each half.
     """
 
     num_inputs = 4
@@ -68,12 +71,12 @@ class Merge(ReversibleOperation):
 class OrthogonalDownsample(Orthogonal):
     r"""Halve every side: a strided convolution whose kernel is one orthogonal matrix per channel.
 
-    The ``2 ** spatial_dims`` voxels of a cell become as many channels; nothing is lost. The matrices start as the
-    Haar wavelet transform.
+    The ``2 ** spatial_dims`` voxels of a cell become as many channels; nothing is lost. The matrices are initialised
+    to the Haar wavelet transform.
 
     Args:
         spatial_dims: 2 or 3.
-        channels: Of both halves together, before.
+        channels: Channels of both halves together, before downsampling.
     Shape: halves ``(B, C/2, *spatial)`` to ``(B, C/2 * 2 ** spatial_dims, *spatial / 2)``.
     """
 
@@ -98,7 +101,7 @@ class OrthogonalUpsample(Orthogonal):
 
     Args:
         spatial_dims: 2 or 3.
-        channels: Of both halves together, after.
+        channels: Channels of both halves together, after upsampling.
     """
 
     def __init__(self, spatial_dims: int, channels: int) -> None:
@@ -119,7 +122,7 @@ class OrthogonalUpsample(Orthogonal):
 
 def _split(halves: Tensors, k: int) -> Tensors:
     a, b = halves
-    # clones: a view would pin the storage of the whole
+    # clones: a view would keep the whole tensor in memory
     return [a[:, :k].clone(), b[:, :k].clone(), a[:, k:].clone(), b[:, k:].clone()]
 
 
@@ -138,7 +141,7 @@ def _wavelets(generator: Tensor) -> Tensor:
 
 
 def _down(w: Tensor, fine: Tensors) -> Tensors:
-    """To the coarse grid: W times the voxels of every cell."""
+    """From the fine to the coarse grid: W times the voxels of every cell."""
     w1, w2 = w.chunk(2)
     a, b = fine
     sides = [side // 2 for side in a.shape[2:]]
@@ -146,7 +149,7 @@ def _down(w: Tensor, fine: Tensors) -> Tensors:
 
 
 def _up(w: Tensor, coarse: Tensors) -> Tensors:
-    """To the fine grid: W^T times the channels of every cell."""
+    """From the coarse to the fine grid: W^T times the channels of every cell."""
     w1, w2 = w.transpose(1, 2).chunk(2)
     a, b = coarse
     cell = w.shape[2]
@@ -154,20 +157,20 @@ def _up(w: Tensor, coarse: Tensors) -> Tensors:
 
 
 def _outer(coarse: Tensors, fine: Tensors) -> Tensor:
-    """Coarse times fine, for every channel's cells."""
+    """Outer product of coarse channels and fine voxels for each channel, summed over its cells and the batch."""
     cell = 2 ** (fine[0].ndim - 2)
     pairs = zip(coarse, fine, strict=True)
     return torch.cat([(_columns(y, cell) @ _cells(x).mT).sum(0) for y, x in pairs])
 
 
-# two layouts, of the fine and of the coarse tensor, meet in columns (B, C, cell, N): the voxels of a cell in a column
+# fine and coarse tensors are both rearranged to columns (B, C, cell, N), each of which holds the voxels of one cell
 
 
 def _cells(fine: Tensor) -> Tensor:
     shape = [fine.shape[0], fine.shape[1]]
     inside: list[int] = []
     outside: list[int] = []
-    cell = 1  # not a power of 2, which TorchScript takes for a float
+    cell = 1  # not 2 ** d, which TorchScript types as a float
     for i, side in enumerate(fine.shape[2:]):
         shape += [side // 2, 2]
         inside += [3 + 2 * i]

@@ -1,4 +1,4 @@
-"""Samplers that MONAI core lacks, or gets wrong at few steps."""
+"""Samplers that MONAI core lacks or gets wrong with few steps."""
 
 from monai_idm.renamed import renamed
 from monai_idm.schedulers.ddim import StridedDDIMScheduler

@@ -1,4 +1,4 @@
-r"""DDIM, whose steps are right however few there are.
+r"""DDIM with correct steps, however few there are.
 
 .. math:: x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1 - \bar\alpha_s - \sigma^2}\, \hat\epsilon + \sigma z
 
@@ -19,7 +19,7 @@ __all__ = ["StridedDDIMScheduler"]
 
 
 class StridedDDIMScheduler(StridedScheduler):
-    """DDIM with trailing timesteps. Arguments as of :class:`StridedScheduler`."""
+    """DDIM with trailing timesteps; arguments as in :class:`StridedScheduler`."""
 
     def step(
         self,
@@ -29,16 +29,16 @@ class StridedDDIMScheduler(StridedScheduler):
         eta: float = 0.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """From the noise level of ``timestep`` to that of the next of ``timesteps`` below it.
+        """Step from the noise level of ``timestep`` to that of the next lower one of ``timesteps``.
 
         Args:
-            model_output: What the network predicts, ``(B, C, *spatial)``.
-            timestep: t of ``sample``; it need not be one of ``timesteps``.
+            model_output: Output of the network at x_t, ``(B, C, *spatial)``.
+            timestep: Timestep t of ``sample``; it need not be one of ``timesteps``.
             sample: x_t.
             eta: 0 is deterministic, 1 has DDPM's variance.
-            generator: Of the noise, where eta > 0; a sequence has one for each of the batch.
+            generator: Generator of the noise if eta > 0; a sequence has one per image of the batch.
         Returns:
-            The sample at the next noise level, and the predicted noiseless one.
+            The sample at the next noise level, and the predicted noiseless sample.
         """
         t = int(timestep)
         alpha_bar, alpha_bar_next = self._alpha_bar(t), self._alpha_bar(self._next(t))

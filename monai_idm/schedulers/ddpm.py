@@ -1,6 +1,6 @@
-r"""DDPM, whose steps are right however few there are.
+r"""DDPM with correct steps, however few there are.
 
-With :math:`\beta = 1 - \bar\alpha_t / \bar\alpha_s`, the noise that a step from t to s takes away,
+With :math:`\beta = 1 - \bar\alpha_t / \bar\alpha_s`, the noise that a step from t to s removes,
 
 .. math::
     x_s = \frac{\sqrt{\bar\alpha_s}\, \beta}{1 - \bar\alpha_t} \hat x_0
@@ -26,14 +26,14 @@ _VARIANCE_TYPES = ("fixed_small", "fixed_large")
 
 
 class StridedDDPMScheduler(StridedScheduler):
-    """DDPM with trailing timesteps; with all of them, MONAI's DDPMScheduler.
+    """DDPM with trailing timesteps; with all of them it equals MONAI's DDPMScheduler.
 
     Args:
-        args: As of :class:`StridedScheduler`.
-        variance_type: ``"fixed_small"`` or ``"fixed_large"``, of the noise that a step adds.
-        kwargs: As of :class:`StridedScheduler`.
+        args: Arguments of :class:`StridedScheduler`.
+        variance_type: Variance of the noise that a step adds, ``"fixed_small"`` or ``"fixed_large"``.
+        kwargs: Arguments of :class:`StridedScheduler`.
     Raises:
-        ValueError: If the variance type is none of the two; as of StridedScheduler.
+        ValueError: If the variance type is neither of these; see also StridedScheduler.
     """
 
     def __init__(self, *args: Any, variance_type: str = "fixed_small", **kwargs: Any) -> None:
@@ -49,15 +49,15 @@ class StridedDDPMScheduler(StridedScheduler):
         sample: Tensor,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """From the noise level of ``timestep`` to that of the next of ``timesteps`` below it.
+        """Step from the noise level of ``timestep`` to that of the next lower one of ``timesteps``.
 
         Args:
-            model_output: What the network predicts, ``(B, C, *spatial)``.
-            timestep: t of ``sample``; it need not be one of ``timesteps``.
+            model_output: Output of the network at x_t, ``(B, C, *spatial)``.
+            timestep: Timestep t of ``sample``; it need not be one of ``timesteps``.
             sample: x_t.
-            generator: Of the noise; a sequence has one for each of the batch.
+            generator: Generator of the noise; a sequence has one per image of the batch.
         Returns:
-            The sample at the next noise level, and the predicted noiseless one.
+            The sample at the next noise level, and the predicted noiseless sample.
         """
         t = int(timestep)
         s = self._next(t)
@@ -65,7 +65,7 @@ class StridedDDPMScheduler(StridedScheduler):
         if s is None:
             return x0, x0
         alpha_bar, alpha_bar_next = self._alpha_bar(t), self._alpha_bar(s)
-        # a sum of logarithms: 1 - the ratio would lose half of its digits at little noise
+        # by a sum of logarithms: 1 minus the ratio would lose half of its digits at low noise
         beta = -torch.expm1(torch.log1p(-self.betas[s + 1 : t + 1].double()).sum()).to(alpha_bar)
         rest = (1 - alpha_bar_next) / (1 - alpha_bar)
         mean = alpha_bar_next.sqrt() * beta / (1 - alpha_bar) * x0 + (1 - beta).sqrt() * rest * sample

@@ -1,13 +1,13 @@
-r"""Heun's method: each step is taken twice, the second time with the mean slope of both of its ends.
+r"""Heun's method: each step is taken twice, the second time with the mean of the slopes at its two ends.
 
-With :math:`\cos\varphi = \sqrt{\bar\alpha}` the sampling ODE is :math:`dx / d\varphi = v`, the velocity. A step goes
+With :math:`\cos\varphi = \sqrt{\bar\alpha}` the sampling ODE is :math:`dx / d\varphi = v`, the velocity. A step is
 
 .. math::
     \tilde x_s = \mathrm{DDIM}(x_t), \qquad
     x_s = x_t - \tfrac{1}{2} (\varphi_t - \varphi_s) \, (v(x_t, t) + v(\tilde x_s, s)).
 
-The last step, to :math:`\varphi = 0`, where nothing is left to predict, is DDIM's. The source goes along the noise
-level, which is infinite where sampling from pure noise starts; the angle is not.
+The last step, to :math:`\varphi = 0`, where nothing is left to predict, is DDIM's. The source integrates over the
+noise level, which is infinite where sampling from pure noise starts; the angle is finite.
 
 Source: algorithm 1 of Karras et al. 2022, arXiv:2206.00364.
 """
@@ -25,28 +25,28 @@ __all__ = ["StridedHeunScheduler"]
 
 
 class StridedHeunScheduler(StridedScheduler):
-    """Heun's second-order method with trailing timesteps: n steps take 2n - 1 passes of the network.
+    """Heun's second-order method with trailing timesteps: n steps need 2n - 1 passes of the network.
 
-    ``timesteps`` holds every timestep but the first twice. A step remembers what the next one, at its end, corrects;
-    so one object serves one sampling at a time. Arguments as of :class:`StridedScheduler`.
+    ``timesteps`` holds every timestep but the first twice. A step is stored until the next one, at its end, corrects
+    it, so an object serves only one sampling run at a time. Arguments as in :class:`StridedScheduler`.
     """
 
-    _start: tuple[int, Tensor, Tensor] | None = None  # t, x_t and its velocity, of a step to be corrected
+    _start: tuple[int, Tensor, Tensor] | None = None  # t, x_t and velocity of the step to be corrected
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Choose the number of steps n, from 1 to T; the network is asked 2n - 1 times. Errors as in the base."""
+        """Choose the number of steps n, from 1 to T; the network is called 2n - 1 times. Errors as in the base."""
         super().set_timesteps(num_inference_steps, device)
         self.timesteps = torch.cat([self.timesteps[:1], self.timesteps[1:].repeat_interleave(2)])
 
     def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
-        """To the next of ``timesteps`` below t; or, where a step has just ended at t, that step again, corrected.
+        """Step to the next lower one of ``timesteps``; or, if a step has just ended at t, repeat that step, corrected.
 
         Args:
-            model_output: What the network predicts, ``(B, C, *spatial)``.
-            timestep: t of ``sample``; it need not be one of ``timesteps``.
+            model_output: Output of the network at x_t, ``(B, C, *spatial)``.
+            timestep: Timestep t of ``sample``; it need not be one of ``timesteps``.
             sample: x_t.
         Returns:
-            The sample at the noise level where the step ends, and the predicted noiseless one.
+            The sample at the noise level where the step ends, and the predicted noiseless sample.
         """
         t = int(timestep)
         s = self._next(t)

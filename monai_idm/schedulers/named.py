@@ -1,4 +1,4 @@
-"""The sampler that a config names."""
+"""Builds the sampler that a config names."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ def named_sampler(sampler: str, **arguments: Any) -> StridedScheduler:
     """Build a sampler by its name.
 
     Args:
-        sampler: Name in ``SAMPLERS``, or the full path of a subclass of StridedScheduler, as ``package.module.Class``.
+        sampler: Name in ``SAMPLERS``, or the full path of a subclass of StridedScheduler, as in
+            ``package.module.Class``.
         arguments: Arguments of :class:`StridedScheduler`.
     Raises:
-        ValueError: If the name is that of no such sampler, MONAI's schedulers included: their few steps end at other
-            noise levels than the next timestep's.
+        ValueError: If there is no such sampler under this name. MONAI's schedulers are refused as well: with few steps,
+            theirs do not end at the noise level of the next timestep.
     """
-    found: Any = SAMPLERS.get(str(sampler))
-    if found is None and "." in str(sampler):
-        found = locate(str(sampler))
-    if not isinstance(found, type) or not issubclass(found, StridedScheduler):
+    sampler_class: Any = SAMPLERS.get(str(sampler))
+    if sampler_class is None and "." in str(sampler):
+        sampler_class = locate(str(sampler))
+    if not isinstance(sampler_class, type) or not issubclass(sampler_class, StridedScheduler):
         raise ValueError(
-            f"sampler={sampler!r} is no sampler of few steps; choose one of {', '.join(SAMPLERS)}, or the full path of "
-            f"a subclass of StridedScheduler, as package.module.Class"
+            f"sampler={sampler!r} is not a few-step sampler; choose one of {', '.join(SAMPLERS)}, or the full path of "
+            f"a subclass of StridedScheduler, such as package.module.Class"
         )
-    return found(**arguments)
+    return sampler_class(**arguments)
 
 
 def few_step_sampler(sampler: str, training: StridedScheduler, num_inference_steps: int) -> StridedScheduler:
-    """Build a sampler for a network by the scheduler of its training.
+    """Build a few-step sampler for a network with the settings of the scheduler that it was trained with.
 
     Args:
-        sampler: As of :func:`named_sampler`.
-        training: Scheduler of the training.
+        sampler: Name of the sampler; see :func:`named_sampler`.
+        training: Scheduler used in training.
         num_inference_steps: Number of steps.
     """
     low, high = training.clip_sample_values

@@ -1,4 +1,4 @@
-"""What a network's output stands for: noise, the noiseless sample, or the velocity between them."""
+"""Converts a network's output between its possible meanings: noise, noiseless sample, or the velocity between them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ _PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 
 def check_prediction_type(prediction_type: str) -> None:
-    """Refuse what is none of ``"epsilon"``, ``"sample"`` and ``"v_prediction"``.
+    """Refuse an unknown prediction type.
 
+    Args:
+        prediction_type: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
     Raises:
-        ValueError: If it is none of them.
+        ValueError: If it is not one of these.
     """
     if prediction_type not in _PREDICTION_TYPES:
         raise ValueError(
@@ -23,13 +25,13 @@ def check_prediction_type(prediction_type: str) -> None:
 
 
 def prediction_target(scheduler: Scheduler, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What a network should put out, in training.
+    """The output that a network is trained to predict.
 
     Args:
-        scheduler: Any of MONAI's or of ours with a ``prediction_type``.
+        scheduler: A scheduler of MONAI or of this package with a ``prediction_type``.
         sample: The noiseless images, ``(B, C, *spatial)``.
-        noise: Added to them.
-        timesteps: ``(B,)``.
+        noise: The noise that is added to them, ``(B, C, *spatial)``.
+        timesteps: Timesteps at which it is added, ``(B,)``.
     """
     if scheduler.prediction_type == "sample":
         return sample
@@ -42,9 +44,9 @@ def predicted_sample(scheduler: Scheduler, model_output: Tensor, timestep: int, 
     """The noiseless image that a network's output stands for; not clipped.
 
     Args:
-        scheduler: Any of MONAI's or of ours with a ``prediction_type``.
-        model_output: At x_t, ``(B, C, *spatial)``.
-        timestep: t.
+        scheduler: A scheduler of MONAI or of this package with a ``prediction_type``.
+        model_output: Output of the network at x_t, ``(B, C, *spatial)``.
+        timestep: Timestep t of ``sample``.
         sample: x_t.
     """
     alpha_bar = scheduler.alphas_cumprod[timestep]
@@ -56,7 +58,7 @@ def predicted_sample(scheduler: Scheduler, model_output: Tensor, timestep: int, 
 
 
 def predicted_noise(scheduler: Scheduler, model_output: Tensor, timestep: int, sample: Tensor) -> Tensor:
-    """The noise that a network's output stands for. Arguments as for :func:`predicted_sample`."""
+    """The noise that a network's output stands for; arguments as in :func:`predicted_sample`."""
     alpha_bar = scheduler.alphas_cumprod[timestep]
     if scheduler.prediction_type == "sample":
         return (sample - alpha_bar.sqrt() * model_output) / (1 - alpha_bar).sqrt()

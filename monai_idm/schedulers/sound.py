@@ -1,13 +1,14 @@
-"""Which schedulers can be sampled with, judged in one place: those that would give wrong images are refused by name.
+"""Checks which schedulers can be sampled with: those that would give wrong images are refused by name.
 
-A sampling starts from a fresh copy: a scheduler that was used, or interrupted, must not remember. MONAI's own:
+Sampling starts from a fresh copy, because a scheduler that was used or interrupted before may remember earlier steps.
+MONAI's own schedulers:
 
-- ``PNDMScheduler`` mixes what it remembers with steps that do not fit: with a network that knows the noise exactly it
-  misses the image by 0.3 at 20 steps, and by more than 1 with its Runge-Kutta steps. Refused.
-- ``DDPMScheduler`` always steps to t - 1, and ``DDIMScheduler`` by T // n, whatever timestep comes next: right where
-  that is the next timestep, which it is when every timestep is taken. Elsewhere DDPM is refused; DDIM, whose images
-  are off by 0.1 to 0.7, warns.
-- ``RFlowScheduler`` samples; noise levels, which reconstruction needs, it has none.
+- ``PNDMScheduler`` mixes its memory of earlier steps with steps that do not fit: with a network that predicts the noise
+  exactly it misses the image by 0.3 with 20 steps, and by more than 1 with its Runge-Kutta steps. It is refused.
+- ``DDPMScheduler`` always steps to t - 1, and ``DDIMScheduler`` by T // n, whatever the next timestep is. This is right
+  only if they step to the next timestep, as with all T timesteps. Otherwise DDPM is refused; DDIM, whose images are off
+  by 0.1 to 0.7, warns.
+- ``RFlowScheduler`` can be sampled with, but has no noise levels, which reconstruction needs.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _OURS = "DPMSolverPlusPlusScheduler, StridedDDIMScheduler, StridedDDPMScheduler 
 
 
 def check_sampler(scheduler: Scheduler | None, reconstructs: bool = False) -> None:
-    """Refuse a scheduler that would give wrong images; to be called before anything is computed.
+    """Refuse a scheduler that would give wrong images; call this before anything is computed.
 
     Args:
-        scheduler: Scheduler to sample with; None passes, as the training scheduler is judged where it is used.
-        reconstructs: Whether sampling starts from noised images, for which the noise levels must be known.
+        scheduler: Scheduler to sample with; None passes, as the training scheduler is checked where it is used.
+        reconstructs: Whether sampling starts from noised images, which requires noise levels.
     Raises:
-        ValueError: If it cannot be sampled with; names it and the way out.
+        ValueError: If it cannot be sampled with; the message names it and the remedy.
     """
     if scheduler is None:
         return
@@ -46,7 +47,7 @@ def check_sampler(scheduler: Scheduler | None, reconstructs: bool = False) -> No
 
 
 def check_noise_levels(scheduler: Scheduler, purpose: str) -> None:
-    """Refuse a scheduler without noise levels, as those of flow matching.
+    """Refuse a scheduler without noise levels, such as one for flow matching.
 
     Args:
         scheduler: Any scheduler.
@@ -57,19 +58,19 @@ def check_noise_levels(scheduler: Scheduler, purpose: str) -> None:
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(
             f"{_name(scheduler)} has no noise levels (alphas_cumprod), which {purpose} needs; train and sample with a "
-            f"scheduler of diffusion: {_OURS}"
+            f"diffusion scheduler: {_OURS}"
         )
 
 
 def fresh_sampler(scheduler: Scheduler, training: Scheduler | None = None, strict: bool = True) -> Scheduler:
-    """A copy that remembers nothing of earlier samplings, of a scheduler that is right to sample with.
+    """Check a scheduler, and copy it without its memory of earlier steps.
 
     Args:
         scheduler: Scheduler to sample with; it is not changed.
-        training: Scheduler of the training, which must agree in what the timesteps mean.
-        strict: Refuse MONAI's DDPM with left-out steps; False: warn, and sample as MONAI does.
+        training: Scheduler used in training; a warning is issued if its timesteps have another meaning.
+        strict: Refuse MONAI's DDPM if timesteps are left out; False: warn, and sample as MONAI does.
     Raises:
-        ValueError: As :func:`check_sampler`.
+        ValueError: See :func:`check_sampler`.
     """
     _check_kind(scheduler)
     _check_steps(scheduler, strict)
@@ -77,29 +78,30 @@ def fresh_sampler(scheduler: Scheduler, training: Scheduler | None = None, stric
         _warn_of_disagreement(scheduler, training)
     if isinstance(scheduler, StridedScheduler):
         return scheduler.fresh()
-    way: Any = copy.copy(scheduler)
-    if _step_of(scheduler) is None and isinstance(getattr(way, "num_inference_steps", None), int):
-        timesteps = way.timesteps
-        way.set_timesteps(way.num_inference_steps)  # by MONAI's convention a sampling starts with it, memory included
-        way.timesteps = timesteps
-    return way
+    sampler: Any = copy.copy(scheduler)
+    if _step_of(scheduler) is None and isinstance(getattr(sampler, "num_inference_steps", None), int):
+        timesteps = sampler.timesteps
+        sampler.set_timesteps(sampler.num_inference_steps)  # by MONAI's convention this also clears the memory
+        sampler.timesteps = timesteps
+    return sampler
 
 
 def sampler_starting_at(scheduler: Scheduler, training: Scheduler, timestep: int) -> Scheduler:
-    """A fresh copy whose timesteps are t and those below it.
+    """A fresh copy that starts at timestep t: its timesteps are t and those below it.
 
     Args:
         scheduler: Scheduler to sample with; it is not changed.
-        training: Scheduler that the images are noised with.
-        timestep: t, from which the copy starts.
+        training: Scheduler that adds the noise to the images.
+        timestep: t, where the copy starts.
     Raises:
-        ValueError: If the scheduler cannot start there, or has other timesteps than the training.
+        ValueError: If the scheduler cannot start there, or differs from the training scheduler in its number of
+            timesteps.
     """
     for one in (training, scheduler):
         check_noise_levels(one, "reconstruction")
     if scheduler.num_train_timesteps != training.num_train_timesteps:
         raise ValueError(
-            f"{_name(scheduler)} has num_train_timesteps={scheduler.num_train_timesteps}, the training "
+            f"{_name(scheduler)} has num_train_timesteps={scheduler.num_train_timesteps}, the training scheduler "
             f"{training.num_train_timesteps}; timestep {timestep} must be the same noise level in both: give both the "
             f"same num_train_timesteps"
         )
@@ -109,7 +111,7 @@ def sampler_starting_at(scheduler: Scheduler, training: Scheduler, timestep: int
     start.timesteps = torch.cat((below.new_tensor([timestep]), below))
     if _step_of(scheduler) is None:
         warnings.warn(
-            f"{_name(scheduler)} is not known to start right from timestep {timestep}; {_OURS} do", stacklevel=3
+            f"{_name(scheduler)} is not known to start correctly from timestep {timestep}; {_OURS} do", stacklevel=3
         )
     return fresh_sampler(start, training)
 
@@ -140,10 +142,10 @@ def _check_steps(scheduler: Any, strict: bool) -> None:
     if not missed:
         return
     t, following = missed[0]
-    aim = f"timestep {following}, which is next" if following >= 0 else "no noise, where it ends"
+    target = f"to the next one, {following}" if following >= 0 else "to the noiseless image after the last one"
     message = (
-        f"{_name(scheduler)} steps from timestep {t} to {t - length}, and not to {aim}: the network sees other noise "
-        f"than its timestep says; take Strided{_name(scheduler)}, whose steps are right however few, or all "
+        f"{_name(scheduler)} steps from timestep {t} to {t - length} and not {target}: noise level and timestep no "
+        f"longer match; use Strided{step.upper()}Scheduler, which is correct with few steps, or all "
         f"{scheduler.num_train_timesteps} timesteps"
     )
     if step == "ddpm" and strict:
@@ -152,7 +154,7 @@ def _check_steps(scheduler: Any, strict: bool) -> None:
 
 
 def _step_of(scheduler: Any) -> str | None:
-    """Whose ``step`` a scheduler takes, of those that are known; a subclass may bring its own."""
+    """Which known ``step`` a scheduler uses; None if it has one of its own, as a subclass may."""
     if isinstance(scheduler, StridedScheduler):
         return "strided"
     known: dict[str, Any] = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "flow": RFlowScheduler}
@@ -166,17 +168,17 @@ def _warn_of_disagreement(scheduler: Any, training: Any) -> None:
         if getattr(scheduler, name, None) != getattr(training, name, None)
     ]
     levels, trained = (getattr(one, "alphas_cumprod", None) for one in (scheduler, training))
-    if not _alike(levels, trained):
+    if not _same_levels(levels, trained):
         different.append("other noise levels")
     if different:
         warnings.warn(
-            f"{_name(scheduler)} samples with {'; '.join(different)} of the training's {_name(training)}: give both "
-            f"the same num_train_timesteps, schedule, zero_terminal_snr and prediction_type",
+            f"{_name(scheduler)} disagrees with {_name(training)}, used in training; it has {'; '.join(different)}: "
+            f"give both the same num_train_timesteps, schedule, zero_terminal_snr and prediction_type",
             stacklevel=4,
         )
 
 
-def _alike(levels: torch.Tensor | None, others: torch.Tensor | None) -> bool:
+def _same_levels(levels: torch.Tensor | None, others: torch.Tensor | None) -> bool:
     if levels is None or others is None:
         return levels is others
     return levels.shape == others.shape and torch.allclose(levels.cpu().double(), others.cpu().double(), atol=1e-5)

@@ -1,10 +1,10 @@
-r"""What few-step samplers share: trailing timesteps, and steps that end at the noise levels they aim at.
+r"""Base of the few-step samplers: trailing timesteps, and steps that end at the noise level of the next timestep.
 
 MONAI's DDIMScheduler takes its timesteps from a linspace (999, 888, ...) but steps by ``T // n`` (to 899), so that the
-network sees a noise level the sample does not have; its DDPMScheduler always steps to t - 1. Here the timesteps are
-trailing (T - 1 comes first, as sampling starts from pure noise) and a step ends exactly at the next of them.
+network is given a noise level that the sample does not have; its DDPMScheduler always steps to t - 1. Here the
+timesteps are trailing (T - 1 comes first, as sampling starts from pure noise) and a step ends exactly at the next one.
 
-With zero terminal SNR the last timestep is noise alone, as sampling's start is,
+With zero terminal SNR the last timestep is pure noise, as is the start of sampling,
 
 .. math:: \sqrt{\bar\alpha_t} \leftarrow (\sqrt{\bar\alpha_t} - \sqrt{\bar\alpha_T})
     \frac{\sqrt{\bar\alpha_1}}{\sqrt{\bar\alpha_1} - \sqrt{\bar\alpha_T}}.
@@ -29,21 +29,21 @@ __all__ = ["StridedScheduler"]
 
 
 class StridedScheduler(Scheduler):
-    """Trailing timesteps, and the predicted sample; a sampler adds ``step``.
+    """Trailing timesteps and the predicted sample; subclasses add ``step``.
 
     Args:
-        num_train_timesteps: T, as in training.
+        num_train_timesteps: Number of timesteps T, as in training.
         schedule: Name in MONAI's ``NoiseSchedules``, as in training.
         prediction_type: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``, as in training.
         clip_sample: Clip the predicted sample to the data range.
         clip_sample_min: Lower end of the range.
         clip_sample_max: Upper end of the range.
-        num_inference_steps: As ``set_timesteps``, for configs; None: every step.
-        zero_terminal_snr: Rescale the schedule so that the last timestep is noise alone, as in training.
+        num_inference_steps: Number of steps, as in ``set_timesteps``; None: all T.
+        zero_terminal_snr: Rescale the schedule so that the last timestep is pure noise, as in training.
         schedule_args: Arguments of the schedule.
     Raises:
-        ValueError: If there are no timesteps, if the schedule or the prediction type is unknown, or if that is
-            ``"epsilon"`` with ``zero_terminal_snr``: of noise alone it says nothing about the image.
+        ValueError: If T < 1, if the schedule or the prediction type is unknown, or if the latter is ``"epsilon"`` with
+            ``zero_terminal_snr``: the noise in pure noise carries no information about the image.
     """
 
     _generators: Sequence[torch.Generator] | None = None
@@ -61,7 +61,7 @@ class StridedScheduler(Scheduler):
         **schedule_args: float,
     ) -> None:
         if not isinstance(num_train_timesteps, int) or num_train_timesteps < 1:
-            raise ValueError(f"num_train_timesteps={num_train_timesteps!r}; choose a whole number from 1 on")
+            raise ValueError(f"num_train_timesteps={num_train_timesteps!r}; choose an integer of 1 or more")
         if schedule not in NoiseSchedules:
             raise ValueError(f"schedule={schedule!r} is unknown; choose one of {', '.join(NoiseSchedules.components)}")
         super().__init__(num_train_timesteps, schedule, **schedule_args)
@@ -69,8 +69,8 @@ class StridedScheduler(Scheduler):
         if zero_terminal_snr:
             if prediction_type == "epsilon":
                 raise ValueError(
-                    "prediction_type='epsilon' with zero_terminal_snr: at the last timestep the noise tells nothing "
-                    "about the image; choose 'v_prediction' or 'sample'"
+                    "prediction_type='epsilon' with zero_terminal_snr: at the last timestep the noise carries no "
+                    "information about the image; choose 'v_prediction' or 'sample'"
                 )
             self._rescale()
         self.settings = {
@@ -80,7 +80,7 @@ class StridedScheduler(Scheduler):
             "zero_terminal_snr": zero_terminal_snr,
             **schedule_args,
         }
-        """What a network that was trained with it depends on; arguments of another such scheduler."""
+        """The arguments that a trained network depends on; a sampler for it needs the same."""
         self.prediction_type = prediction_type
         self.clip_sample = clip_sample
         self.clip_sample_values = (clip_sample_min, clip_sample_max)
@@ -91,7 +91,7 @@ class StridedScheduler(Scheduler):
 
         Args:
             num_inference_steps: n, from 1 to T.
-            device: Where ``timesteps`` shall be.
+            device: Device of ``timesteps``.
         Raises:
             ValueError: If n is out of range.
         """
@@ -106,26 +106,26 @@ class StridedScheduler(Scheduler):
         self._forget()
 
     def fresh(self) -> Self:
-        """A copy that remembers nothing of the steps taken, as of a sampling that was interrupted."""
+        """A copy without the memory of earlier steps, such as those of an interrupted sampling."""
         scheduler = copy.copy(self)
         scheduler._forget()
         return scheduler
 
     def seeded(self, seeds: Sequence[int]) -> Self:
-        """A fresh copy whose steps, where they add noise and are given no generator, take it from each image's seed.
+        """A fresh copy whose steps, if they add noise and get no generator, draw it from each image's seed.
 
-        The noise is drawn on the host: an image is the same in every batch and on every device.
+        The noise is drawn on the CPU: an image is the same in every batch and on every device.
 
         Args:
-            seeds: One for each of the batch.
+            seeds: One seed per image of the batch.
         """
         scheduler = self.fresh()
-        # not the seed itself, by which the start is drawn: no step shall repeat it
+        # not the seed itself, which the starting noise is drawn from: no step must repeat that noise
         scheduler._generators = [torch.Generator().manual_seed(mixed_seed("steps", seed)) for seed in seeds]
         return scheduler
 
     def _forget(self) -> None:
-        """Drop what steps remember; a sampler whose steps remember something says what."""
+        """Clear the memory of earlier steps; samplers that have one override this."""
 
     def _rescale(self) -> None:
         root = torch.cumprod(1 - self.betas.double(), 0).sqrt()
@@ -135,7 +135,7 @@ class StridedScheduler(Scheduler):
         self.betas, self.alphas, self.alphas_cumprod = (x.to(self.betas) for x in (1 - alphas, alphas, alpha_bar))
 
     def _next(self, t: int) -> int | None:
-        """The timestep that a step from t ends at; None: at no noise."""
+        """The timestep at which a step from t ends; None: it ends without noise."""
         below = self.timesteps[self.timesteps < t]
         return int(below.max()) if len(below) else None
 
@@ -153,5 +153,5 @@ class StridedScheduler(Scheduler):
         if isinstance(generator, torch.Generator):
             return torch.randn(sample.shape, generator=generator, device=generator.device).to(sample)
         if len(generator) != len(sample):
-            raise ValueError(f"{len(generator)} generators for a batch of {len(sample)}; give one for each")
+            raise ValueError(f"{len(generator)} generators for a batch of {len(sample)}; give one per image")
         return torch.stack([torch.randn(sample.shape[1:], generator=g, device=g.device) for g in generator]).to(sample)

@@ -1,4 +1,4 @@
-"""What networks are trained to do: what each task conditions on, predicts, draws and writes."""
+"""Tasks of a diffusion model (generation, segmentation, synthesis), and the training and validation steps."""
 
 from monai_idm.renamed import renamed
 from monai_idm.tasks.drawing import DrawingInferer, DrawingIteration

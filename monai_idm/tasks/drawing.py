@@ -1,4 +1,4 @@
-r"""Draws under a condition, in validation and inference.
+r"""Draw images under a condition, in validation and inference.
 
 .. math:: x_T \sim N(0, 1), \qquad x_s = \mathrm{step}(w(c) \odot U(\mathrm{pack}(x_t, c), t), x_t)
 """
@@ -24,18 +24,22 @@ __all__ = ["DrawingInferer", "DrawingIteration"]
 
 
 class DrawingInferer(Inferer):
-    """``(inputs, network) -> prediction``, for MONAI's evaluators, MONAI Label and Deploy: the mean of several draws.
+    """Draw several images under a condition and combine them: ``(inputs, network) -> prediction``.
+
+    An inferer for MONAI's evaluators, MONAI Label and MONAI Deploy, and for any task with a condition. The task decides
+    how draws are combined; by default their mean is taken.
 
     Args:
-        scheduler: Scheduler to sample with; its steps are taken as they are set.
-        task: What the inputs, the condition of the task, and the draws mean.
+        scheduler: Scheduler to sample with, at the timesteps that are set in it.
+        task: Task of the network, which defines what the condition and the drawn channels are.
         num_draws: Number of draws N.
-        window: MONAI's SlidingWindowInferer, which cuts the volume into patches and blends what the network makes of
-            them, at every step; a size in voxels: one whose patches overlap by a quarter; None: the network sees the
-            whole volume.
-        seed: Draw i of every case starts from the noise of ``seed + i``, whatever else draws numbers.
+        window: MONAI's SlidingWindowInferer, which at every step cuts the volume into patches and blends the network's
+            predictions; or the size of such patches in voxels, which then overlap by a quarter; None: the network sees
+            the whole volume.
+        seed: Seed of the first draw. Draw i of every case uses the noise of ``seed + i``, whatever the state of torch's
+            random generator.
     Raises:
-        ValueError: If ``num_draws`` or the number of channels is below 1, or the scheduler cannot be sampled with.
+        ValueError: If ``num_draws`` or the number of channels is below 1, or ``scheduler`` cannot be sampled with.
     """
 
     def __init__(
@@ -58,56 +62,58 @@ class DrawingInferer(Inferer):
         self.seed = seed
 
     def __call__(self, inputs: Tensor, network: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """The prediction, ``(B, C, *spatial)``; arguments as of ``draws``."""
+        """The combined draws, ``(B, C, *spatial)``. Arguments and errors as in :meth:`draws`."""
         return self.task.combined(self.draws(inputs, network))
 
     @torch.no_grad()
     def draws(self, inputs: Tensor, network: Callable) -> Tensor:
-        """Every draw.
+        """Draw N images of each case.
 
         Args:
-            inputs: The condition, ``(B, K, *spatial)``.
-            network: The diffusion model.
+            inputs: The condition c, ``(B, K, *spatial)``.
+            network: The diffusion network.
         Returns:
-            ``(B, N, C, *spatial)``, as the task finishes them.
+            All draws, ``(B, N, C, *spatial)``, after ``task.finished``.
         Raises:
-            ValueError: If the network takes another number of channels.
+            ValueError: If the network has a different number of input channels than the task packs.
         """
         condition = inputs.as_subclass(Tensor)
         channels = len(self.task.drawn)
-        self._check(condition, network)
+        self._check_channels(condition, network)
         inferer = DiffusionInferer(self.scheduler)
         under_condition = self.task.under_condition(network)
         predict = under_condition if self.window is None else partial(self.window, network=under_condition)
-        drawn = []
+        images = []
         for seed in range(self.seed, self.seed + self.num_draws):
             noise = seeded_noise((channels, *condition.shape[2:]), seed).to(condition)
-            noise = noise.expand(len(condition), *noise.shape)  # one for all cases: the same in every batch
-            way = fresh_sampler(self.scheduler)
-            if isinstance(way, StridedScheduler):
-                way = way.seeded([seed] * len(condition))
-            image = inferer.sample(noise, predict, way, conditioning=condition, mode="concat", verbose=False)  # type: ignore[arg-type]
-            assert isinstance(image, Tensor)  # and not, as on request, the steps to it
-            drawn.append(image)
-        return self.task.finished(torch.stack(drawn, 1), condition)
+            # the same for every case, so that a draw does not depend on the batch
+            noise = noise.expand(len(condition), *noise.shape)
+            sampler = fresh_sampler(self.scheduler)
+            if isinstance(sampler, StridedScheduler):
+                sampler = sampler.seeded([seed] * len(condition))
+            image = inferer.sample(noise, predict, sampler, conditioning=condition, mode="concat", verbose=False)  # type: ignore[arg-type]
+            assert isinstance(image, Tensor)  # a pair only with save_intermediates
+            images.append(image)
+        return self.task.finished(torch.stack(images, 1), condition)
 
-    def _check(self, condition: Tensor, network: Any) -> None:
+    def _check_channels(self, condition: Tensor, network: Any) -> None:
         voxel = condition[(slice(1), slice(None), *[slice(1)] * (condition.ndim - 2))]
         packed = self.task.pack(voxel[:, :1].expand(-1, len(self.task.drawn), *voxel.shape[2:]), voxel)["x"].shape[1]
         expected = getattr(network, "in_channels", packed)
         if expected != packed:
             raise ValueError(
-                f"a network of {expected} channels, and an input of {packed}: {len(self.task.drawn)} of what is drawn, "
-                f"the others of a condition of {condition.shape[1]}; was a contrast forgotten, or AddCoordinatesd?"
+                f"the network has {expected} input channels, but {len(self.task.drawn)} drawn channels and a condition "
+                f"of {condition.shape[1]} make {packed}; is a contrast missing, or AddCoordinatesd?"
             )
 
 
 class DrawingIteration:
-    """``iteration_update`` of a MONAI evaluator whose inferer is a :class:`DrawingInferer`; its task says what of a
-    batch is the condition.
+    """``iteration_update`` of a MONAI evaluator that draws images under the condition of each batch.
 
-    Leaves in the output, for N draws of C channels: ``draws`` ``(B, N, C, *spatial)``; ``draw``, the first of them,
-    their ``mean`` and ``variance`` ``(B, C, *spatial)``; and ``pred``, what the inferer's call makes of them.
+    The evaluator's inferer must be a :class:`DrawingInferer`; its task takes the condition from the batch.
+
+    The output holds, for N draws of C channels: ``draws`` ``(B, N, C, *spatial)``; ``draw``, the first of them, and
+    their ``mean`` and ``variance``, ``(B, C, *spatial)`` each; and ``pred``, the draws combined by the task.
     """
 
     def __call__(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:

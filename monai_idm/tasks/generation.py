@@ -1,4 +1,4 @@
-r"""Generation: images are drawn from noise alone, all contrasts of a brain together.
+r"""Generation: all MRI contrasts of a brain are drawn together, from noise alone.
 
 .. math:: \mathrm{pack}(x_t) = x_t, \qquad w = 1
 """
@@ -25,11 +25,11 @@ __all__ = ["GenerateVolumes", "Generation", "SamplingPrepareBatch"]
 
 
 class Generation(Task):
-    """All contrasts of a brain, from noise alone. Of a batch, ``image`` holds them.
+    """Draw all contrasts of a brain from noise alone. The ``image`` of a batch holds them.
 
     Args:
         modalities: Names of the contrasts.
-        classes: Names of the classes that the network tells apart; None: it knows none.
+        classes: Names of the classes that the network is conditioned on; None: no classes.
     """
 
     name = "generation"
@@ -58,35 +58,36 @@ class Generation(Task):
 
 
 class SamplingPrepareBatch(PrepareBatch):
-    """``prepare_batch`` of MONAI's SupervisedEvaluator, whose inferer is a SamplingInferer.
+    """``prepare_batch`` of a MONAI SupervisedEvaluator whose inferer is a SamplingInferer.
 
-    Of the batch, ``image`` is the noise ``(B, C, *spatial)``; ``seed`` and, where there is one, ``class_label`` go to
-    the inferer as ``seeds`` and ``class_labels``.
+    The batch's ``image`` is the noise, ``(B, C, *spatial)``; its ``seed`` and, if present, its ``class_label`` are
+    passed to the inferer as ``seeds`` and ``class_labels``.
     """
 
     def __call__(self, batchdata: Any, device: Any = None, non_blocking: bool = False, **kwargs: Any) -> Any:
         noise = batchdata[CommonKeys.IMAGE].to(device, non_blocking=non_blocking, **kwargs)
-        named = {"seeds": batchdata["seed"].tolist()}
+        arguments = {"seeds": batchdata["seed"].tolist()}
         if "class_label" in batchdata:
-            named["class_labels"] = batchdata["class_label"].to(device, non_blocking=non_blocking)
-        return noise, None, (), named
+            arguments["class_labels"] = batchdata["class_label"].to(device, non_blocking=non_blocking)
+        return noise, None, (), arguments
 
 
 class GenerateVolumes:
-    """At the end of an evaluation, sample volumes into ``engine.state.generated``; from the same noise every time,
-    and of the first class, where the network knows classes.
+    """Sample volumes at the end of an evaluation and leave them in ``engine.state.generated``.
 
-    The evaluator has an InvertibleDiffusionInferer. Attach it before what looks at the volumes.
+    They start from the same noise every time, and are of the first class if the network is conditioned on classes. The
+    evaluator's inferer must be an InvertibleDiffusionInferer. Attach this before handlers that read the volumes.
 
     Args:
         task: Task of the network.
         spatial_size: Size of a volume in voxels.
-        network_range: What the network sees of intensities in [0, 1].
-        scheduler: Scheduler to sample with; None: the training scheduler, every step.
-        num_volumes: How many; from 64^3 voxels on one after the other, which takes no more memory than one.
-        seed: Volume i starts from the noise of ``seed + i``.
+        network_range: Values of the network that stand for the intensities 0 and 1.
+        scheduler: Scheduler to sample with; None: the training scheduler, at every timestep.
+        num_volumes: Number of volumes. From 64^3 voxels on they are sampled one by one, which needs no more memory than
+            a single one.
+        seed: Seed of the first volume; volume i starts from the noise of ``seed + i``.
     Raises:
-        ValueError: If the scheduler cannot be sampled with.
+        ValueError: If ``scheduler`` cannot be sampled with.
     """
 
     def __init__(
@@ -109,14 +110,15 @@ class GenerateVolumes:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
-        """Leave ``(num_volumes, C, *spatial_size)`` in [0, 1]."""
+        """Sample volumes ``(num_volumes, C, *spatial_size)`` with intensities in [0, 1]."""
         low, high = self.network_range
-        at_once = len(self.seeds) if prod(self.shape[1:]) < 64**3 else 1
-        # forked: a stochastic sampler of MONAI's, which takes no seeds, must not change what training draws next
+        batch_size = len(self.seeds) if prod(self.shape[1:]) < 64**3 else 1
+        # forked: MONAI's stochastic samplers take no seeds, and would change what training draws next
         with engine.mode(engine.network), torch.random.fork_rng():
             torch.manual_seed(self.seeds[0])
-            parts = [self._sample(engine, self.seeds[i : i + at_once]) for i in range(0, len(self.seeds), at_once)]
-        engine.state.generated = ((torch.cat(parts) - low) / (high - low)).clamp(0, 1)
+            starts = range(0, len(self.seeds), batch_size)
+            batches = [self._sample(engine, self.seeds[i : i + batch_size]) for i in starts]
+        engine.state.generated = ((torch.cat(batches) - low) / (high - low)).clamp(0, 1)
 
     def _sample(self, engine: Any, seeds: Sequence[int]) -> Tensor:
         noise = torch.stack([seeded_noise(self.shape, seed) for seed in seeds]).to(engine.state.device)

@@ -1,4 +1,4 @@
-"""What one validation step does: noise each case to a fixed timestep and reconstruct it."""
+"""A validation step of reconstruction: noise each case to a fixed timestep and denoise it again."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ __all__ = ["ReconstructionIteration"]
 
 
 class ReconstructionIteration:
-    """``iteration_update`` of MONAI's SupervisedEvaluator, whose inferer is an InvertibleDiffusionInferer.
+    """``iteration_update`` of a MONAI SupervisedEvaluator whose inferer is an InvertibleDiffusionInferer.
 
-    The noise of a case depends on its name and the seed alone, so that every epoch, batch size and order of cases
-    measures the same thing.
+    The noise of a case depends only on its name and the seed, so that results can be compared between epochs, whatever
+    the batch size and the order of the cases.
 
-    Output, per case: ``image`` as it came; ``pred``, its reconstruction; ``noisy``, x_t rescaled to the image's scale
-    (:math:`x_t / \\sqrt{\\bar\\alpha_t}`); ``noise``; from one pass at t ``noise_pred`` and ``one_step``, the image.
+    The output holds for each case: ``image``, as in the batch; ``pred``, its reconstruction; ``noisy``, x_t rescaled to
+    the image's scale (:math:`x_t / \\sqrt{\\bar\\alpha_t}`); ``noise``; and from a single pass at t ``noise_pred``, the
+    predicted noise, and ``one_step``, the predicted image.
 
     Args:
-        timestep: t of the noise.
-        scheduler: Scheduler of the way back; None: the training scheduler, every step.
-        seed: Of the noise.
+        timestep: Timestep t that cases are noised to.
+        scheduler: Scheduler of the reverse process; None: the training scheduler, at every timestep.
+        seed: Seed of the noise.
     Raises:
-        ValueError: If the scheduler cannot be sampled with.
+        ValueError: If ``scheduler`` cannot be used for reconstruction.
     """
 
     def __init__(self, timestep: int, scheduler: Scheduler | None = None, seed: int = 0) -> None:
@@ -48,7 +49,7 @@ class ReconstructionIteration:
         if "class_label" in batchdata:
             classes["class_labels"] = batchdata["class_label"].to(image.device)
         t = torch.full((len(image),), self.timestep, device=image.device)
-        # forked: a stochastic sampler of MONAI's, which takes no seeds, must not change what training draws next
+        # forked: MONAI's stochastic samplers take no seeds, and would change what training draws next
         with engine.mode(engine.network), torch.random.fork_rng():
             torch.manual_seed(self.seed)
             options = {"scheduler": self.scheduler, "seeds": seeds, **classes}

@@ -1,9 +1,9 @@
-r"""Segmentation by diffusion: the mask is denoised, the images and where they lie in the head are the condition.
+r"""Segmentation by diffusion: masks are drawn under the condition of MRI contrasts and voxel coordinates.
 
 .. math:: \mathrm{pack}(x_t, c) = [x_t, c], \qquad \text{mask} = x_0 > 0
 
-A mask is -1 outside and 1 inside. Other noise gives another mask: the mean over several draws is a better one, and
-their variance says where they disagree.
+A mask is -1 outside and 1 inside. Different noise gives a different mask: the mean over several draws is more accurate
+than one, and their variance shows where they disagree.
 
 Source: Bieder et al. 2023, arXiv:2303.15288; Wolleb et al. 2021, arXiv:2112.03145.
 """
@@ -37,15 +37,15 @@ _AXES = ("left to right", "back to front", "down to up")
 
 
 class Segmentation(Task):
-    """The masks of regions, under the condition of MRI contrasts and coordinates.
+    """Draw masks of tumour regions under the condition of MRI contrasts and voxel coordinates.
 
-    Of a batch, ``label`` holds the masks, 0 or 1, and ``image`` the condition.
+    The ``label`` of a batch holds the masks, 0 or 1, and its ``image`` the condition.
 
     Args:
         modalities: Names of the contrasts.
         regions: Names of the regions, one channel of the mask each.
-        label_map: What the numbers of labels mean, a name in ``LABEL_MAPS`` or a map.
-        coordinates: Whether the condition says where each voxel lies.
+        label_map: What the label values mean: a name in ``LABEL_MAPS``, or a mapping from names to values.
+        coordinates: Whether the condition includes the coordinates of each voxel.
     """
 
     name = "segmentation"
@@ -95,23 +95,23 @@ class Segmentation(Task):
         return batch["image"]
 
     def finished(self, draws: Tensor, condition: Tensor) -> Tensor:
-        """Masks, 0 to 1."""
+        """Masks with values from 0 to 1."""
         return ((draws + 1) / 2).clamp(0, 1)
 
     def combined(self, draws: Tensor) -> Tensor:
-        """The regions where the mean mask is inside, 0 or 1, float32."""
+        """Masks that are 1 where the mean over the draws is above 0.5, and 0 elsewhere; float32."""
         return (draws.mean(1) > 0.5).to(torch.float32)
 
 
 class DiffusionSegmentationInferer(DrawingInferer):
-    """``(images and coordinates, network) -> masks``: a :class:`DrawingInferer` that is told only how many regions.
+    """``(images and coordinates, network) -> masks``: a :class:`DrawingInferer` for R regions, without a task.
 
     Args:
-        scheduler: Scheduler to sample with; its steps are taken as they are set.
-        num_regions: Number of channels of the mask R.
+        scheduler: Scheduler to sample with, at the timesteps that are set in it.
+        num_regions: Number of regions R, which are the channels of the mask.
         kwargs: ``num_draws``, ``window`` and ``seed`` of DrawingInferer.
     Raises:
-        ValueError: As DrawingInferer.
+        ValueError: As in DrawingInferer.
     """
 
     def __init__(self, scheduler: Scheduler, num_regions: int = 1, **kwargs: Any) -> None:

@@ -1,12 +1,12 @@
-r"""Synthesis of missing contrasts: those that are there stand in the place of their noisy versions.
+r"""Synthesis of missing contrasts: the network sees known contrasts clean, in place of their noisy versions.
 
 .. math:: \mathrm{pack}(x_t, [i, m]) = m \odot i + (1 - m) \odot x_t, \qquad w = 1 - m
 
-The network has a channel for each of the M contrasts; :math:`m = 1` says that one is known. Which are known is said to
-the network by a class, of which there are :math:`2^M`: so it has the channels of a network that generates all of them,
-and any may be missing.
+The network has one channel for each of the M contrasts, and :math:`m = 1` marks the known ones :math:`i`. A class label
+encodes which contrasts are known, one class for each of the :math:`2^M` selections. So any contrast may be missing, and
+the network has the same channels as one that generates all contrasts.
 
-Source: generation under known parts, as Saharia et al. 2022, arXiv:2111.05826, fill in parts of an image.
+Source: generation around known parts, as in the inpainting of Saharia et al. 2022, arXiv:2111.05826.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = ["ChooseKnownd", "DiffusionSynthesisInferer", "Synthesis"]
 
 
 class Synthesis(Task):
-    """The contrasts that were not scanned, under the condition of those that were.
+    """Draw the contrasts that were not scanned under the condition of those that were.
 
-    Of a batch, ``target`` holds all contrasts, and ``image`` the known ones and which they are, as
-    :class:`ChooseKnownd` leaves them.
+    The ``target`` of a batch holds all contrasts, and its ``image`` the known contrasts followed by the masks that mark
+    them, as prepared by :class:`ChooseKnownd`.
 
     Args:
         modalities: Names of the contrasts.
-        known: Names of those that are known; None: any, at least one and never all.
+        known: Names of the known contrasts; None: any selection, at least one and never all.
     """
 
     name = "synthesis"
@@ -68,7 +68,7 @@ class Synthesis(Task):
         return (setting == "known" and trained is None) or super().accepts(setting, trained, given)
 
     def made(self, known: Sequence[str]) -> list[str]:
-        """The contrasts that are made where some are known."""
+        """Names of the contrasts that are synthesised from the known ones."""
         return [name for name in self.modalities if name not in known]
 
     def image(self, batch: Mapping[str, Any]) -> Tensor:
@@ -79,15 +79,15 @@ class Synthesis(Task):
 
     def pack(self, x_t: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
         images, known = self._parts(condition)
-        bits = known.flatten(2).amax(2) > 0.5  # amax: a window's margin is 0
-        which = (bits * 2 ** torch.arange(bits.shape[1], device=bits.device)).sum(1)
-        return {"x": torch.where(known > 0.5, images, x_t), "class_labels": which}
+        bits = known.flatten(2).amax(2) > 0.5  # amax: the mask is 0 in the padding of a sliding window
+        classes = (bits * 2 ** torch.arange(bits.shape[1], device=bits.device)).sum(1)
+        return {"x": torch.where(known > 0.5, images, x_t), "class_labels": classes}
 
     def weight(self, condition: Tensor | None) -> Tensor:
         return 1 - self._parts(condition)[1]
 
     def finished(self, draws: Tensor, condition: Tensor) -> Tensor:
-        """All contrasts, the known ones as they came."""
+        """All contrasts, the known ones as they were given."""
         images, known = self._parts(condition)
         return torch.where(known[:, None] > 0.5, images[:, None], draws)
 
@@ -104,16 +104,16 @@ class Synthesis(Task):
 
 
 class DiffusionSynthesisInferer(DrawingInferer):
-    """``(contrasts and which are known, network) -> contrasts``: a :class:`DrawingInferer` for M contrasts.
+    """``(contrasts and masks, network) -> contrasts``: a :class:`DrawingInferer` for M contrasts, without a task.
 
-    The mean of several draws has less error, and less texture, than one.
+    The mean of several draws has a smaller error, but also less texture, than a single draw.
 
     Args:
-        scheduler: Scheduler to sample with; its steps are taken as they are set.
-        num_contrasts: Number of contrasts M, channels of the network.
+        scheduler: Scheduler to sample with, at the timesteps that are set in it.
+        num_contrasts: Number of contrasts M, which are the channels of the network.
         kwargs: ``num_draws``, ``window`` and ``seed`` of DrawingInferer.
     Raises:
-        ValueError: As DrawingInferer; when called, if the input has not 2 M channels.
+        ValueError: As in DrawingInferer; when called, if the input does not have 2 M channels.
     """
 
     def __init__(self, scheduler: Scheduler, num_contrasts: int, **kwargs: Any) -> None:
@@ -121,18 +121,19 @@ class DiffusionSynthesisInferer(DrawingInferer):
 
 
 class ChooseKnownd(Randomizable, MapTransform):
-    """Keep some contrasts of a volume, hide the others, and say which are which.
+    """Keep some contrasts of a volume, hide the others, and add masks that mark which are known.
 
-    The volume becomes ``(2 M, *spatial)``: the contrasts, 0 where hidden, and M channels of 1 where known. As it was,
-    it is kept as ``target``, where it has all channels.
+    The volume becomes ``(2 M, *spatial)``: the M contrasts, 0 where hidden, then M masks, 1 for known contrasts. The
+    original volume is kept as ``target`` if it has all M contrasts.
 
     Args:
         keys: Keys of the volumes, ``(M, *spatial)``.
-        modalities: Names of the channels.
-        known: Names of those that are kept; None: other ones every time, at least one and never all.
-        loaded: Names of the channels that the volumes have, where they lack some that are not known.
+        modalities: Names of the M contrasts.
+        known: Names of the contrasts to keep; None: a new random selection each time, at least one and never all.
+        loaded: Names of the contrasts that the volumes contain, if some unknown ones are missing; None: all.
     Raises:
-        ValueError: If names do not fit; when called, if the channels are not the ones named.
+        ValueError: If no contrast or every contrast is known, or a known one is not loaded; when called, if a volume
+            does not have one channel for each loaded contrast.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class ChooseKnownd(Randomizable, MapTransform):
         self._number = 1
 
     def randomize(self, data: Any = None) -> None:
-        """Draw which contrasts are known: the bits of a number that are neither all 0 nor all 1."""
+        """Draw which contrasts are known: the bits of a number, neither all 0 nor all 1."""
         self._number = int(self.R.randint(1, 2 ** len(self.modalities) - 1))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

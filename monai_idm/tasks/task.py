@@ -1,10 +1,10 @@
-r"""What a network learns to draw, and under what condition.
+r"""The task of a diffusion model: what it learns to draw, and under what condition.
 
 .. math:: x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad
           \hat y = w(c) \odot U(\mathrm{pack}(x_t, c), t)
 
-Training, validation, inference and the description of a packaged bundle all ask the task: how the noisy image
-:math:`x_t` and the condition :math:`c` become the input of the network :math:`U` is said here and nowhere else.
+Training, validation, inference and the metadata of a packaged bundle all ask the task, so how a noisy image :math:`x_t`
+and a condition :math:`c` become the input of the network :math:`U` is defined here and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,17 +23,24 @@ _PREDICTED = {"v_prediction": "velocity of", "epsilon": "noise of", "sample": ""
 
 
 class Task(ABC):
-    """A task of a diffusion model; a subclass is one module, with one config that overlays train.yaml.
+    """Base class of tasks: what a network draws, and under what condition.
 
-    The arguments of a subclass's constructor are what its result depends on besides the weights: they go into the
-    record of the weights (``settings``), and inference makes the task of them again.
+    A new task is a module with one direct subclass, and a config that overlays ``train.yaml``. The subclass defines the
+    attributes below, ``inputs``, ``drawn`` and ``image``; a task with a condition also overrides ``condition``. The
+    other methods have defaults that suit most tasks.
+
+    The arguments of the subclass's constructor are everything, besides the weights, that its results depend on. Keep
+    each in an attribute of the same name: they are saved in the record of the weights (see ``settings``), and inference
+    rebuilds the task from them. The class is found by its ``name``, once its module is imported.
 
     Attributes:
-        name: Name of the task: of its configs, and in records.
-        title: Name of a bundle that does it, for people.
-        description: What such a bundle does, in a sentence.
-        label_classes: What the numbers of labels mean, where there are any.
-        defaults: Settings of a training that differ from those of a generative model, where nobody says otherwise.
+        name: Short name of the task, used in the names of its configs and in records.
+        title: Title of a bundle for this task.
+        description: What such a bundle does, in one sentence without a full stop.
+        label_classes: What the label values are, for tasks that read labels.
+        defaults: Default of each argument of the constructor, and of other settings that differ from ``train.yaml``'s.
+            They apply as long as there are no weights that record the settings.
+        modalities: Names of the MRI contrasts.
     """
 
     name: ClassVar[str]
@@ -46,47 +53,56 @@ class Task(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that make this task again, plain types."""
+        """The constructor's arguments, from which the task can be rebuilt; plain types that JSON can hold."""
         return {name: getattr(self, name) for name in setting_names(type(self))}
 
     @property
     @abstractmethod
     def inputs(self) -> list[str]:
-        """What each channel of the network's input holds."""
+        """Description of each input channel of the network."""
 
     @property
     @abstractmethod
     def drawn(self) -> list[str]:
-        """What each channel of a drawn image shows; the network's output has the same channels."""
+        """Name of each channel C of a drawn image; the network's output has the same channels."""
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes that the network tells apart; None: it takes no class."""
+        """Number of classes that the network is conditioned on; None: it takes no class labels."""
         return None
 
     @classmethod
     def accepts(cls, setting: str, trained: Any, given: Any) -> bool:
-        """Whether a run may have this value of a setting with weights that were trained with that."""
+        """Whether weights trained with the value ``trained`` of a setting can be used with the value ``given``."""
         return bool(trained == given)
 
     @abstractmethod
     def image(self, batch: Mapping[str, Any]) -> Tensor:
-        """x_0 of a batch, which training noises and the network learns to draw: ``(B, C, *spatial)``."""
+        """The clean images x_0 of a batch, which the network learns to draw: ``(B, C, *spatial)``."""
 
     def condition(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """c of a batch, ``(B, K, *spatial)``; None: images are drawn from noise alone."""
+        """The condition c of a batch, ``(B, K, *spatial)``; None: images are drawn from noise alone."""
         return None
 
     def pack(self, x_t: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
-        """The network's arguments, without the timesteps: ``x``, and whatever else says what is known."""
+        """The network's arguments for x_t and c, without the timesteps.
+
+        Returns:
+            ``x``, whose channels ``inputs`` describes; by default the channels of x_t, then those of c. A task may add
+            ``class_labels``, ``(B,)``.
+        """
         return {"x": x_t if condition is None else torch.cat([x_t, condition], 1)}
 
     def weight(self, condition: Tensor | None) -> Tensor | None:
-        """w: 1 for what the network has to predict, 0 for what is known; None: it predicts everything."""
+        """The weight w, ``(B, C, *spatial)``: 1 where the network predicts, 0 where the image is known; None: all 1."""
         return None
 
     def under_condition(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """The network for x_t and c in one tensor, as MONAI's inferers and sliding windows hand them over."""
+        """Wrap the network to take x_t and c in one tensor, as MONAI's inferers and sliding windows pass them.
+
+        Returns:
+            A function of ``x``, ``(B, C + K, *spatial)``, and the timesteps that returns w times the network's output.
+        """
 
         def predict(x: Tensor, timesteps: Tensor, context: None = None) -> Tensor:
             x_t, condition = x[:, : len(self.drawn)], x[:, len(self.drawn) :]
@@ -96,29 +112,43 @@ class Task(ABC):
         return predict
 
     def finished(self, draws: Tensor, condition: Tensor) -> Tensor:
-        """Draws as they are shown and written, from those of a sampler: ``(B, N, C, *spatial)``, C as of ``drawn``."""
+        """Turn a sampler's draws into the images that are shown and saved.
+
+        Args:
+            draws: N draws of each case, ``(B, N, C, *spatial)``.
+            condition: The condition that they were drawn under, ``(B, K, *spatial)``.
+        Returns:
+            Images of the same shape.
+        """
         return draws
 
     def combined(self, draws: Tensor) -> Tensor:
-        """What is made of several finished draws, ``(B, C, *spatial)``: their mean."""
+        """Combine finished draws ``(B, N, C, *spatial)`` into one image per case, ``(B, C, *spatial)``: their mean."""
         return draws.mean(1)
 
 
 def setting_names(task: type[Task]) -> list[str]:
-    """Names of the settings that are a task's own."""
+    """Names of a task's settings: the arguments of its constructor."""
     return list(inspect.signature(task).parameters)
 
 
 def predicted_channels(task: Task, prediction_type: str) -> list[str]:
-    """What each channel of the network's output holds."""
+    """Description of each output channel of the network, e.g. ``"velocity of T1"``.
+
+    Args:
+        task: Task of the network.
+        prediction_type: What it predicts: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
+    """
     return [f"{_PREDICTED[prediction_type]} {name}".strip() for name in task.drawn]
 
 
 def task_named(name: str) -> type[Task]:
-    """The task of a name, among those that were imported.
+    """The task with this name, among the imported subclasses of :class:`Task`.
 
+    Args:
+        name: Name of the task, such as ``"generation"``.
     Raises:
-        ValueError: If there is none.
+        ValueError: If no imported task has this name.
     """
     tasks = {task.name: task for task in Task.__subclasses__()}
     if name not in tasks:

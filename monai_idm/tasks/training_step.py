@@ -1,4 +1,4 @@
-r"""One step of training: draw, noise, predict, compare.
+r"""One training step: draw timesteps and noise, noise the images, predict, compare.
 
 .. math::
     t_i = \lfloor T u_i^p \rfloor, \qquad u_i = (u + i / B) \bmod 1, \qquad u \sim U(0, 1), \qquad
@@ -8,13 +8,13 @@ r"""One step of training: draw, noise, predict, compare.
     x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad
     \hat y = w(c) \odot U(\mathrm{pack}(x_t, c), t), \qquad L(\hat y, w(c) \odot y)
 
-The target :math:`y` is the noise, the image or the velocity, as the scheduler's prediction type says; what :math:`x_0`,
-:math:`c`, pack and :math:`w` are, the task says.
+The target :math:`y` is the noise, the image or the velocity, depending on the scheduler's prediction type; the task
+defines :math:`x_0`, :math:`c`, pack and :math:`w`.
 
-Each :math:`u_i` is uniform, and together they cover the interval evenly: a small batch then never holds little noise
-only, or much, and its gradient varies less (on phantoms at 32^3, batch 2, +0.2 dB in the same time). p = 1 is uniform,
-as in the paper. p = 2 draws timesteps below T / 5 more than twice as often: there the fine structure of an image is
-learned, of which little is left at later ones.
+Each :math:`u_i` is uniform, and together they cover the interval evenly. Even a small batch then mixes low and high
+noise levels, and its gradient varies less (on phantoms at 32^3, batch 2: +0.2 dB in the same time). p = 1 is uniform,
+as in the paper. p = 2 draws timesteps below T / 5 more than twice as often: there the network learns the fine structure
+of an image, little of which is left at later timesteps.
 
 Source: :math:`u_i` as in appendix I of Kingma et al. 2021, arXiv:2107.00630.
 """
@@ -41,28 +41,29 @@ __all__ = ["TrainingStep"]
 
 
 class TrainingStep:
-    """``iteration_update`` of MONAI's SupervisedTrainer: its own step, with the draws of diffusion.
+    """``iteration_update`` of MONAI's SupervisedTrainer: MONAI's own step, for diffusion.
 
-    Network, optimizer, inferer, loss and ``accumulation_steps`` are the trainer's. The inferer, MONAI's SimpleInferer,
-    calls the network; the loss, which may be any, is called with prediction and target, and an
-    :class:`~monai_idm.losses.InvertibleDiffusionLoss` with all that it asks for. Events, their order and the output are
-    those of MONAI's step: ``image`` x_0, ``label`` the target, ``pred`` the prediction, ``loss``.
+    The trainer provides network, optimizer, inferer, loss and ``accumulation_steps``. Its inferer, MONAI's
+    SimpleInferer, calls the network. Any loss can be used: it is called with prediction and target, and an
+    :class:`~monai_idm.losses.InvertibleDiffusionLoss` also with its other arguments. Events, their order and the output
+    are those of MONAI's step; the output holds ``image`` (x_0), ``label`` (the target), ``pred`` (the prediction) and
+    ``loss``.
 
-    Draws depend on the seed and the trainer's iteration alone: a training that goes on after an interruption draws what
-    it would have drawn without. B counts the batches of all processes, which draw together what one process would draw
-    for the whole: image i of process r of n is image r + n i there, and has its own noise.
+    Timesteps and noise depend only on the seed and the trainer's iteration: a resumed run draws what an uninterrupted
+    one would have drawn. Several processes together draw what a single process would draw for their combined batch,
+    whose size is B: image i of process r of n is image r + n i of that batch, and every image has its own noise.
 
-    A batch's ``class_label``, ``(B,)``, goes to the network as ``class_labels``, unless the task has its own.
+    A batch's ``class_label`` ``(B,)`` is passed to the network as ``class_labels``, unless the task packs its own.
 
     Args:
-        task: What the batches mean, and how the network is called.
-        scheduler: Scheduler of the training.
-        timestep_power: p, at least 1.
-        seed: Seed of the draws.
-        guard: Judges losses and gradients; where they are bad, the weights stay. It is one of the trainer's handlers,
-            too. None: every step is taken.
+        task: Task of the network, which defines what a batch holds and how the network is called.
+        scheduler: Training scheduler.
+        timestep_power: Power p of the timesteps' distribution, at least 1.
+        seed: Seed of timesteps and noise.
+        guard: Checks the loss and the gradients, and leaves the weights unchanged if they are bad. It must also be one
+            of the trainer's handlers. None: every step is taken.
     Raises:
-        ValueError: If p is below 1, or the scheduler's prediction type is unknown, or it has no noise levels; in
+        ValueError: If p is below 1, or the scheduler's prediction type is unknown, or it has no noise levels; during
             training, if the trainer's ``amp`` is set.
     """
 
@@ -87,7 +88,7 @@ class TrainingStep:
     def __call__(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         if engine.amp:
             raise ValueError(
-                "amp=True of the trainer, but the network has a precision of its own; leave amp out and build the "
+                "amp=True in the trainer, but the network sets its own precision; leave amp out and build the "
                 'network with precision="mixed"'
             )
         torch.manual_seed(mixed_seed(self.seed, "step", engine.state.iteration))
@@ -101,7 +102,7 @@ class TrainingStep:
             (loss / engine.accumulation_steps).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if self.guard is not None and not (good and self.guard.gradients_are_good(engine)):
-            engine.optimizer.zero_grad()  # to None: the optimizer's step then changes nothing
+            engine.optimizer.zero_grad()  # sets them to None: the optimizer's step then changes nothing
         if last:
             engine.optimizer.step()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
@@ -117,46 +118,46 @@ class TrainingStep:
         engine.state.output = output = {CommonKeys.IMAGE: x0, CommonKeys.LABEL: target}
 
         classes = {"class_labels": batch["class_label"].to(t.device)} if "class_label" in batch else {}
-        given = {**classes, **task.pack(scheduler.add_noise(x0, noise, t), c)}
-        x = given.pop("x")
-        y = engine.inferer(x, engine.network, timesteps=t, **given)
+        arguments = {**classes, **task.pack(scheduler.add_noise(x0, noise, t), c)}
+        x = arguments.pop("x")
+        y = engine.inferer(x, engine.network, timesteps=t, **arguments)
         output[CommonKeys.PRED] = prediction = y if w is None else y * w
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
 
-        own = isinstance(engine.loss_function, InvertibleDiffusionLoss)  # others compare what they are given
+        extended = isinstance(engine.loss_function, InvertibleDiffusionLoss)  # other losses take two arguments
         output[CommonKeys.LOSS] = engine.loss_function(
-            prediction, target, **({"x": x, "timesteps": t, "output": y} if own else {})
+            prediction, target, **({"x": x, "timesteps": t, "output": y} if extended else {})
         ).mean()
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         return output[CommonKeys.LOSS]
 
     def get_noise(self, images: Tensor) -> Tensor:
-        """Noise for this process's images, of their shape and type."""
-        seeds = _mine(torch.randint(2**32, (len(images) * idist.get_world_size(),)))
-        draw = torch.Generator(images.device)
-        noise = [torch.randn(images.shape[1:], generator=draw.manual_seed(int(s)), device=images.device) for s in seeds]
+        """Noise for this process's images, of the same shape and dtype."""
+        seeds = _of_this_process(torch.randint(2**32, (len(images) * idist.get_world_size(),)))
+        rng = torch.Generator(images.device)
+        noise = [torch.randn(images.shape[1:], generator=rng.manual_seed(int(s)), device=images.device) for s in seeds]
         return torch.stack(noise).to(images.dtype)
 
     def get_timesteps(self, images: Tensor) -> Tensor:
         """Timesteps for this process's images, ``(B,)``."""
         batch = len(images) * idist.get_world_size()
-        u = _mine((torch.rand(1, dtype=torch.float64) + torch.arange(batch) / batch) % 1)
+        u = _of_this_process((torch.rand(1, dtype=torch.float64) + torch.arange(batch) / batch) % 1)
         return (self.scheduler.num_train_timesteps * u**self.timestep_power).long().to(images.device)
 
 
 def _on_device(engine: Any, tensor: Tensor) -> Tensor:
-    """Without a MetaTensor's metadata, which costs time in every operation."""
+    """Move a tensor, and drop a MetaTensor's metadata, which costs time in every operation."""
     return tensor.as_subclass(Tensor).to(engine.state.device, non_blocking=engine.non_blocking, **engine.to_kwargs)
 
 
-def _mine(drawn: Tensor) -> Tensor:
-    """Of what is drawn for the whole batch, this process's part."""
-    return drawn[idist.get_rank() :: idist.get_world_size()]
+def _of_this_process(values: Tensor) -> Tensor:
+    """This process's share of values that were drawn for the batches of all processes."""
+    return values[idist.get_rank() :: idist.get_world_size()]
 
 
 def _place_in_accumulation(engine: Any) -> tuple[bool, bool]:
-    """Whether gradients begin with this iteration, and whether the optimizer steps after it: as in MONAI's step."""
+    """Whether an accumulation starts with this iteration, and whether the optimizer steps after it, as in MONAI."""
     number, length, steps = engine.state.iteration, engine.state.epoch_length, engine.accumulation_steps
     if length is not None:
-        number = (number - 1) % length + 1  # in its epoch, whose last iteration steps with what there is
+        number = (number - 1) % length + 1  # within the epoch, whose last iteration always steps
     return (number - 1) % steps == 0, number % steps == 0 or number == length

@@ -108,7 +108,7 @@ def test_a_dataset_that_vanishes_ends_a_training_and_leaves_its_checkpoints(trai
     last = done.stderr.splitlines()[-1]
     assert last.startswith("FileNotFoundError: ")
     assert "PHANTOM_" in last
-    assert "is missing; every file that the datalist names must be there" in last
+    assert "is missing; every file that the datalist names must exist" in last
     assert [file.name for file in (tmp_path / "models").glob("checkpoint*")] == ["checkpoint_epoch=1.pt"]
 
 

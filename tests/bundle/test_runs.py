@@ -214,7 +214,7 @@ def test_a_network_learns_classes_and_samples_one(tmp_path):
     np.testing.assert_allclose(first, a, atol=1e-4)
     with pytest.raises(Exception, match=r"Failed to (evaluate|instantiate)") as error:
         sample(tmp_path, tmp_path / "c", num_samples=1, class_name="GBM")
-    assert "class_name='GBM' is none of classes=['HGG', 'LGG']" in chain(error.value)
+    assert "class_name='GBM' is not one of classes=['HGG', 'LGG']" in chain(error.value)
     values = {**TINY, "ckpt_dir": str(tmp_path / "models"), "num_samples": 2, "evaluation_split": "validation"}
     judge = workflow(["train", "evaluate_generation"], "train", tmp_path, **values)  # without the file of classes
     judge.initialize()

@@ -135,7 +135,10 @@ def test_heuns_method_is_a_knob(segmented):
         ({"patch_size": [24, 16, 16]}, "a patch of (24, 16, 16) voxels"),
         ({"label_map": "brats2023"}, "labels [4.0] are not in the map 'brats2023'"),
         ({"modalities": ["t1", "dwi"]}, "dwi"),
-        ({"condition#keys": ["image"]}, "was a condition forgotten, a modality or the coordinates (AddCoordinatesd)?"),
+        (
+            {"condition#keys": ["image"]},
+            "is a condition missing, such as a modality or the coordinates (AddCoordinatesd)?",
+        ),
         ({"modalities": ["t1", "t2"], "network_def#in_channels": 8}, "a modality or the coordinates"),
     ],
 )

@@ -103,4 +103,4 @@ def test_a_sampler_that_is_none_is_refused_with_the_names(config, name):
     part = "few_step_scheduler" if "few_step_scheduler" in parser else "inferer"
     with pytest.raises(RuntimeError) as failed:
         parser.get_parsed_content(part)
-    assert f"sampler='{name}' is no sampler of few steps; choose one of DPMSolver" in chain(failed.value)
+    assert f"sampler='{name}' is not a few-step sampler; choose one of DPMSolver" in chain(failed.value)

@@ -1,4 +1,4 @@
-"""Small cases on disk, and the chain from files to the network's grid and back, as a config writes it."""
+"""Small cases on disk, and the chain from files to the network's grid and back, as in a config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
-SHAPE = (27, 33, 22)  # odd and even, no two alike
+SHAPE = (27, 33, 22)  # odd and even, all different
 
 CHAIN = """
 imports: ["$import monai_idm"]
@@ -45,13 +45,13 @@ postprocessing:
 
 
 def chain(**knobs) -> tuple[Compose, Compose]:
-    """The config's preprocessing and postprocessing, with some of its knobs set anew."""
+    """The config's preprocessing and postprocessing, with some of its knobs changed."""
     parser = ConfigParser(yaml.safe_load(CHAIN) | knobs)
     return parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
 
 
 def affine(spacing=(1.0, 1.0, 1.0), axes="RAS", oblique_deg=0.0) -> np.ndarray:
-    """Voxel axes that point to ``axes``, turned about two of the body's axes, away from the origin."""
+    """An affine with voxel axes that point to ``axes``, rotated about two of the body's axes, away from the origin."""
     columns = {
         "R": (1, 0, 0),
         "A": (0, 1, 0),
@@ -69,7 +69,7 @@ def affine(spacing=(1.0, 1.0, 1.0), axes="RAS", oblique_deg=0.0) -> np.ndarray:
 
 
 def smooth_brain(shape=SHAPE, seed=0) -> np.ndarray:
-    """Slow waves in (0, 1) inside an off-centre ellipsoid, which fades at its edge; 0 outside."""
+    """Slow waves in (0, 1) inside an off-centre ellipsoid that fades at its edge; 0 outside."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
     radius = np.sqrt((((grid - np.reshape([0.1, -0.05, 0.08], (3, 1, 1, 1))) / 0.8) ** 2).sum(0))
@@ -79,7 +79,7 @@ def smooth_brain(shape=SHAPE, seed=0) -> np.ndarray:
 
 
 def write_volume(file: Path, values: np.ndarray, matrix=None, dtype=np.float32, slope=None, inter=0.0) -> str:
-    """Write the values as they are, under a header that scales them by ``slope`` and ``inter``."""
+    """Write the values unchanged, with a header that scales them by ``slope`` and ``inter``."""
     image = nib.Nifti1Image(np.asarray(values).astype(dtype), affine() if matrix is None else matrix)
     if slope is not None:
         image.header.set_slope_inter(slope, inter)

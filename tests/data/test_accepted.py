@@ -1,4 +1,4 @@
-"""What is unusual and right stays accepted: headers, types of numbers, names of folders, ways to start processes."""
+"""Unusual but valid input is accepted: headers, data types, folder names, ways to start processes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ FOLDERS = ("data", "with spaces", "[1] (2)", "Größe", "脑")
 
 
 def case(folder: Path, make_image=nifti1, make_label=nifti1) -> Path:
-    """A case in BraTS's layout, and beside each file what macOS leaves there."""
+    """A case in the BraTS layout, with the hidden file that macOS leaves next to each of its files."""
     (folder / "case").mkdir(parents=True)
     for name, make, values in (("t1", make_image, IMAGE), ("t2", make_image, IMAGE), ("seg", make_label, LABEL)):
         nib.save(make(values.astype(np.float32)), folder / "case" / f"case_{name}.nii.gz")

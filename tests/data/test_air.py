@@ -1,4 +1,4 @@
-"""Air is what the border of a volume agrees on, whatever its value; where there is no telling, nothing is guessed."""
+"""Air is the value that the border of a volume shares, whatever it is; if there is none, nothing is guessed."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def test_air_other_than_zero_is_in_the_log(tmp_path, caplog):
         load(tmp_path, written(0.0))
         assert not caplog.records
         load(tmp_path, written(10.0))
-    assert "a.nii.gz: most of its border is 10, which is taken for air" in caplog.text
+    assert "a.nii.gz: most of its border is 10, which is taken to be air" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (INTENSITIES + NOISE, "has no clear air: .*skull-strip the volumes.*--air 0"),
         (np.where(BRAIN, INTENSITIES, np.abs(30 * NOISE)), "has no clear air"),
@@ -75,10 +75,10 @@ def test_air_other_than_zero_is_in_the_log(tmp_path, caplog):
     ],
     ids=["brain everywhere", "noise", "noise of small integers", "noise in a frame", "cut-out"],
 )
-def test_without_clear_air_nothing_is_guessed(tmp_path, values, said):
-    with pytest.raises(ValueError, match=rf"(?s)a\.nii\.gz.*{said}"):
+def test_without_clear_air_nothing_is_guessed(tmp_path, values, message):
+    with pytest.raises(ValueError, match=rf"(?s)a\.nii\.gz.*{message}"):
         load(tmp_path, values)
-    mask = load(tmp_path, values, air=0)["mask"]  # the user's word is taken
+    mask = load(tmp_path, values, air=0)["mask"]  # the user is believed
     assert np.array_equal(mask[0].numpy() != 0, values != 0)
 
 
@@ -116,5 +116,5 @@ def test_other_channels_than_were_loaded_do_not_come_back():
     data = {"image": MetaTensor(torch.ones(2, 3, 3, 3)), "mask": torch.ones(1, 3, 3, 3)}
     zeroed = transform(data)["image"]
     assert torch.equal(zeroed.as_tensor(), torch.ones(2, 3, 3, 3))  # no air: nothing to subtract
-    with pytest.raises(ValueError, match="an image of 1 channels comes back, 2 were loaded"):
+    with pytest.raises(ValueError, match="the image to invert has 1 channels, but 2 were loaded"):
         transform.inverse({"image": zeroed[:1]})

@@ -1,4 +1,4 @@
-"""Batches of an endless stream, and random transforms that depend on their place in it."""
+"""Batches are cut from an endless stream, and random transforms depend on their place in it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_batch_is_full_however_few_cases_there_are():
     assert Counter(indices(SeededBatches(3, 6))) == {0: 2, 1: 2, 2: 2}
 
 
-def test_a_stream_goes_on_from_any_step():
+def test_a_stream_resumes_from_any_step():
     whole = SeededBatches(7, 2, seed=1)
     expected = list(chain(whole, whole))
     later = SeededBatches(7, 2, seed=1)
@@ -44,7 +44,7 @@ def test_a_stream_goes_on_from_any_step():
 
 
 @pytest.mark.parametrize("start", [0, 5])
-def test_among_the_handlers_of_a_trainer_it_goes_on_where_that_does(start):
+def test_attached_to_a_trainer_it_resumes_where_the_trainer_does(start):
     batches, seen = SeededBatches(7, 2, seed=1), []
     trainer = Engine(lambda _, batch: seen.append(batch))
     state = {"iteration": start, "epoch_length": 4, "max_epochs": 2}

@@ -1,4 +1,4 @@
-"""A head comes to the network's grid, and back, by the steps that a config could write one by one."""
+"""A head goes to the network's grid and back by the same steps that a config could list one by one."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def step_by_step(
     mask_mode="nearest",
 ):  # fmt: skip
     labels = [label_keys] if label_keys else []
-    every = ["image", *labels, "mask"]
+    all_keys = ["image", *labels, "mask"]
     return Compose([
         AirToZerod("image"),
-        Orientationd(every, "RAS", labels=AXES),
-        CropForegroundd(every, source_key="mask"),
+        Orientationd(all_keys, "RAS", labels=AXES),
+        CropForegroundd(all_keys, source_key="mask"),
         WindowIntensityd("image", lower=window_percentiles[0], upper=window_percentiles[1]),
-        FitToGridd(every, spatial_size, ["trilinear", *["trilinear" for _ in labels], mask_mode], zoom),
+        FitToGridd(all_keys, spatial_size, ["trilinear", *["trilinear" for _ in labels], mask_mode], zoom),
         ScaleToNetworkRanged("image", *network_range),
     ])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """A head that lies askew, with air at -5, and a label of two numbers."""
+    """A tilted head with air at -5, and a label with two numbers."""
     folder = tmp_path_factory.mktemp("case")
     matrix = affine((1.2, 1, 1), "LPS", oblique_deg=14)
     item = write_case(folder, matrix=matrix, dtype=np.float32, scale=(30, 0.1))
@@ -74,8 +74,8 @@ def same(one, other):
 
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_the_steps_one_after_the_other(case, loaded):
-    ours, steps = both(CASES[case])
-    found, expected = ours(loaded), steps(loaded)
+    transform, steps = both(CASES[case])
+    found, expected = transform(loaded), steps(loaded)
     assert found.keys() == expected.keys()
     for key in ("image", "mask", "label"):
         same(found[key], expected[key])
@@ -87,28 +87,28 @@ def test_it_is_the_steps_one_after_the_other(case, loaded):
 @pytest.mark.parametrize("orig_key", ["image", "mask"])
 @pytest.mark.parametrize("case", CASES)
 def test_what_a_network_made_goes_back_by_the_steps_in_reverse(case, orig_key, loaded):
-    ours, steps = both(CASES[case])
+    transform, steps = both(CASES[case])
     size = CASES[case].get("spatial_size", SIZE)
     made = torch.rand(2, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found, expected = (
         Invertd("pred", t, orig_key, nearest_interp=False)({**t(loaded), "pred": MetaTensor(made.clone())})["pred"]
-        for t in (ours, steps)
+        for t in (transform, steps)
     )
     same(found, expected)
     assert found.shape == (2, *SHAPE)
     np.testing.assert_allclose(found.affine, loaded["image"].affine, atol=1e-6)
     inside = loaded["mask"][0] != 0
     if orig_key == "image":
-        assert abs(float(found[0][~inside].median()) + 5) < 0.5  # air at the level that it had
+        assert abs(float(found[0][~inside].median()) + 5) < 0.5  # air has the value it had before
     else:
         assert found[:, inside].abs().max() <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("options", [{}, {"zoom": False, "spatial_size": (40, 36, 34)}])
 def test_the_image_itself_comes_back(options, loaded):
-    ours, _ = both({"window_percentiles": (0, 100), **options})
-    data = ours(loaded)
-    back = Invertd("pred", ours, "image", nearest_interp=False)({**data, "pred": data["image"].clone()})["pred"]
+    transform, _ = both({"window_percentiles": (0, 100), **options})
+    data = transform(loaded)
+    back = Invertd("pred", transform, "image", nearest_interp=False)({**data, "pred": data["image"].clone()})["pred"]
     error = (back - loaded["image"]).abs().flatten(1).mean(1) / loaded["image"].flatten(1).std(1)
     assert error.max() < (0.2 if options == {} else 1e-6)
 
@@ -122,7 +122,7 @@ def test_its_settings_are_what_a_voxel_depends_on():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"spatial_size": 0}, "must be positive"),
         ({"mask_mode": "cubic"}, "mode cubic is unknown; choose one of trilinear, nearest"),
@@ -130,6 +130,6 @@ def test_its_settings_are_what_a_voxel_depends_on():
         ({"window_percentiles": (90, 10)}, "percentiles"),
     ],
 )
-def test_what_its_steps_refuse_it_refuses(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_its_steps_refuse_it_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
         both(options)[0]

@@ -1,4 +1,4 @@
-"""Every layout gives the same items; what is wrong with a folder is said."""
+"""Every layout gives the same items; errors name what is wrong with a folder."""
 
 from __future__ import annotations
 
@@ -139,10 +139,10 @@ def test_labels_asked_for_are_required(tmp_path, layout):
 
 
 @pytest.mark.parametrize(
-    ("modalities", "said"), [(("t1", "t3"), "correct 't3'"), ((), "name one"), ("t1n", "correct 't1n'")]
+    ("modalities", "remedy"), [(("t1", "t3"), "correct 't3'"), ((), "name one"), ("t1n", "correct 't1n'")]
 )
-def test_unknown_modalities_are_an_error(tmp_path, modalities, said):
-    with pytest.raises(ValueError, match=f"must be some of t1, t1ce, t2, flair.*{said}"):
+def test_unknown_modalities_are_an_error(tmp_path, modalities, remedy):
+    with pytest.raises(ValueError, match=f"must be some of t1, t1ce, t2, flair.*{remedy}"):
         brats_datalist(tmp_path, modalities)
 
 

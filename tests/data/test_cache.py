@@ -1,4 +1,4 @@
-"""Preprocessed cases wait on the disk, and come back as they were made."""
+"""Preprocessed cases are cached on disk, and load as they were written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.data.cases import SHAPE, write_case
 
 
 class Count:
-    """Notes a line in a file for every image: in memory a transform would be another one after each."""
+    """Writes a line to a file for every image: a counter in memory would change the transform's hash."""
 
     def __init__(self, file):
         self.file = file
@@ -60,7 +60,7 @@ def test_other_transforms_make_other_files_and_the_same_ones_find_theirs(tmp_pat
 
 
 @pytest.mark.parametrize("part", ["cut short", "a voxel changed"])
-def test_a_file_that_is_damaged_is_made_anew(part, tmp_path):
+def test_a_damaged_file_is_rebuilt(part, tmp_path):
     cases = dataset(tmp_path)
     expected = cases[0]["image"]
     (file,) = (tmp_path / "cache").iterdir()
@@ -82,7 +82,7 @@ def test_a_source_file_that_was_mended_is_preprocessed_again(changed, tmp_path):
     file = Path(cases.data[0]["image"][0])
     volume = nib.load(file)
     stat = file.stat()
-    if changed == "content":  # of another size, at the same time
+    if changed == "content":  # another file size, the same modification time
         nib.save(nib.Nifti1Image(np.flip(volume.get_fdata(), 0) * 1.5, volume.affine), file)
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         assert file.stat().st_size != stat.st_size

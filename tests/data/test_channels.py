@@ -1,4 +1,4 @@
-"""Channels go by their names."""
+"""Channels are selected by name."""
 
 from __future__ import annotations
 

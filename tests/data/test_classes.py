@@ -19,14 +19,14 @@ def file(tmp_path):
 def test_classes_are_numbered_in_the_order_given(file):
     columns = ("BraTS_2020_subject_ID", "Grade")
     assert read_class_labels(file, ["LGG", "HGG"], columns) == {"a": 1, "b": 0, "c": 1}
-    with pytest.raises(ValueError, match=r"holds the classes \['LGG'\], and classes are \['HGG'\]"):
+    with pytest.raises(ValueError, match=r"holds the classes \['LGG'\], which are not in classes=\['HGG'\]"):
         read_class_labels(file, ["HGG"], columns)
     with pytest.raises(ValueError, match=r"has the columns .*'Grade', 'BraTS_2020_subject_ID'"):
         read_class_labels(file, ["HGG"])
     file.write_text(GRADES + "HGG,a\n")
     assert len(read_class_labels(file, ["LGG", "HGG"], columns)) == 3
     file.write_text(GRADES + "LGG,a\n")
-    with pytest.raises(ValueError, match=r"gives several classes to a; give each subject one"):
+    with pytest.raises(ValueError, match=r"lists several classes for a; give each subject one"):
         read_class_labels(file, ["LGG", "HGG"], columns)
     with pytest.raises(FileNotFoundError, match=r"absent.csv does not exist"):
         read_class_labels(file.with_name("absent.csv"), ["HGG"])
@@ -48,7 +48,7 @@ def test_a_class_is_asked_for_by_name():
     assert sampled_classes(None, ["HGG", "LGG"]) == [0, 1]
     assert sampled_classes(None, None) == []
     for name, classes in [("LGG", None), ("GBM", ["HGG"])]:
-        with pytest.raises(ValueError, match=f"class_name='{name}' is none of classes"):
+        with pytest.raises(ValueError, match=f"class_name='{name}' is not one of classes"):
             sampled_classes(name, classes)
 
 

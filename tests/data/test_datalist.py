@@ -1,4 +1,4 @@
-"""A split keeps patients together, depends on its seed only, and survives its file."""
+"""A split keeps patients together, depends on its seed and the names only, and is read back as it was written."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_file_says_what_was_returned(tmp_path, layout):
     assert prepared["modalities"] == ["t2", "t1"]
     assert prepared["seed"] == 5
     assert prepared["dataset_dir"] == str(data)
-    assert os.listdir(file.parent) == ["datalist.json"]  # no temporary file stays
+    assert os.listdir(file.parent) == ["datalist.json"]  # no temporary file is left
 
 
 def test_paths_in_the_file_are_relative_so_the_data_may_move(tmp_path):
@@ -195,8 +195,8 @@ def test_labels_mean_what_they_meant_when_the_datalist_was_prepared(tmp_path):
     assert prepare_datalist(tmp_path / "data", file, label_map="brats2023")["label_map"] == "brats2023"
     use = partial(prepare_datalist, tmp_path / "data", tmp_path / "used.json", datalist_file=file)
     assert "label" in use(label_map="brats2023")["training"][0]
-    assert use()["training"]  # of a training that needs no labels
-    with pytest.raises(ValueError, match="was prepared with label_map='brats2023', and label_map='brats2020' is given"):
+    assert use()["training"]  # for training that needs no labels
+    with pytest.raises(ValueError, match="was prepared with label_map='brats2023', but label_map='brats2020' is given"):
         use(label_map="brats2020")
 
 

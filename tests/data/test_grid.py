@@ -1,4 +1,4 @@
-"""A volume fills its grid in proportion and in place, and comes back to its own voxels."""
+"""A volume fills its grid without distortion, keeps its place, and is restored to its own voxels."""
 
 from __future__ import annotations
 

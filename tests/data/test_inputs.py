@@ -1,4 +1,4 @@
-"""Every transform takes arrays, plain tensors and MetaTensors, tracked or not, or says what it cannot do without."""
+"""Every transform accepts arrays, plain tensors and MetaTensors, tracked or not, or names what it needs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def tracked(request):
 
 
 MASK = np.ones((1, *SIZE))  # all brain
-# each transform, the values it is given, and the keys whose values it makes; "fails" where it needs an affine
+# each transform, its input, and the keys whose values it sets; those that need an affine are in NEEDS
 TABLE = {
     "AddCoordinatesd": (AddCoordinatesd(), voxels(), ["image", "coordinates"]),
     "RandCentrePatchd": (RandCentrePatchd("image", 3).set_random_state(1), voxels(), ["image"]),
@@ -74,13 +74,14 @@ TABLE = {
     "PlaceOnTrainingGridd": (PlaceOnTrainingGridd("image", 1.0), voxels(), ["image"]),
 }
 NEEDS = {
-    "FitToGridd": (lambda folder: FitToGridd("image", 8), r"must be a\s+MetaTensor .* or take zoom=False"),
+    "FitToGridd": (lambda folder: FitToGridd("image", 8), r"must be a\s+MetaTensor .* or use zoom=False"),
     "SaveVolumesd": (lambda folder: SaveVolumesd("image", folder, ["t1", "t2"]), "must carry an affine"),
 }
-OTHERWISE = {"LoadLabeld", "ToNatived", "DrawNoised", "SaveSettingsd"}  # test_label.py, test_native.py; then: no volume
+# the first two are tested in test_label.py and test_native.py; the others have no volume as input
+OTHERWISE = {"LoadLabeld", "ToNatived", "DrawNoised", "SaveSettingsd"}
 
 
-def test_the_table_is_whole():
+def test_the_table_is_complete():
     modules = [
         importlib.import_module(m.name) for m in pkgutil.iter_modules(monai_idm.data.__path__, "monai_idm.data.")
     ]
@@ -112,7 +113,7 @@ INVERTIBLE = [name for name, (t, *_) in TABLE.items() if isinstance(t, Invertibl
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", [name for name in INVERTIBLE if "Brain" not in name])  # that: test_brain.py
+@pytest.mark.parametrize("name", [name for name in INVERTIBLE if "Brain" not in name])  # BrainToGridd: test_brain.py
 def test_the_inverse_gives_the_input_back_or_says_what_it_lacks(name, kind, tracked):
     transform, x, _ = TABLE[name]
     made = transform({"image": KINDS[kind](x.copy()), "mask": MASK})

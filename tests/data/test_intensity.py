@@ -1,4 +1,4 @@
-"""The window holds air and the brain's percentiles; both scalings undo themselves and say what is lost."""
+"""The window includes air and the brain's percentiles; both scalings can be inverted, and record what is lost."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_percentiles_out_of_order_are_an_error(lower, upper):
 def test_a_prediction_with_other_channels_is_an_error():
     transform = WindowIntensityd("image")
     image = transform(make_data(smooth_brain(), smooth_brain()))["image"]
-    with pytest.raises(ValueError, match="'image' comes back with 1 channels, the image had 2"):
+    with pytest.raises(ValueError, match="'image' comes back with 1 channels, but the image had 2"):
         transform.inverse({"image": image[:1]})
 
 
@@ -172,11 +172,13 @@ def test_an_empty_network_range_is_an_error():
 
 def test_a_brain_far_from_its_air_is_an_error():
     brain = np.where(smooth_brain() != 0, smooth_brain() + 1024, 0.0)
-    with pytest.raises(ValueError, match=r"channel 0 .* is 1024.* in the brain, which is little beside the distance"):
+    with pytest.raises(
+        ValueError, match=r"channel 0 .* is 1024.* in the brain, a small range compared with its distance"
+    ):
         WindowIntensityd("image")(make_data(brain))
 
 
 def test_without_metadata_a_window_that_moves_the_air_is_an_error():
     data = make_data(smooth_brain() - 0.3 * (smooth_brain() != 0))
-    with pytest.raises(ValueError, match=r"'image' has intensities below its air, and as a Tensor nothing to note in"):
+    with pytest.raises(ValueError, match=r"'image' has intensities below its air, and a Tensor cannot record"):
         WindowIntensityd("image")(data | {"image": data["image"].as_tensor()})

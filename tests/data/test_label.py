@@ -1,4 +1,4 @@
-"""A label marks the voxels of its images: in any order of voxels, but in no other place."""
+"""A label may list its voxels in any order, but must lie in the place of its images."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_voxels_in_another_order_than_their_header_says_show_in_the_air(tmp_path
     corner[:6, :8, :5] = 1
     with pytest.raises(ValueError, match=r"marks 240 voxels, \d+% of them in the air; .* another case's"):
         load(item(tmp_path, corner))
-    assert not load(item(tmp_path, np.zeros(SHAPE))).any()  # nothing to find is no mistake
+    assert not load(item(tmp_path, np.zeros(SHAPE))).any()  # an empty label is no mistake
 
 
 def test_a_label_that_is_no_single_volume_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""A label map is compared with what names a folder's numbers, and with the numbers of all of its cases."""
+"""A label map is compared with a folder's dataset.json, the names of its cases, and the numbers in their labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NNUNET_REGIONS = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3
 
 
 @pytest.mark.parametrize(
-    ("labels", "right", "wrong", "said"),
+    ("labels", "right", "wrong", "message"),
     [
         (DECATHLON, "decathlon", "brats2023", "1 is oedema, 2 is necrosis"),
         (DECATHLON, "decathlon", "brats2020", "1 is oedema, 2 is necrosis, 3 is enhancing"),
@@ -23,12 +23,12 @@ NNUNET_REGIONS = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3
         (NNUNET | {"RC": 4}, "brats2024", "brats2020", "3 is enhancing, 4 is cavity"),
     ],
 )
-def test_dataset_json_decides(tmp_path, labels, right, wrong, said):
+def test_dataset_json_decides(tmp_path, labels, right, wrong, message):
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
     require_label_map(tmp_path, ["a"], right)
     require_label_map(tmp_path, ["a"], {"necrosis": 3, "oedema": 1})  # written out by the user
     with pytest.raises(
-        ValueError, match=rf"label_map='{wrong}' is .*dataset\.json says that.*{said}.*--label_map {right}"
+        ValueError, match=rf"label_map='{wrong}' is .*dataset\.json says that.*{message}.*--label_map {right}"
     ):
         require_label_map(tmp_path, ["a"], wrong)
 
@@ -52,13 +52,15 @@ def test_dataset_json_decides(tmp_path, labels, right, wrong, said):
 def test_names_of_collections_decide(tmp_path, subject, right, wrong):
     subjects = ["of_no_collection", subject]
     require_label_map(tmp_path, subjects, right)
-    with pytest.raises(ValueError, match=rf"1 cases have names of another collection, as {subject}, .*--label_map"):
+    with pytest.raises(
+        ValueError, match=rf"1 cases have names of another collection, such as {subject}, .*--label_map"
+    ):
         require_label_map(tmp_path, subjects, wrong)
 
 
 def test_dataset_json_goes_before_names(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "NCR": 1, "ED": 2, "ET": 4}}))
-    require_label_map(tmp_path, ["BRATS_001"], "brats2020")  # converted to nnU-Net, with names of the Decathlon's kind
+    require_label_map(tmp_path, ["BRATS_001"], "brats2020")  # converted to nnU-Net, with names like the Decathlon's
 
 
 def test_other_names_allow_every_map(tmp_path):
@@ -76,9 +78,9 @@ def test_a_number_that_only_other_maps_know_decides():
     fits = {"a": [0], "b": [0, 1, 2], "c": [0, 2, 4]}
     assert not contradicted_by_numbers(fits, "brats2020")
     assert not contradicted_by_numbers(fits | {"d": [0, 7], "e": [0, 0.5]}, "brats2020")  # bad cases, not another map
-    said = contradicted_by_numbers(fits | {"d": [0, 3], "e": [0, 1, 3]}, "brats2020")
-    assert "the labels hold 3 in 2 of 5 cases" in said
-    assert "--label_map brats2024, --label_map brats2024_ped, or write the numbers out" in said
+    message = contradicted_by_numbers(fits | {"d": [0, 3], "e": [0, 1, 3]}, "brats2020")
+    assert "the labels hold 3 in 2 of 5 cases" in message
+    assert "--label_map brats2024, --label_map brats2024_ped, or write the numbers out" in message
     assert "4 in 1 of 3" in contradicted_by_numbers(fits, "brats2023")
     assert "2 in 2 of 3 cases, 4 in 1 of 3" in contradicted_by_numbers(fits, "lesion")
 
@@ -89,16 +91,16 @@ def test_a_number_that_only_other_maps_know_decides():
         ([1], "brats2020", "lesion"),  # multiple sclerosis
         ([1, 2, 4], "brats2024", "brats2020"),
         ([1, 2, 3], "brats2024_ped", "brats2023"),
-        ([1, 2, 3], "brats2024", ""),  # the same meaning, and nobody has a cavity
+        ([1, 2, 3], "brats2024", ""),  # the same meaning, and no case has a cavity
         ([1, 2], "brats2020", ""),
         ([1, 2, 4], {"necrosis": 1, "oedema": 2, "enhancing": 3, "cavity": 4}, ""),  # the user says so
     ],
 )
 def test_numbers_that_are_all_of_another_map_decide(numbers, label_map, fitting):
     found = {f"case_{i}": [0, *numbers] for i in range(3)}
-    said = contradicted_by_numbers(found, label_map)
-    assert bool(said) is bool(fitting)
-    assert ("hold only 1 in 3 of 3 cases" in said and f"--label_map {fitting}" in said) or not fitting
+    message = contradicted_by_numbers(found, label_map)
+    assert bool(message) is bool(fitting)
+    assert ("hold only 1 in 3 of 3 cases" in message and f"--label_map {fitting}" in message) or not fitting
     assert not contradicted_by_numbers({"case_0": [0, *numbers]}, label_map)  # one case proves nothing
     named = {f"BraTS-PED-0000{i}-000": [0, 1, 2, 3] for i in range(5)}
     assert not contradicted_by_numbers(named, "brats2024_ped")

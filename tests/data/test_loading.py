@@ -1,4 +1,4 @@
-"""A case is loaded as MONAI would load it, with the brain where the data are not 0; damage is named."""
+"""A case is loaded as MONAI would load it, the brain is where the data are not 0, and damaged files are named."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def test_a_tensor_that_another_tool_loaded_is_taken_as_it_is(tmp_path, single):
     for key in ("image", "mask"):
         torch.testing.assert_close(found[key].as_tensor(), expected[key].as_tensor(), rtol=0, atol=0)
         torch.testing.assert_close(found[key].affine, expected[key].affine, rtol=0, atol=0)
-    with pytest.raises(ValueError, match=r"a tensor \(4, 5\) instead of paths"):
+    with pytest.raises(ValueError, match=r"a tensor of shape \(4, 5\) instead of paths"):
         LoadVolumesd()({"image": torch.zeros(4, 5)})
-    with pytest.raises(ValueError, match="the tensor given is 0 in every voxel"):
+    with pytest.raises(ValueError, match="the input tensor is 0 in every voxel"):
         LoadVolumesd()({"image": torch.zeros(1, 4, 4, 4)})
 
 
@@ -167,7 +167,7 @@ def bad_file(name: str, folder) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "said"),
+    ("name", "error", "message"),
     [
         ("missing", FileNotFoundError, r"bad\.nii\.gz is missing.*restore it"),
         ("truncated", ValueError, r"cannot read .*bad\.nii\.gz as NIfTI \(EOFError.*download"),
@@ -176,19 +176,19 @@ def bad_file(name: str, folder) -> dict:
         ("empty", ValueError, r"cannot read .*bad\.nii\.gz as NIfTI \(ImageFileError"),
         ("shape", ValueError, r"good.* has \(27, 33, 22\) voxels.*bad.* has \(26, 33, 22\).*co-register"),
         ("affine", ValueError, r"affines differ by more than 0\.001 mm.*good.*bad.*resample"),
-        ("nan", ValueError, r"bad\.nii\.gz holds 2 NaN or Inf voxels of 19602.*nan_to_num"),
+        ("nan", ValueError, r"bad\.nii\.gz holds 2 NaN or Inf voxels out of 19602.*nan_to_num"),
         ("complex", ValueError, r"bad\.nii\.gz holds complex numbers"),
         ("inf", ValueError, r"bad\.nii\.gz holds 1 NaN or Inf voxels"),
         ("zeros", ValueError, r"bad\.nii\.gz is 0 in every voxel"),
-        ("2d", ValueError, r"bad\.nii\.gz gives an array \(1, 27, 33\).* must be \(C, X, Y, Z\)"),
-        ("5d", ValueError, r"bad\.nii\.gz gives an array \(2, 27, 33, 22, 1\)"),
+        ("2d", ValueError, r"bad\.nii\.gz has the shape \(1, 27, 33\).* must be \(C, X, Y, Z\)"),
+        ("5d", ValueError, r"bad\.nii\.gz has the shape \(2, 27, 33, 22, 1\)"),
         ("4d", ValueError, r'bad\.nii\.gz is 4D with 2 channels where a 3D file is needed.*"channels"'),
         ("singular", ValueError, r"bad\.nii\.gz has the affine .* no inverse"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_bad_file_is_named(tmp_path, name, error, said):
-    with pytest.raises(error, match=f"(?s){said}"):
+def test_a_bad_file_is_named(tmp_path, name, error, message):
+    with pytest.raises(error, match=f"(?s){message}"):
         LoadVolumesd()(bad_file(name, tmp_path))
 
 
@@ -203,7 +203,7 @@ def test_affines_that_differ_by_rounding_are_one_grid(tmp_path):
 @pytest.mark.parametrize("channels", [[0, 2], [-1, 0]])
 def test_channel_that_is_not_there_is_an_error(tmp_path, channels):
     path = write_volume(tmp_path / "a.nii", np.ones((*SHAPE, 2)))
-    with pytest.raises(ValueError, match=r"channel (2|-1) asked of .*a\.nii, which has 2"):
+    with pytest.raises(ValueError, match=r"channel (2|-1) of .*a\.nii does not exist; the file has 2"):
         LoadVolumesd()({"image": [path] * 2, "channels": channels})
 
 
@@ -220,7 +220,7 @@ def test_what_is_wrong_survives_compose_and_workers(tmp_path, num_workers):
     with pytest.raises(RuntimeError, match="applying transform") as error:
         next(iter(loader))
     assert "bad.nii.gz holds 2 NaN or Inf voxels" in "".join(traceback.format_exception(error.value))
-    del error  # with it goes the loader's iterator, and with that its workers
+    del error  # frees the loader's iterator, and with it its workers
     gc.collect()
 
 
@@ -239,11 +239,11 @@ def test_no_text_of_a_header_comes_along(tmp_path):
     assert b"DOE" not in (tmp_path / "cached.pt").read_bytes()
 
 
-NAMES = ("flair", "t1", "t1ce", "t2")  # the Decathlon's order
+NAMES = ("flair", "t1", "t1ce", "t2")  # the order of the Decathlon
 
 
 def in_one_file(folder, name: str, dataset: dict | None = None) -> str:
-    """Four channels, each with a maximum of its own: 1, 2, 3, 4 in the order of NAMES."""
+    """Four channels with the maxima 1, 2, 3 and 4, in the order of NAMES."""
     volumes = np.stack([(i + 1) * (smooth_brain() > 0.3) for i in range(4)], -1)
     if dataset is not None:
         (folder / "dataset.json").write_text(json.dumps(dataset))
@@ -258,26 +258,24 @@ def in_one_file(folder, name: str, dataset: dict | None = None) -> str:
         ("case.nii.gz", {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}, {}),
         ("case.nii.gz", None, {"channel_order": NAMES}),
     ],
-    ids=["name", "dataset.json", "said"],
+    ids=["name", "dataset.json", "channel_order"],
 )
 def test_a_4d_file_comes_in_the_order_asked_for(tmp_path, name, dataset, options, modalities):
     file = in_one_file(tmp_path, name, dataset)
     image = LoadVolumesd(modalities=modalities, **options)({"image": file})["image"]
     assert [float(channel.max()) for channel in image] == [NAMES.index(modality) + 1 for modality in modalities]
-    given = LoadImaged("image", ensure_channel_first=True)({"image": file})  # by MONAI's loader, as for Deploy
-    again = LoadVolumesd(modalities=modalities, **options)(given)["image"]
+    loaded = LoadImaged("image", ensure_channel_first=True)({"image": file})  # loaded by MONAI, as in Deploy
+    again = LoadVolumesd(modalities=modalities, **options)(loaded)["image"]
     torch.testing.assert_close(again.as_tensor(), image.as_tensor(), rtol=0, atol=0)
 
 
 def test_a_4d_file_whose_order_nobody_says_is_refused(tmp_path):
     file = in_one_file(tmp_path, "case.nii.gz")
-    with pytest.raises(
-        ValueError, match=r"holds 4 channels, and nothing says which .*--channel_order \"\['t1', 't2'\]"
-    ):
+    with pytest.raises(ValueError, match=r"has 4 channels in unknown order, .*--channel_order \"\['t1', 't2'\]"):
         LoadVolumesd(modalities=("t1", "t2"))({"image": file})
-    with pytest.raises(ValueError, match=r"their order is said to be t1, t2; wanted are t1, t2"):
+    with pytest.raises(ValueError, match=r"their order is given as t1, t2; the contrasts needed are t1, t2"):
         LoadVolumesd(modalities=("t1", "t2"), channel_order=("t1", "t2"))({"image": file})
-    with pytest.raises(ValueError, match=r"their order is said to be flair, t1, adc, t2; wanted are t1, t1ce"):
+    with pytest.raises(ValueError, match=r"their order is given as flair, t1, adc, t2; .* needed are t1, t1ce"):
         LoadVolumesd(modalities=("t1", "t1ce"), channel_order=("flair", "t1", "adc", "t2"))({"image": file})
 
 
@@ -285,12 +283,12 @@ def test_a_tensor_without_a_file_is_in_the_order_of_the_metadata():
     volume = torch.stack([torch.as_tensor(smooth_brain()) * (i + 1) for i in range(2)])
     image = LoadVolumesd(modalities=("t1", "t2"))({"image": volume})["image"]
     torch.testing.assert_close(image.as_tensor(), volume.float())
-    with pytest.raises(ValueError, match="holds 2 channels, and their order is said to be t1, t2, flair"):
+    with pytest.raises(ValueError, match="has 2 channels, but their order is given as t1, t2, flair"):
         LoadVolumesd(modalities=("t1", "t2", "flair"))({"image": volume})
 
 
 @pytest.mark.parametrize(
-    ("names", "modalities", "said"),
+    ("names", "modalities", "message"),
     [
         (("a_t2.nii.gz", "a_t1.nii.gz"), ("t1", "t2"), r"a_t2\.nii\.gz is given for t1, and its name says t2"),
         (("a-t1n.nii.gz", "a-t1c.nii.gz"), ("t1", "t2"), r"a-t1c\.nii\.gz is given for t2, and its name says t1ce"),
@@ -299,8 +297,8 @@ def test_a_tensor_without_a_file_is_in_the_order_of_the_metadata():
         (("a_t1.nii.gz", "a_seg.nii.gz"), ("t1", "t2"), r"a_seg\.nii\.gz is given for t2, and its name says seg"),
     ],
 )
-def test_a_file_whose_name_says_another_contrast_is_refused(tmp_path, names, modalities, said):
+def test_a_file_whose_name_says_another_contrast_is_refused(tmp_path, names, modalities, message):
     single = isinstance(names, str)
     files = [write_volume(tmp_path / name, smooth_brain()) for name in ([names] if single else names)]
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         LoadVolumesd(modalities=modalities)({"image": files[0] if single else files})

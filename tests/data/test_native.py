@@ -1,4 +1,4 @@
-"""What a network made goes back to the files it was made of."""
+"""Network output is mapped back to the grid of the input files."""
 
 from __future__ import annotations
 

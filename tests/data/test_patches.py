@@ -1,4 +1,4 @@
-"""A patch is cut from all volumes at once, and its coordinates are those of its voxels in the whole."""
+"""A patch is cropped from all volumes, with the coordinates of its voxels in the whole volume."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_a_patch_has_the_coordinates_of_its_voxels(patch):
     for _ in range(20):
         d = cut(item())
         assert torch.equal(d["image"].as_tensor(), d["label"])
-        places = d["label"][0].long()
+        positions = d["label"][0].long()
         for axis in range(3):
-            torch.testing.assert_close(d["coordinates"][axis], whole[axis].flatten()[places], rtol=0, atol=0)
-        corners.add(int(places.flatten()[0]))
+            torch.testing.assert_close(d["coordinates"][axis], whole[axis].flatten()[positions], rtol=0, atol=0)
+        corners.add(int(positions.flatten()[0]))
         assert d["label"].shape[1:] == (patch if isinstance(patch, tuple) else (patch,) * 3)
     assert (len(corners) > 1) == (patch != SIZE)
 
@@ -51,7 +51,7 @@ def test_corners_are_drawn_towards_the_centre_and_reach_both_ends():
     cut.set_random_state(0)
     corners = np.array([cut._corner[0] for _ in range(2000) if cut.randomize([5, 1, 1]) is None])
     counts = np.bincount(corners, minlength=5) / len(corners)
-    # of a fifth of a triangle
+    # fifths of a triangular distribution
     np.testing.assert_allclose(counts, [0.08, 0.24, 0.36, 0.24, 0.08], atol=0.03)
 
 
@@ -63,5 +63,5 @@ def test_the_same_seed_draws_the_same_patch():
 @pytest.mark.parametrize("other", [(9, 12, 7), (9, 12, 8)])
 def test_what_does_not_fit_is_refused(other):
     d = {**item(), "label": torch.zeros(1, *other)}
-    with pytest.raises(ValueError, match="all must be of one size and at least as large as the patch"):
+    with pytest.raises(ValueError, match="must all have the same size, at least that of the patch"):
         RandCentrePatchd(["image", "label"], 8 if other == SIZE else 4)(d)

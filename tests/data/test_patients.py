@@ -1,4 +1,4 @@
-"""Scans of one patient are never on both sides, however they are named."""
+"""Scans of one patient are never in two parts of a split, however they are named."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def test_a_table_also_judges_a_datalist_that_knows_no_patients(tmp_path):
     make(tmp_path / "data", "a", "b", "c")
     split = prepare_datalist(tmp_path / "data", tmp_path / "list.json")
     trained, tested = split["training"][0]["subject"], split["test"][0]["subject"]
-    judged = split["validation"][0]["subject"]
-    file = table(tmp_path / "patients.csv", f"{trained},1", f"{tested},1", f"{judged},2")
+    validated = split["validation"][0]["subject"]
+    file = table(tmp_path / "patients.csv", f"{trained},1", f"{tested},1", f"{validated},2")
     with pytest.raises(ValueError, match="has 1 in training and in validation or test"):
         prepare_datalist(
             tmp_path / "data", tmp_path / "used.json", datalist_file=tmp_path / "list.json", patients_file=file
@@ -103,20 +103,20 @@ def test_a_table_also_judges_a_datalist_that_knows_no_patients(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("subject,person\na,1\n", r"the columns \['subject', 'person'\].*must be \['subject', 'patient'\]"),
         ("subject;patient\na;1\n", r"the columns \['subject;patient'\].*separated by commas"),
-        ("subject,patient\na,1\na,2\n", "gives several patients to a; give each subject one"),
-        ("subject,patient\na,1\nb,\nc,NA\n", "gives no patient to b, c; every subject must have one"),
+        ("subject,patient\na,1\na,2\n", "lists several patients for a; give each subject one"),
+        ("subject,patient\na,1\nb,\nc,NA\n", "has no patient for b, c; every subject must have one"),
         ("subject,patient\nNA,1\n,2\n", "the column subject of patients_file .* holds NA in every row"),
-        ("subject,patient\na,1\n", r"lacks 2 of 3 subjects: b, c; .*add their lines"),
+        ("subject,patient\na,1\n", r"lacks 2 of 3 subjects: b, c; .*add the missing rows"),
         ("", r"the columns \[\]"),
     ],
 )
-def test_a_table_that_does_not_say_it_all_is_refused(tmp_path, text, told):
+def test_a_table_that_does_not_say_it_all_is_refused(tmp_path, text, message):
     (tmp_path / "patients.csv").write_text(text)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         with_patients([{"subject": name} for name in "abc"], tmp_path / "patients.csv")
     with pytest.raises(FileNotFoundError, match=r"patients_file .*absent\.csv does not exist"):
         read_patients(tmp_path / "absent.csv")

@@ -1,4 +1,4 @@
-"""Phantoms: reproducible, shaped and contrasted like brains, and no easy prey for a table or a mean image."""
+"""Phantoms: reproducible, with the shape and contrast of brains, and not predictable by a table or a mean image."""
 
 import nibabel as nib
 import numpy as np
@@ -18,7 +18,7 @@ def heads():
 
 @pytest.fixture(scope="module")
 def scaled(heads):
-    """Per head its mask, and its modalities in [0, 1]."""
+    """For each head its mask, and its modalities scaled to [0, 1]."""
     return [(h.images["t1"] != 0, {m: in_window(v) for m, v in h.images.items()}) for h in heads]
 
 
@@ -44,7 +44,7 @@ def looked_up(values, source):
     return values[np.minimum((source * len(values)).astype(int), len(values) - 1)]
 
 
-# the same again ---------------------------------------------------------------------------------------------
+# reproducible -----------------------------------------------------------------------------------------------
 
 
 def test_same_seed_gives_same_voxels(heads):
@@ -55,7 +55,7 @@ def test_same_seed_gives_same_voxels(heads):
 
 
 def test_voxels_belong_to_the_generator_version(heads):
-    """If this fails, the heads have changed: raise the number in GENERATOR, and these with it."""
+    """If this fails, the heads have changed: raise the number in GENERATOR and update the values below."""
     means = [heads[0].images[m].mean() for m in MODALITIES]
     assert GENERATOR == "monai_idm phantom 2"
     np.testing.assert_allclose(means, [60.434, 137.481, 133.118, 61.392], rtol=1e-3)
@@ -100,7 +100,7 @@ def test_background_is_zero_and_brain_is_not(heads):
 
 
 def test_noise_makes_no_hole_in_the_brain(monkeypatch):
-    """A brain voxel that came out as 0 would be background to whoever reads the file."""
+    """A brain voxel of value 0 would be read as background."""
     monkeypatch.setattr(phantom_module, "NOISE", 1.0)
     t1, t2, flair = generate_phantom(0, SIZE, ("t1", "t2", "flair")).images.values()
     assert np.array_equal(t1 != 0, t2 != 0)
@@ -182,12 +182,12 @@ def test_oedema_and_csf_are_alike_in_t2_and_opposite_in_flair(heads):
     assert np.mean(t2_of_csf) == pytest.approx(np.mean(t2_of_oedema), abs=0.4)
 
 
-# no easy prey -----------------------------------------------------------------------------------------------
+# hard to predict --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bins", [64, 128])
 def test_table_from_t1_to_t2_is_poor(scaled, bins):
-    """Even the table fitted to the very head it is tried on, which nobody has."""
+    """Even a table fitted to the head that it is tested on, which is never available in practice."""
     pairs = [(v["t1"][mask], v["t2"][mask]) for mask, v in scaled]
     own = [psnr_db(looked_up(table(a, b, bins), a), b) for a, b in pairs]
     assert max(own) < 24
@@ -206,14 +206,14 @@ def test_mean_image_is_poor(scaled, modality):
 
 
 def test_neighbourhood_tells_what_the_voxel_does_not(scaled):
-    """A linear correction of the table, from T1 around the voxel and the place, helps in unseen heads."""
+    """Correcting the table linearly, by T1 around the voxel and its position, helps in unseen heads."""
 
     def features(mask, values):
         t1 = values["t1"]
         around = [np.roll(t1, step, axis)[mask] for axis in range(3) for step in (-2, -1, 1, 2)]
-        place = np.argwhere(mask)
-        place = ((place - place.mean(0)) / place.std(0)).T
-        return np.stack([looked_up(common, t1[mask]), np.ones(mask.sum()), *around, *place, *place**2], axis=1)
+        position = np.argwhere(mask)
+        position = ((position - position.mean(0)) / position.std(0)).T
+        return np.stack([looked_up(common, t1[mask]), np.ones(mask.sum()), *around, *position, *position**2], axis=1)
 
     t1, t2 = (np.concatenate([v[m][mask] for mask, v in scaled[:8]]) for m in ("t1", "t2"))
     common = table(t1, t2, 64)

@@ -1,4 +1,4 @@
-"""Phantoms as files: in BraTS's layout, written whole or not at all, and used again."""
+"""Phantom files: in the BraTS layout, written completely or not at all, and reused."""
 
 import json
 
@@ -15,7 +15,7 @@ KINDS = (*MODALITIES, "seg")
 
 @pytest.fixture
 def small():
-    """Files are tested on 16 x 18 x 20 voxels of two modalities."""
+    """Files are tested with 16 x 18 x 20 voxels and two modalities."""
     return {"spatial_size": (16, 18, 20), "seed": 5, "modalities": ("t1", "t2")}
 
 

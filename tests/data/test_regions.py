@@ -1,4 +1,4 @@
-"""Labels become the regions that BraTS is judged by, in every collection's numbers."""
+"""Labels become the regions that BraTS is evaluated on, with the label numbers of every collection."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ def test_a_region_is_the_union_of_its_tissues(label_map):
     tissues = LABEL_MAPS[label_map]
     label = torch.tensor([0, *tissues.values()]).reshape(1, -1, 1, 1)
     names = ["air", *tissues]
-    there = [region for region, parts in REGIONS.items() if {*parts} & {*tissues}]
-    regions = LabelToRegionsd(regions=there, label_map=label_map)({"label": label})["label"]
-    assert regions.shape == (len(there), len(names), 1, 1)
+    available = [region for region, parts in REGIONS.items() if {*parts} & {*tissues}]
+    regions = LabelToRegionsd(regions=available, label_map=label_map)({"label": label})["label"]
+    assert regions.shape == (len(available), len(names), 1, 1)
     assert regions.dtype == torch.float32
-    for region, channel in zip(there, regions, strict=True):
+    for region, channel in zip(available, regions, strict=True):
         assert [name for name, inside in zip(names, channel.flatten(), strict=True) if inside] == [
             name for name in names if name in REGIONS[region]
         ]
 
 
 def test_a_label_of_another_map_is_refused():
-    with pytest.raises(ValueError, match=r"labels \[3\] are not in the map 'brats2020'.* choose the map of your data"):
+    with pytest.raises(ValueError, match=r"labels \[3\] are not in the map 'brats2020'.* choose the label_map of your"):
         LabelToRegionsd()({"label": torch.tensor([0, 3]).reshape(1, 2, 1, 1)})
     with pytest.raises(ValueError, match="must have one channel"):
         LabelToRegionsd()({"label": torch.zeros(2, 3, 3, 3)})
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"regions": ("liver",)}, "choose regions from whole, core"),
         ({"regions": ()}, "choose regions from whole, core"),
         ({"label_map": "brats"}, "choose a map from brats2020, .*, or write the numbers out"),
-        ({"regions": ("whole", "cavity")}, "knows necrosis, oedema, enhancing, which are no part of the region cavity"),
+        ({"regions": ("whole", "cavity")}, "has necrosis, oedema, enhancing, none of which belongs to cavity"),
         ({"label_map": {"liver": 1}}, "name different numbers for some of cavity, cyst"),
         ({"label_map": {"oedema": 1, "necrosis": 1}}, "name different numbers"),
         ({"label_map": {"oedema": 0}}, "integers above 0"),
     ],
 )
-def test_unknown_names_are_refused(arguments, said):
+def test_unknown_names_are_refused(arguments, message):
     for transform in (LabelToRegionsd, RegionsToLabeld):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             transform(**arguments)
 
 

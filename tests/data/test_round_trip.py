@@ -1,6 +1,6 @@
-"""From files to the network's grid and back to files: the input's shape, affine and intensities.
+"""From files to the network's grid and back to files: shape, affine and intensities of the input are restored.
 
-The chain is the one a config writes; the preprocessed image itself is the prediction.
+The transforms are those of a config; the preprocessed image itself is the prediction.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def round_trip(item: dict, output_dir, **knobs) -> dict:
 
 
 def compare(item: dict, data: dict, output_dir, tolerance: float) -> None:
-    """Files written on the input's grid; values in the window, close to the input's as far as it reaches."""
+    """Files have the input's grid and values within the window, close to the input's values clipped to it."""
     window = data["image"].meta["window"]
     for channel, (modality, path) in enumerate(zip(("t1", "t2"), item["image"], strict=True)):
         original = nib.load(path)
@@ -50,7 +50,7 @@ def compare(item: dict, data: dict, output_dir, tolerance: float) -> None:
         error = np.abs(after - np.clip(before, lo, hi)) / (hi - lo)
         assert error[before != 0].mean() < tolerance
         assert error[before == 0].mean() < tolerance
-        assert np.all(after[:2] == 0)  # outside of the brain's box: air, whatever the window
+        assert np.all(after[:2] == 0)  # outside the brain's box: air, whatever the window
 
 
 @pytest.mark.parametrize("intensities", INTENSITIES)
@@ -95,7 +95,7 @@ def test_batches_return_case_by_case(tmp_path, dataset, num_workers):
     before, after = chain(output_dir=str(tmp_path / "out"))
     options = {"progress": False, "num_workers": 2} if dataset is CacheDataset else {}
     loader = DataLoader(dataset(items, before, **options), batch_size=2, num_workers=num_workers)
-    for _ in range(2):  # a second pass over a cache finds it unharmed
+    for _ in range(2):  # the first pass must leave the cache unchanged
         seen = []
         for batch in loader:
             batch["pred"] = batch["image"].as_tensor() + 0
@@ -132,4 +132,4 @@ def test_monai_can_save_the_inverted_prediction_too(tmp_path):
 
 
 def test_shape_and_values_stay_with_the_case():
-    assert len(set(SHAPE)) == 3  # else a swapped axis would go unseen
+    assert len(set(SHAPE)) == 3  # otherwise a swapped axis would go unnoticed

@@ -1,4 +1,4 @@
-"""Where sampling starts and where its results lie."""
+"""The noise that sampling starts from, and the affine and the settings of its results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_what_is_drawn_is_not_drawn_again_unless_it_would_be_another(tmp_path):
     assert listed(2, classes=[1]) == [second]
     assert listed(1, classes=[1]) == []
     for changes, name in [({"classes": [0]}, "class_label"), ({"settings": {"spatial_size": [4, 4, 4]}}, "num_inf")]:
-        with pytest.raises(ValueError, match=rf"sample_003.json is of a sample with other settings \({name}"):
+        with pytest.raises(ValueError, match=rf"sample_003.json is from a sample with other settings \({name}"):
             listed(2, **{"classes": [1], **changes})
 
 
@@ -67,6 +67,6 @@ def test_settings_lie_beside_the_volumes_of_their_case(tmp_path):
 
 
 def test_who_names_no_subject_writes_by_himself(tmp_path):
-    item = {"pred": 1}  # of MONAI Label or Deploy
+    item = {"pred": 1}  # as from MONAI Label or Deploy
     assert SaveSettingsd(tmp_path, {}, RECORD)(item) is item
     assert not list(tmp_path.iterdir())

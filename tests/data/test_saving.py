@@ -1,4 +1,4 @@
-"""What is written is float32 on the tensor's own affine, one file per modality, complete or not at all."""
+"""Files are float32 with the tensor's affine, one per modality, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_second_subject_does_not_replace_the_files_of_the_first(tmp_path, twin
     save = SaveVolumesd("pred", tmp_path, ["t1", "t2"])
     first = make_volume()
     save({"pred": first, "subject": "x 1"})
-    save({"pred": first, "subject": "x 1"})  # the same case again is no other
+    save({"pred": first, "subject": "x 1"})  # the same case again is not another subject
     with pytest.raises(ValueError, match=rf"subjects 'x 1' and '{twin}' would share the file name"):
         save({"pred": make_volume(), "subject": twin})
     np.testing.assert_array_equal(nib.load(tmp_path / "x_1_t1.nii.gz").get_fdata(), first[0].numpy())

@@ -1,4 +1,4 @@
-"""A run without a dataset is a demo, and says so."""
+"""A run without a dataset uses phantoms and logs it; a run records the source of its cases."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_source_is_where_the_cases_lie(tmp_path):
     phantoms = dataset_or_phantoms(None, tmp_path / "phantoms", 2, (32, 32, 24), 0)
     assert data_source(brats_datalist(phantoms), None, tmp_path / "phantoms") == PHANTOM
     assert data_source(brats_datalist(phantoms), "/data/BraTS2020", tmp_path / "phantoms") == "/data/BraTS2020"
-    study = {"image": str(tmp_path / "studies" / "case.nii.gz")}  # from a tool that knows no dataset_dir
+    study = {"image": str(tmp_path / "studies" / "case.nii.gz")}  # from a tool without a dataset_dir
     assert data_source([study], None, tmp_path / "phantoms") == str(tmp_path / "studies")
 
 
@@ -67,19 +67,19 @@ def test_a_training_s_data_are_described_for_its_record(tmp_path):
     datalist = prepare_datalist(phantoms, tmp_path / "datalist.json", fractions=(0.4, 0.3, 0.3))
     load = Compose([LoadVolumesd("image"), BrainToGridd("image", (32, 32, 32), zoom=False)])
     parts = [Dataset(datalist[part], load) for part in ("training", "validation")]
-    found = describe_data(*parts, None, tmp_path, [32, 32, 32])
-    spacing = found.pop("spacing_mm")
+    described = describe_data(*parts, None, tmp_path, [32, 32, 32])
+    spacing = described.pop("spacing_mm")
     assert spacing == pytest.approx(grid_spacing_mm(parts[1]))
-    assert found == {
+    assert described == {
         "source": PHANTOM,
         "num_cases": 1,
         "spatial_size": [32, 32, 32],
         "split": split_of(*parts, tmp_path / "datalist.json"),
     }
     record = RunRecord()
-    record.describe_data(**found, spacing_mm=spacing)
+    record.describe_data(**described, spacing_mm=spacing)
     assert record.content["data"]["spacing_mm"] == spacing
-    assert {part: len(record.content["split"][part]["subjects"]) for part in found["split"]} == {
-        part: len(datalist[part]) for part in found["split"]
+    assert {part: len(record.content["split"][part]["subjects"]) for part in described["split"]} == {
+        part: len(datalist[part]) for part in described["split"]
     }
     assert describe_data(*parts, "/data/BraTS2020", tmp_path, [32, 32, 32])["source"] == "/data/BraTS2020"

@@ -1,4 +1,4 @@
-"""Tables as spreadsheets and data sets bring them: nothing missing becomes a subject."""
+"""Tables as spreadsheets and data sets provide them: a missing name never becomes a subject."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def labels(tmp_path):
 @pytest.mark.parametrize("nothing", ["NA", "", "nan", " n/a ", "None"])
 def test_a_column_of_nothing_is_refused_and_the_right_one_named(labels, nothing):
     text = HEADER + f"HGG,{nothing},a\nHGG,{nothing},b\n"
-    told = r"column BraTS_2019_subject_ID .* NA in every row; class_columns must name BraTS_2020_subject_ID$"
-    with pytest.raises(ValueError, match=told):
+    message = r"column BraTS_2019_subject_ID .* NA in every row; class_columns must name BraTS_2020_subject_ID$"
+    with pytest.raises(ValueError, match=message):
         labels(text)
     assert labels(text, "BraTS_2020_subject_ID") == {"a": 0, "b": 0}
 
@@ -38,12 +38,12 @@ def test_rows_without_a_subject_are_passed_over_and_counted(labels, caplog):
 
 @pytest.mark.parametrize("cell", ["NA", ""])
 def test_a_class_that_is_missing_is_no_class(labels, cell):
-    with pytest.raises(ValueError, match=r"names\.csv holds the classes .*and classes are \['HGG', 'LGG'\]"):
+    with pytest.raises(ValueError, match=r"names\.csv holds the classes .*not in classes=\['HGG', 'LGG'\]"):
         labels(HEADER + f"{cell},a,a\nHGG,b,b\n")
 
 
 def test_a_heading_that_comes_twice_is_refused(labels):
-    with pytest.raises(ValueError, match="each there once"):
+    with pytest.raises(ValueError, match="each exactly once"):
         labels("Grade,BraTS_2019_subject_ID,Grade\nHGG,a,LGG\n")
 
 
@@ -53,5 +53,5 @@ def test_spaces_around_cells_and_blank_lines_are_no_matter(labels):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_a_file_in_another_encoding_is_refused(labels, encoding):
-    with pytest.raises(ValueError, match=r"is no CSV file in UTF-8 .*save it as such"):
+    with pytest.raises(ValueError, match=r"is not a CSV file in UTF-8 .*save it as one"):
         labels(HEADER + "HGG,Müller,b\n", encoding=encoding)

@@ -1,4 +1,4 @@
-"""Two processes step as one: replicated weights, whose gradients the optimizer averages, and those of FSDP2."""
+"""Two processes step one network: replicated weights, whose gradients the optimizer averages, and FSDP2's shards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def network(case):
     if case in EXACT:
         return small(2, **SHALLOW).double()
     net = nn.Sequential(nn.Linear(32, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 1))
-    return net.bfloat16() if "bfloat16" in case else net  # the last bias is on one process alone
+    return net.bfloat16() if "bfloat16" in case else net  # FSDP2 leaves the last bias on one process only
 
 
 def inputs(case, step):
@@ -52,7 +52,7 @@ def train(net, optimizer, case, part=slice(None)):
 
 def run(case, part):
     net = network(case)
-    torch.manual_seed(part.start)  # as of processes that draw noise of their own
+    torch.manual_seed(part.start)  # the processes draw different noise
     if part.start and "replicated" in case:
         nn.init.zeros_(next(net.parameters()))  # to be replaced by the weights of process 0
     if case == "sharded":
@@ -84,7 +84,7 @@ def work(rank, folder):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """The weights that the two processes came to, by case; the errors are checked there."""
+    """The final weights of the two processes, by case; ``work`` also checks the errors."""
     folder = tmp_path_factory.mktemp("processes")
     run_two(work, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -113,6 +113,6 @@ def test_two_processes_come_to_the_weights_of_one(case, found):
 @pytest.mark.parametrize("case", ROUNDED)
 def test_what_is_rounded_goes_the_same_way(case, found):
     start, expected = (torch.cat([p.flatten() for p in weights]) for weights in alone(case))
-    way = torch.cat([p.flatten() for p in found[0][case]]).float() - start
-    assert torch.cosine_similarity(way, expected - start, dim=0) > 0.98
-    assert (way.norm() / (expected - start).norm()).item() == pytest.approx(1, rel=0.02)
+    change = torch.cat([p.flatten() for p in found[0][case]]).float() - start
+    assert torch.cosine_similarity(change, expected - start, dim=0) > 0.98
+    assert (change.norm() / (expected - start).norm()).item() == pytest.approx(1, rel=0.02)

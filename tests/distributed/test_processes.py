@@ -1,4 +1,4 @@
-"""Two processes agree and train as one: gradients of rebuilt activations pass through DDP and FSDP2 unchanged."""
+"""Two processes train one network: gradients of rebuilt activations pass through DDP and FSDP2 unchanged."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def agree_and_train(rank):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """The gradients that the two processes came to, by wrap and type; what they agree on is checked there."""
+    """The gradients of the two processes, by wrapper and type; ``agree_and_train`` also checks their settings."""
     return ask_two(agree_and_train, tmp_path_factory.mktemp("processes"))
 
 
@@ -76,5 +76,5 @@ def test_two_processes_give_the_gradients_of_one(wrap, dtype, found):
 
 def test_without_torchrun_its_config_says_so(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(RuntimeError, match="nobody started them; run it as torchrun"):
+    with pytest.raises(RuntimeError, match="none were started; run it as torchrun"):
         initialize_processes()

@@ -1,4 +1,4 @@
-"""Shared weights, their optimizers and averages are saved as wholes, and go on from wholes."""
+"""Sharded weights, their optimizers and averages are saved as full tensors, and resume from full tensors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def save_and_go_on(rank):
         for p in second[0].parameters():
             nn.init.zeros_(to_local(p))
         for part, state in zip(second, saved, strict=True):
-            part.load_state_dict(copy.deepcopy(state))  # torch goes on counting steps in it
+            part.load_state_dict(copy.deepcopy(state))  # a copy, because torch keeps counting steps in the loaded one
         with second[2].swapped_in():
             averaged = second[0].state_dict()
         train(*second, range(STEPS, 2 * STEPS))
@@ -80,7 +80,7 @@ def test_wholes_are_those_of_one_process_that_never_stopped(name, found):
 
 
 def test_weights_of_two_types_are_refused():
-    with pytest.raises(ValueError, match=r"torch\.bfloat16, torch\.float32; take --weight_dtype float32"):
+    with pytest.raises(ValueError, match=r"torch\.bfloat16, torch\.float32; use --weight_dtype float32"):
         sharded(small(precision="mixed", weight_dtype="bfloat16"))
 
 
@@ -91,7 +91,7 @@ def test_states_in_8_bits_are_not_shared():
 
 
 def close(found, expected):
-    """Equal to rounding, tensor by tensor, however deep."""
+    """Require equality up to rounding, tensor by tensor, at any depth."""
     if isinstance(expected, torch.Tensor):
         torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
     elif isinstance(expected, dict):

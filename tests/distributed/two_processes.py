@@ -1,4 +1,4 @@
-"""Two processes of a test, that speak through gloo."""
+"""Run a test in two processes that communicate through gloo."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# once for all processes: they take seconds
+# imported once for all processes, because they take seconds
 IMPORTS = ["monai_idm", "torch._dynamo", "torch.distributed.fsdp", "torch.nn.parallel"]
 
 
 def run_two(work: Callable[..., None], folder: Path, *arguments: Any) -> None:
-    """Call ``work(rank, folder, *arguments)`` in each of two processes; what they find goes through the folder."""
+    """Call ``work(rank, folder, *arguments)`` in each of two processes, which leave their results in the folder."""
     mp.get_context("forkserver").set_forkserver_preload(IMPORTS)
     mp.start_processes(_process, (work, folder, *arguments), nprocs=2, start_method="forkserver")
 
 
 def ask_two(work: Callable[[int], Any], folder: Path) -> Any:
-    """What ``work(rank)`` finds in the first of two processes that speak to each other: tensors and plain types."""
+    """Call ``work(rank)`` in two processes that communicate, and return the result of rank 0: tensors, plain types."""
     run_two(_answer, folder, work)
     return torch.load(folder / "found.pt", weights_only=True)
 
 
 def meet(folder: Path, rank: int) -> None:
-    """Start to speak."""
+    """Join the process group."""
     dist.init_process_group("gloo", f"file://{folder}/meeting", world_size=2, rank=rank)
 
 
@@ -42,5 +42,5 @@ def _answer(rank: int, folder: Path, work: Callable[[int], Any]) -> None:
 def _process(rank: int, work: Callable[..., None], folder: Path, *arguments: Any) -> None:
     torch.set_num_threads(1)
     work(rank, folder, *arguments)
-    dist.barrier()  # one that leaves while the other still speaks to it ends it
-    os._exit(0)  # not the ordinary end: gloo's threads outlive their owners there, now and then, which is an abort
+    dist.barrier()  # a process that exits while the other still communicates would make it fail
+    os._exit(0)  # not a normal exit, after which gloo's threads now and then outlive their owners and abort

@@ -13,8 +13,7 @@ CONFIGS = ROOT / "bundle" / "configs"
 PAGES = [
     str(page.relative_to(ROOT))
     for page in (
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
+        *sorted(ROOT.glob("*.md")),
         ROOT / "monai_idm" / "reversible" / "NOTES.md",
         *sorted(DOCS.glob("*.md")),
     )

@@ -51,7 +51,7 @@ def test_a_row_has_the_figures_of_its_files_in_order(page):
     named = {word: cells for cells in rows if (word := row_of(page, cells)) is not None}
     assert set(named) == set(ROWS[page])
     for word, evidence in ROWS[page].items():
-        assert [f.number for f in figures(" ".join(named[word]))] == [shown for shown, _ in evidence]
+        assert [str(f) for f in figures(" ".join(named[word]))] == [shown for shown, _ in evidence]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,4 +1,4 @@
-"""Laws of the inferers, against MONAI's own and against networks whose answer is known."""
+"""Laws of the inferers, against MONAI's own and against networks whose predictions are known."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_class_labels_reach_the_network():
 
 
 class Oracle:
-    """A network that knows the noise that was added."""
+    """A network that predicts the added noise exactly."""
 
     def __init__(self, x0, scheduler):
         self.x0, self.scheduler, self.timesteps = x0, scheduler, []
@@ -75,14 +75,14 @@ class Oracle:
 @pytest.mark.parametrize("few", [None, 10])
 def test_reconstruction_starts_at_its_timestep_and_returns_to_the_image(few):
     scheduler = DDPMScheduler(100, "cosine")
-    sampler_starting_at = None if few is None else StridedDDIMScheduler(100, "cosine", num_inference_steps=few)
+    sampler = None if few is None else StridedDDIMScheduler(100, "cosine", num_inference_steps=few)
     x0 = torch.rand(2, 1, 4, 4)
     oracle = Oracle(x0, scheduler)
-    back = InvertibleDiffusionInferer(scheduler).reconstruct(x0, oracle, 35, scheduler=sampler_starting_at)
+    back = InvertibleDiffusionInferer(scheduler).reconstruct(x0, oracle, 35, scheduler=sampler)
     torch.testing.assert_close(back, x0, rtol=0, atol=2e-2)
     assert oracle.timesteps == (list(range(35, -1, -1)) if few is None else [35, 29, 19, 9])
-    if sampler_starting_at is not None:
-        assert len(sampler_starting_at.timesteps) == 10  # the scheduler given is not changed
+    if sampler is not None:
+        assert len(sampler.timesteps) == 10  # the scheduler given is not changed
 
 
 def test_reconstruction_noises_with_the_noise_given():
@@ -118,10 +118,10 @@ def test_sampling_behind_two_arguments():
 @pytest.mark.parametrize(
     ("scheduler", "steps", "every", "expected"),
     [
-        (DDPMScheduler, 100, 25, 4),  # as MONAI's own, which keep those of 75, 50, 25, 0
+        (DDPMScheduler, 100, 25, 4),  # like MONAI's own inferer, which keeps those of timesteps 75, 50, 25 and 0
         (DDIMScheduler, 100, 25, 4),
         (StridedDDIMScheduler, 100, 25, 4),
-        (StridedDDIMScheduler, 10, 100, 1),  # the last alone: MONAI's default, of a short training schedule
+        (StridedDDIMScheduler, 10, 100, 1),  # only the last: MONAI's default, with a short training schedule
         (StridedDDIMScheduler, 10, 1, 10),
         (StridedDDIMScheduler, 10, 25, 4),
         (StridedDDPMScheduler, 3, 25, 3),
@@ -142,7 +142,7 @@ def test_intermediates_are_kept_however_few_the_steps(scheduler, steps, every, e
             noise, net, save_intermediates=True, intermediate_steps=every, verbose=False
         )
         assert all(torch.equal(a, b) for a, b in zip(kept, core, strict=True))
-    assert "step" not in vars(scheduler)  # the one given is left alone
+    assert "step" not in vars(scheduler)  # the scheduler given is not changed
 
 
 def test_intermediates_of_ten_steps_at_the_defaults_and_of_flow_matching():
@@ -267,7 +267,9 @@ def test_our_networks_refuse_a_controlnet_by_name(network, inferer):
     call = {"inputs": x, "diffusion_model": net, "controlnet": control(), "noise": x, "timesteps": t, "cn_cond": x}
     if inferer is ControlNetLatentDiffusionInferer:
         call["autoencoder_model"] = type("Same", (), {"encode_stage_2_inputs": staticmethod(lambda x: x)})()
-    with pytest.raises(ValueError, match="takes no residuals of a ControlNet, whose inferers need DiffusionModelUNet"):
+    with pytest.raises(
+        ValueError, match="accepts no residuals of a ControlNet, whose inferers need DiffusionModelUNet"
+    ):
         inferer(DDPMScheduler(20, "cosine"))(**call)
 
 
@@ -281,7 +283,7 @@ def test_our_inferer_refuses_a_controlnet_by_name():
         lambda: inferer.sample(x, core_network(), control(), x),
         lambda: inferer.sample(x, core_network(), controlnet=control(), cn_cond=x),
     ):
-        with pytest.raises(ValueError, match=r"serves no ControlNet.*use ControlNetDiffusionInferer"):
+        with pytest.raises(ValueError, match=r"does not support ControlNet.*use ControlNetDiffusionInferer"):
             call()
     with pytest.raises(TypeError, match="no argument 'guidance'"):
         inferer.sample(x, core_network(), guidance=3)

@@ -1,4 +1,4 @@
-"""Weights by the signal-to-noise ratio."""
+"""Min-SNR weights of the loss."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_loss_weighs_each_of_a_batch_by_its_timestep():
 
 
 def test_a_gamma_that_means_nothing_is_refused():
-    with pytest.raises(ValueError, match="a number above 0, as 5, and give the scheduler"):
+    with pytest.raises(ValueError, match="a number above 0, such as 5, and give the scheduler"):
         InvertibleDiffusionLoss(small(), min_snr_gamma=5.0)
     with pytest.raises(ValueError, match="min_snr_gamma=0"):
         InvertibleDiffusionLoss(small(), min_snr_gamma=0, scheduler=DDPMScheduler(10))

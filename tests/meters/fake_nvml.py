@@ -1,15 +1,15 @@
-"""An NVML that is made up, errors included, and a clock that is moved by hand."""
+"""A fake NVML, errors included, and a clock that is moved by hand."""
 
 from types import SimpleNamespace
 
 import pynvml
 
 UUID = "0c1d2e3f-0000-1111-2222-333344445555"
-TICK_S = 0.125  # between two movements of the energy counter
+TICK_S = 0.125  # between two updates of the energy counter
 
 
 class FakeNVML:
-    """Two devices, of which CUDA sees the second; real exceptions; a counter that moves every 125 ms."""
+    """Two devices, of which CUDA sees the second; real exceptions; a counter that is updated every 125 ms."""
 
     NVMLError = pynvml.NVMLError
     NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
@@ -27,7 +27,7 @@ class FakeNVML:
         return self.now_s
 
     def pass_time(self, seconds, power_w=None, temperature_c=None, gpu_percent=None):
-        """Run for a while, at a power that is reached linearly."""
+        """Run for a while, with power changing linearly to ``power_w``."""
         end_w = self.power_w if power_w is None else power_w
         self.counted_j += (self.power_w + end_w) / 2 * seconds
         self.now_s += seconds

@@ -1,4 +1,4 @@
-"""The meter against an NVML that is made up."""
+"""The energy meter against a fake NVML."""
 
 import sys
 import threading
@@ -232,7 +232,7 @@ def test_a_gpu_that_tells_no_energy_is_unavailable_and_says_why(nvml, errors, re
     nvml.errors = errors
     meter = EnergyMeter("cuda:1", HOUR_S)
     assert (meter.available, meter.source) == (False, None)
-    assert meter.reason == f"NVML does not tell the energy of cuda:1: {reason}"
+    assert meter.reason == f"NVML does not report the energy of cuda:1: {reason}"
     assert nvml.opened == 0
     assert only_duration(meter, nvml.pass_time)
     assert nvml.opened == 0

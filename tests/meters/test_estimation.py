@@ -1,4 +1,4 @@
-"""An estimate is what a step takes: compared with real steps, whose tensors are counted."""
+"""An estimate equals what real steps need, measured by counting their tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def network(**arguments):
 
 
 def real_step(net, optimizer) -> tuple[int, int]:
-    """Resident and peak bytes of the second step, by when there are states."""
+    """Resident and peak bytes of the second step, when the optimizer has its states."""
     for _ in range(2):
         with live_bytes(net, optimizer) as memory:
             resident = memory.current_bytes
@@ -55,9 +55,9 @@ def test_it_is_what_a_real_step_takes(optimizer, activations, precision):
     build, formula = OPTIMIZERS[optimizer]
     net = network(activations=activations, precision=precision)
     resident, peak = real_step(net, build(net.parameters()))
-    found = estimate(net, SHAPE, formula)
-    assert found.resident_bytes == pytest.approx(resident, rel=0.002)  # AdamW counts its steps in a tensor
-    assert found.peak_bytes == pytest.approx(peak, rel=0.02)
+    estimated = estimate(net, SHAPE, formula)
+    assert estimated.resident_bytes == pytest.approx(resident, rel=0.002)  # AdamW counts its steps in a tensor
+    assert estimated.peak_bytes == pytest.approx(peak, rel=0.02)
 
 
 def test_it_holds_for_a_network_of_another_kind():
@@ -75,12 +75,12 @@ def test_states_may_depend_on_the_parameter():
 
 def test_frozen_weights_have_neither_states_nor_gradients():
     net = network()
-    every = estimate(net, SHAPE)
+    unfrozen = estimate(net, SHAPE)
     for p in net.core.parameters():
         p.requires_grad_(False)
     frozen = estimate(net, SHAPE)
-    assert frozen.resident_bytes < 0.5 * every.resident_bytes
-    assert frozen.peak_bytes < every.peak_bytes
+    assert frozen.resident_bytes < 0.5 * unfrozen.resident_bytes
+    assert frozen.peak_bytes < unfrozen.peak_bytes
 
 
 def test_flops_are_those_of_a_real_step():

@@ -17,7 +17,7 @@ def test_a_matrix_product_takes_two_operations_per_term_and_twice_that_backward(
 def test_a_convolution_counts_its_kernel_at_every_voxel():
     net, x = nn.Conv3d(2, 4, 3, padding=1), torch.randn(1, 2, 5, 6, 7)
     assert count_flops(lambda: net(x)) == 2 * 27 * 2 * 4 * 5 * 6 * 7
-    # x needs no gradient: backward, only that of the weights
+    # x needs no gradient: only that of the weights is computed
     assert count_flops(lambda: net(x).sum().backward()) == 2 * (2 * 27 * 2 * 4 * 5 * 6 * 7)
 
 
@@ -29,7 +29,7 @@ def attend():
 def test_attention_counts_on_a_cpu_too():
     product = 2 * 2 * 3 * 11 * 7 * 8
     assert count_flops(attend) == 2 * product
-    assert count_flops(lambda: attend().sum().backward()) == (2 + 5) * product  # scores are computed once more
+    assert count_flops(lambda: attend().sum().backward()) == (2 + 5) * product  # scores are computed again
 
 
 def test_fake_tensors_count_as_real_ones_do():

@@ -1,4 +1,4 @@
-"""Counted bytes against sums done by hand, and fake tensors against real ones."""
+"""Counted bytes against sums worked out by hand, and fake tensors against real ones."""
 
 import random
 
@@ -145,7 +145,7 @@ def test_a_layer_costs_its_stored_activations_and_a_checkpointed_one_only_its_in
 
 def training_bytes(checkpointed: bool) -> list[int]:
     torch.manual_seed(0)
-    found = []
+    counts = []
     with live_bytes() as memory:
         net = nn.Sequential(
             *(nn.Sequential(nn.Conv3d(4, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.SiLU()) for _ in range(3))
@@ -158,12 +158,12 @@ def training_bytes(checkpointed: bool) -> list[int]:
                 for block in net:
                     y = checkpoint(block, y, use_reentrant=False) if checkpointed else block(y)
                 loss = y.square().mean()
-                found.append(memory.current_bytes)
+                counts.append(memory.current_bytes)
                 loss.backward()
                 del y, loss
                 optimizer.step()
-            found += [memory.current_bytes, memory.peak_bytes, step.current_bytes, step.peak_bytes]
-    return found
+            counts += [memory.current_bytes, memory.peak_bytes, step.current_bytes, step.peak_bytes]
+    return counts
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])

@@ -1,4 +1,4 @@
-"""The oracle blur against plain numpy, and against every other blur."""
+"""The oracle blur against numpy, and against every other blur."""
 
 import numpy as np
 import pytest

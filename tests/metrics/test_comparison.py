@@ -1,4 +1,4 @@
-"""A paired metric is one row of ``METRICS``: what a row alone brings about."""
+"""A paired metric is one row of ``METRICS``: everything that adding a row changes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from monai_idm.metrics import comparison
 from monai_idm.metrics.comparison import METRICS, Comparison, PairedMetric
 from tests.metrics.test_reconstruction import accumulated, make_case
-from tests.metrics.test_synthesis import judged
+from tests.metrics.test_synthesis import evaluated
 
-JUDGED = {"reconstruction": lambda: accumulated(3), "synthesis": judged}
+ACCUMULATED = {"reconstruction": lambda: accumulated(3), "synthesis": evaluated}
 
 
 def correlation(pair: Comparison, mask: torch.Tensor | None) -> torch.Tensor:
@@ -24,9 +24,9 @@ def added(monkeypatch):
     monkeypatch.setitem(METRICS, "r", PairedMetric("correlation", correlation, ".3f", True))
 
 
-@pytest.mark.parametrize("task", JUDGED)
+@pytest.mark.parametrize("task", ACCUMULATED)
 def test_a_row_brings_a_metric_into_rows_summary_scalars_and_table(task, added):
-    metrics = JUDGED[task]()
+    metrics = ACCUMULATED[task]()
     modality = metrics.modalities[0]
     best, *_ = image = metrics.summary()["image"][modality]["brain"]
     assert {(row["space"], row["r"] is None) for row in metrics.rows()} <= {("image", False), ("noise", True)}

@@ -1,4 +1,4 @@
-"""The accumulated figures against the single ones, and the statistics against Python's own."""
+"""The accumulated metrics against the single ones, and the statistics against Python's own."""
 
 import json
 import math
@@ -144,7 +144,7 @@ def test_the_table_is_aligned_fits_and_says_what_it_shows():
     psnr_at = head.index("PSNR [dB]")
     mean = metrics.summary()["image"]["modality"]["brain"]["reconstruction"]["psnr"]["mean"]
     assert first[psnr_at:].startswith(f"{mean:.2f} ± ")
-    for said in (
+    for note in (
         "4 cases",
         "data range 1",
         "inside the brain mask",
@@ -152,7 +152,7 @@ def test_the_table_is_aligned_fits_and_says_what_it_shows():
         "standard deviations of the noise",
         "one_step: the image",
     ):
-        assert said in table
+        assert note in table
     assert "best_batch_of_2 (as in the paper, optimistic)" in table
 
 
@@ -177,7 +177,7 @@ def test_summary_and_rows_are_plain_json():
 def gathered(rank, folder):
     meet(folder, rank)
     metrics = ReconstructionMetrics(MODALITIES)
-    for seed in ((0, 2), (1, 0))[rank]:  # three cases dealt out to two: the first is repeated
+    for seed in ((0, 2), (1, 0))[rank]:  # three cases dealt out to two processes: the first is repeated
         metrics.update(f"case{seed}", **make_case(seed))
     metrics.gather()
     torch.save(metrics.rows(), folder / f"{rank}.pt")

@@ -1,4 +1,4 @@
-"""Faults planted into phantoms are found by name; phantoms without are not accused."""
+"""Faults planted into phantoms are found by name; phantoms without faults are not accused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.metrics.test_generation import VOLUMES
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-def judge(volumes, real=VOLUMES[:8]):
+def faults_of(volumes, real=VOLUMES[:8]):
     faults = SampleFaults()
     for volume in real:
         faults.update(volume, volume != 0)
@@ -34,17 +34,17 @@ FAULTS = {
 
 def test_grain_on_a_brain_is_noise_too():
     grainy = [(v + 0.1 * torch.randn(v.shape, generator=GENERATOR)).clamp(0, 1) for v in VOLUMES[10:12]]
-    assert set(judge(grainy)) == {"noise"}
+    assert set(faults_of(grainy)) == {"noise"}
 
 
 @pytest.mark.parametrize("start", range(8, 24, 2))
 def test_real_volumes_are_not_accused(start):
-    assert judge(VOLUMES[start : start + 2]) == {}
+    assert faults_of(VOLUMES[start : start + 2]) == {}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found_with_its_likely_cause(fault):
-    found = judge(FAULTS[fault](VOLUMES[10:12]))
+    found = faults_of(FAULTS[fault](VOLUMES[10:12]))
     assert fault in found
     assert found[fault].startswith("generated volumes ")
     assert "; likely " in found[fault]
@@ -53,7 +53,7 @@ def test_a_planted_fault_is_found_with_its_likely_cause(fault):
 
 def test_one_bad_volume_among_good_ones_is_enough():
     for fault in ("noise", "black", "saturated", "background"):
-        assert fault in judge([*VOLUMES[10:12], *FAULTS[fault](VOLUMES[12:13])])
+        assert fault in faults_of([*VOLUMES[10:12], *FAULTS[fault](VOLUMES[12:13])])
 
 
 def test_what_any_real_brain_fills_is_no_background():
@@ -73,9 +73,9 @@ def test_the_roughness_of_white_noise_is_known_whatever_its_strength():
     assert roughness(torch.ones(1, 4, 4, 4)) == 0
 
 
-def test_what_cannot_be_told_is_not_said():
+def test_faults_that_cannot_be_measured_are_not_reported():
     assert SampleFaults().found(torch.zeros(2, 1, 8, 8, 8)) == {}
-    assert "collapsed" not in judge(VOLUMES[10:11])
+    assert "collapsed" not in faults_of(VOLUMES[10:11])
     full = SampleFaults()  # brains that fill the volume: no air to look at
     for volume in VOLUMES[:3]:
         full.update(volume, torch.ones_like(volume))

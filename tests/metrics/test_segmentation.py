@@ -1,4 +1,4 @@
-"""Dice and HD95 against sets of voxels counted by hand, and the table of a split."""
+"""Dice and HD95 against values computed by hand, and the table of a split."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ def test_statistics_are_over_cases_whose_draws_count_as_their_mean():
     core = metrics.summary()["regions"]["core"]
     assert core["draw"]["dice"]["mean"] == pytest.approx((1 / 3 + 1 + 1) / 3)
     assert core["draw"]["dice"]["n"] == 3
-    assert core["draw"]["hd95_mm"] == describe([0, 0, 0])  # of the first case, by the draw that found it
-    assert core["ensemble"]["hd95_mm"]["n"] == 2  # and the majority missed it
+    assert core["draw"]["hd95_mm"] == describe([0, 0, 0])  # in the first case, of the draw that found it
+    assert core["ensemble"]["hd95_mm"]["n"] == 2  # in the first case the majority missed it
     assert "otsu" not in core
     shifts = [1, 0.75, 0.5]
     assert metrics.summary()["regions"]["whole"]["ensemble"]["dice"]["mean"] == pytest.approx(sum(shifts) / 3)
@@ -174,5 +174,5 @@ def test_the_table_shows_every_method_of_every_region():
 def test_unfit_shapes_and_names_are_refused():
     with pytest.raises(ValueError, match=r"case: draws of shape \(1, 2, .* must be \(N, R, D, H, W\)"):
         rows([torch.zeros(2, *SIZE)])
-    with pytest.raises(ValueError, match="name each channel of the mask once"):
+    with pytest.raises(ValueError, match="name each mask channel once"):
         SegmentationMetrics(("whole", "whole"))

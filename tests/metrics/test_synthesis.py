@@ -1,4 +1,4 @@
-"""Synthesised contrasts against figures by hand, and the baselines against tables made by hand."""
+"""Metrics of synthesised contrasts against single metrics, and the baselines against tables made by hand."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_mean_image_is_the_mean_of_as_many_cases_as_allowed(monkeypatch):
     torch.testing.assert_close(found, (make_case(0) + make_case(1))[:2] / 2)
 
 
-def judged(cases=3, draws=2, baselines=True):
+def evaluated(cases=3, draws=2, baselines=True):
     learned = TrainingBaselines(training(), NAMES, ["t1"]) if baselines else None
     metrics = SynthesisMetrics(NAMES, ["t1"], learned)
     for seed in range(20, 20 + cases):
@@ -78,7 +78,7 @@ def judged(cases=3, draws=2, baselines=True):
 
 
 def test_rows_hold_what_the_single_metrics_say_of_unknown_contrasts():
-    metrics = judged(1)
+    metrics = evaluated(1)
     rows = metrics.rows()
     assert {row["modality"] for row in rows} == {"t1ce", "t2"}
     assert [row["method"] for row in rows if (row["modality"], row["region"]) == ("t2", "brain")] == [
@@ -98,7 +98,7 @@ def test_rows_hold_what_the_single_metrics_say_of_unknown_contrasts():
 
 
 def test_draws_of_a_case_count_as_their_mean():
-    metrics = judged()
+    metrics = evaluated()
     rows = [r for r in metrics.rows() if (r["method"], r["modality"], r["region"]) == ("draw", "t2", "brain")]
     found = metrics.summary()["image"]["t2"]["brain"]["draw"]["psnr"]
     assert len(rows) == 6
@@ -107,21 +107,21 @@ def test_draws_of_a_case_count_as_their_mean():
 
 
 def test_scalars_are_of_the_ensemble_and_of_each_method():
-    metrics = judged()
+    metrics = evaluated()
     scalars, image = metrics.scalars(), metrics.summary()["image"]
     assert scalars["psnr_t2_brain"] == image["t2"]["brain"]["ensemble"]["psnr"]["mean"]
     assert scalars["draw_ssim_t1ce_whole"] == image["t1ce"]["whole"]["draw"]["ssim"]["mean"]
     assert scalars["psnr_brain"] == pytest.approx((scalars["psnr_t1ce_brain"] + scalars["psnr_t2_brain"]) / 2)
     gain = scalars["psnr_brain"] - scalars["lookup_psnr_brain"]
     assert scalars["psnr_brain_gain_over_lookup"] == pytest.approx(gain)
-    alone = judged(draws=1, baselines=False).scalars()
+    alone = evaluated(draws=1, baselines=False).scalars()
     assert alone["psnr_brain"] == alone["draw_psnr_brain"]
     assert "psnr_brain_gain_over_lookup" not in alone
     assert SynthesisMetrics(NAMES, ["t1"]).scalars() == {}
 
 
 def test_table_and_summary_can_be_read():
-    metrics = judged()
+    metrics = evaluated()
     json.dumps([metrics.summary(), metrics.rows()], allow_nan=False)
     table = metrics.table()
     assert "Synthesis, 3 cases" in table

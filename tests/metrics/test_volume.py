@@ -19,23 +19,23 @@ def make_case(size, channels=2):
 
 
 def numpy_ssim(pred, reference, mask, data_range):
-    """Wang et al.'s formula, window by window, centred in the mask."""
+    """Wang et al.'s formula, averaged over the windows centred in the mask."""
     pred, reference = pred.double().numpy(), reference.double().numpy()
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    found = []
+    values = []
     for corner in np.ndindex(*(n - 6 for n in pred.shape)):
         if not mask[tuple(i + 3 for i in corner)]:
             continue
         window = tuple(slice(i, i + 7) for i in corner)
         x, y = pred[window].ravel(), reference[window].ravel()
         covariance = np.cov(x, y, bias=True)
-        found.append(
+        values.append(
             (2 * x.mean() * y.mean() + c1)
             / (x.mean() ** 2 + y.mean() ** 2 + c1)
             * (2 * covariance[0, 1] + c2)
             / (covariance[0, 0] + covariance[1, 1] + c2)
         )
-    return np.mean(found)
+    return np.mean(values)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -100,7 +100,7 @@ def test_metadata_and_float_masks_are_taken():
 
 
 @pytest.mark.parametrize("metric", [psnr, mae, rmse, ssim3d])
-def test_shapes_that_do_not_fit_are_told(metric):
+def test_shapes_that_do_not_match_are_refused(metric):
     x = torch.rand(2, 8, 8, 8)
     with pytest.raises(ValueError, match="differ in shape; bring both to one grid"):
         metric(x, x[:, :7])
@@ -113,7 +113,7 @@ def test_shapes_that_do_not_fit_are_told(metric):
 
 
 @pytest.mark.parametrize("metric", [psnr, mae, rmse, ssim3d])
-def test_an_empty_mask_is_told_by_channel(metric):
+def test_an_empty_mask_is_refused_by_channel(metric):
     x, mask = torch.rand(2, 8, 8, 8), torch.ones(2, 8, 8, 8)
     mask[1] = 0
     with pytest.raises(ValueError, match=r"no voxel to average over in channel \[1\]"):
@@ -127,7 +127,7 @@ def test_a_mask_in_the_margin_holds_no_window():
         ssim3d(x, x, mask)
 
 
-def test_volumes_smaller_than_the_window_are_told():
+def test_volumes_smaller_than_the_window_are_refused():
     x = torch.rand(1, 8, 6, 8)
     with pytest.raises(ValueError, match=r"\(8, 6, 8\) is smaller than the SSIM window of 7 voxels"):
         ssim3d(x, x)

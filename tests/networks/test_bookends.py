@@ -1,4 +1,4 @@
-"""What passes the core where the bookends halve the resolution."""
+"""What bypasses the core where the bookends halve the resolution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both networks ask of their inputs, and what they take alike."""
+"""The inputs that both networks refuse, and those that both accept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABELS = {"with classes": {"class_labels": torch.tensor([0, 2])}}
         ((1, 3, 8, 8, 8), {}, "in_channels=2"),
         ((1, 2, 8, 8), {}, "spatial_dims=3"),
         ((3, 2, 8, 8, 8), {"timesteps": torch.tensor([1, 2])}, "for a batch of 3"),
-        ((1, 2, 8, 8, 8), {"class_labels": torch.tensor([1])}, "needs no class_labels|knows no classes"),
+        ((1, 2, 8, 8, 8), {"class_labels": torch.tensor([1])}, "needs no class_labels|has no class conditioning"),
     ],
 )
 @pytest.mark.parametrize("network", ["reversible", "PatchDDM"])

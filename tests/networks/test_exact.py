@@ -11,7 +11,7 @@ from monai_idm.reversible.fixed_point import GRID_BITS
 from tests.networks.test_invertible_unet import gradients, small
 from tests.reversible.chains import disturb, halves, unet
 
-SIZES = [(12, 12, 12), (16, 12, 20)]  # bfloat16 on a CPU wants 3 voxels a side and more
+SIZES = [(12, 12, 12), (16, 12, 20)]  # bfloat16 on a CPU needs at least 3 voxels a side
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_gradients_of_all_policies_are_equal_bit_for_bit(precision, stride, size
 
 @pytest.mark.parametrize("precision", ["exact", "exact-mixed"])
 def test_a_few_samples_at_a_time_keep_gradients_equal_bit_for_bit(precision, monkeypatch):
-    monkeypatch.setattr(chunks, "AUTO_VOXELS", 1)  # mixings too go sample by sample
+    monkeypatch.setattr(chunks, "AUTO_VOXELS", 1)  # mixings, too, then run sample by sample
     net = small(precision=precision)
     x, t = torch.randn(3, 2, 12, 12, 12), torch.tensor([3, 50, 700])
     expected = gradients(net.with_activations("stored"), x, t)

@@ -1,4 +1,4 @@
-"""The network as a compiled, scripted or exported program, against itself."""
+"""The compiled, scripted or exported network against the network itself."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_freezing_changes_no_result_and_is_not_saved():
 
 
 def other_weights(net):
-    """Weights of another network of the same make."""
+    """Weights of another network of the same architecture."""
     torch.manual_seed(1)
     twin = disturb(copy.deepcopy(net))
     return {name: tensor.clone() for name, tensor in twin.state_dict().items()}
@@ -127,7 +127,7 @@ def test_a_frozen_network_follows_its_type_its_copies_and_weights_for_one_call()
     copied.load_state_dict(weights)
     assert torch.equal(lent, expected)
     assert torch.equal(copied(x, t), expected)
-    assert torch.equal(net(x, t), y)  # the original's stay
+    assert torch.equal(net(x, t), y)  # the original keeps its own weights
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -207,10 +207,10 @@ def test_multiplied_out_a_matrix_is_what_it_is_solved_for(size, scale, monkeypat
 
 
 def by_onnx(model, *tensors):
-    """What the ONNX runtime makes of it."""
+    """Output of the model in the ONNX runtime."""
     runtime = pytest.importorskip("onnxruntime")
     session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
+    names = [entry.name for entry in session.get_inputs()]
     (found,) = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)})
     return torch.from_numpy(found)
 

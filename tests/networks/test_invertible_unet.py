@@ -1,4 +1,4 @@
-"""Laws of the network."""
+"""Laws of the invertible network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def small(dims=3, **overrides) -> InvertibleDiffusionUNet:
     return disturb(InvertibleDiffusionUNet(**{**arguments, **overrides}))
 
 
-# every kind of operation once or twice, where each takes its time
+# every kind of operation once or twice, for slow tests
 SHALLOW = {"channels": (16, 32), "num_res_blocks": 1, "attention_levels": (True, False), "num_head_channels": 4}
 
 
@@ -41,7 +41,7 @@ def gradients(net, x, t, **kwargs):
 
 
 def worst_error(found, expected) -> float:
-    """The largest error of a parameter's gradient, relative to its norm, but at least to 1e-3 of an even share."""
+    """The largest error of any gradient, relative to its norm or to 1e-3 of an even share of the total if larger."""
     total = torch.stack([g.norm() for g in expected.values()]).norm()
     even = total / len(expected) ** 0.5
     return max(float((found[n] - g).norm() / max(g.norm(), 1e-3 * even)) for n, g in expected.items())
@@ -56,7 +56,7 @@ def test_presets_have_the_sizes_they_promise():
     assert counts["light"] == pytest.approx(3.0e6, rel=0.05)
     assert counts["base"] == pytest.approx(24.26e6, rel=0.005)
     assert counts["paper"] == pytest.approx(343.6e6, rel=0.005)
-    assert counts["paper"] == 343_869_826  # the count that the design was made to
+    assert counts["paper"] == 343_869_826  # the count by design
 
 
 @pytest.mark.parametrize(("dims", "size"), [(3, (4, 8, 12)), (2, (12, 8))])
@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(tmp_path):
         small(embedding_channels=24).load_state_dict(state)
     with pytest.raises(ValueError, match="tensors are missing, unknown or of another shape"):
         small(embedding_channels=24).load_state_dict(dict(state))
-    # asked for, a partial load is possible
+    # a partial load is possible on request
     small(num_class_embeds=3).load_state_dict(state, strict=False)
 
 

@@ -1,4 +1,4 @@
-"""Normalisation and SiLU in one function equal those of torch, and keep nothing but their input."""
+"""Normalisation and SiLU in one function equal those of torch, and keep only their input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of PatchDDM's network, the baseline."""
+"""Laws of the baseline, PatchDDM's network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def gradients(net, x, t):
 
 
 def peak_bytes(shape, **arguments) -> int:
-    """Of a forward and backward pass, with weights and gradients."""
+    """Peak memory of a forward and backward pass, including weights and gradients."""
     with FakeTensorMode():
         net = PatchDiffusionUNet(len(shape) - 2, shape[1], 1, **arguments)
         with live_bytes(net) as memory:
@@ -153,7 +153,7 @@ def test_memory_falls_with_checkpoints_and_with_bfloat16():
     case = {"shape": (1, 2, 32, 32, 32), "channels": (6, 18), "norm_num_groups": 3}
     stored = peak_bytes(**case)
     assert peak_bytes(activations="checkpointed", **case) < 0.5 * stored
-    # not the half: the inputs of normalisations are kept in float32
+    # more than half: the inputs of normalisations are kept in float32
     assert 0.6 * stored < peak_bytes(precision="mixed", **case) < 0.75 * stored
 
 

@@ -1,4 +1,4 @@
-"""Policies per level, and the one that is chosen for a budget."""
+"""Policies per level, and the policy chosen for a memory budget."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_auto_stores_the_deep_levels_that_fit_and_says_so(caplog):
 
 
 def test_a_budget_that_is_too_small_is_refused():
-    with pytest.raises(ValueError, match="raise the budget, or take a smaller batch or volume"):
+    with pytest.raises(ValueError, match="raise the budget, or use a smaller batch or volume"):
         small(activations="auto", memory_budget_gib=1e-4)(torch.randn(SHAPE))
 
 
@@ -79,8 +79,8 @@ def test_a_budget_that_is_too_small_is_refused():
         ({"activations": ("stored", "rebuilt", "auto")}, "for each of the 3"),
         ({"activations": "auto"}, "'auto' needs a budget"),
         ({"memory_budget_gib": 4.0}, "nothing else takes one"),
-        ({"branch_batch": 0}, "from 1 on, or 'auto'"),
-        ({"branch_batch": "all"}, "from 1 on, or 'auto'"),
+        ({"branch_batch": 0}, "1 or more, or 'auto'"),
+        ({"branch_batch": "all"}, "1 or more, or 'auto'"),
     ],
 )
 def test_impossible_choices_are_refused(arguments, message):

@@ -1,4 +1,4 @@
-"""Weights in bfloat16: which they are, and that little changes but the memory."""
+"""Weights in bfloat16: which weights they are, and that little except the memory changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ARGUMENTS = {"precision": "mixed", "weight_dtype": "bfloat16"}
 
 
 def pair():
-    """The same network, with weights of which bfloat16 loses nothing."""
+    """The same network twice, with weights that bfloat16 represents exactly."""
     low = small(**ARGUMENTS)
     full = small(precision="mixed")
     full.load_state_dict(low.state_dict())

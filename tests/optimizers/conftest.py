@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Steps of small parameters: more threads would wait for each other."""
+    """The parameters are small: with more threads, they would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

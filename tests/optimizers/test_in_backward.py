@@ -1,4 +1,4 @@
-"""Stepping in the backward pass equals stepping after it, and needs no gradients."""
+"""Stepping in the backward pass equals stepping after it, and keeps no gradients."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_gradients_never_exist_all_at_once():
     for make in (AdamW, AdamWInBackward):
         net = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(20)))
         optimizer = make(net.parameters(), fused=True)
-        for _ in range(2):  # states are there from the second on
+        for _ in range(2):  # the states exist from the second step on
             optimizer.zero_grad()
             with live_bytes() as memory:
                 net(torch.randn(1, 64)).sum().backward()
@@ -134,7 +134,7 @@ def test_a_checkpoint_continues_as_if_nothing_had_happened(make, tmp_path):
     schedule.step()
     torch.save([ours.state_dict(), optimizer.state_dict()], tmp_path / "checkpoint.pt")
     resumed = AdamWInBackward(weight_norm_groups(twin) if make is AdamWInBackward else twin.parameters(), lambda_l2=0.0)
-    train(twin, resumed, [9])  # has states, groups and weights of its own
+    train(twin, resumed, [9])  # so that it has other states, groups and weights before it loads
     weights, states = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     twin.load_state_dict(weights)
     resumed.load_state_dict(states)
@@ -203,7 +203,7 @@ def test_a_parameter_has_one_optimizer_at_a_time():
         AdamWInBackward([{"params": net[4].parameters()}, {"params": net[0].parameters()}])
     before = copy.deepcopy(net)
     loss_of(net, 0).backward()
-    assert torch.equal(net[4].weight, before[4].weight)  # though what could not be built lives in the error
+    assert torch.equal(net[4].weight, before[4].weight)  # although the error keeps the failed optimizer alive
     del error
     assert not torch.equal(net[0].weight, before[0].weight)
     first.remove()
@@ -224,7 +224,7 @@ def test_weights_that_were_stepped_are_known_to_be_others(states):
 
 
 class Run:
-    """A SupervisedTrainer as anyone would set it up."""
+    """A SupervisedTrainer, set up as usual."""
 
     def __init__(self, net, optimizer, folder, checkpoint=None, epochs=2, **settings):
         schedule = CosineAnnealingLR(optimizer, 6)

@@ -1,4 +1,4 @@
-"""What AdamW remembers in 8 bits, and how a bfloat16 weight takes a step."""
+"""AdamW's states in float32 and in 8 bits, and the steps of bfloat16 weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monai_idm.meters import live_bytes
 from monai_idm.optimizers import AdamWInBackward
 from monai_idm.optimizers.states import STATES, ParameterStep
 
-BFLOAT16_ULP = 2**-7  # of the numbers in [1, 2)
+BFLOAT16_ULP = 2**-7  # for numbers in [1, 2)
 
 
 @pytest.fixture(params=STATES)
@@ -25,7 +25,7 @@ def states(request):
 
 
 def network(dtype=torch.float32):
-    """Weights with 8-bit states, of 4608 elements, which is no whole number of kilobytes, and small ones without."""
+    """A weight of 4608 elements (not a whole number of kilobytes), which has 8-bit states, and small ones without."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(2, 32, 3), nn.SiLU(), nn.Conv2d(32, 16, 3, bias=False), nn.GroupNorm(4, 16)).to(dtype)
     return net[:3].to(dtype).append(net[3].float()) if dtype == torch.bfloat16 else net
@@ -70,7 +70,7 @@ def test_8bit_keeps_channels_last():
     assert ours[2].weight.is_contiguous(memory_format=torch.channels_last)
     assert not ours[2].weight.is_contiguous()
     for p, q in zip(ours.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=0, atol=2e-2)  # of five steps of 1e-2
+        torch.testing.assert_close(p, q, rtol=0, atol=2e-2)  # after five steps of 1e-2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -94,7 +94,8 @@ def test_states_are_as_large_as_promised(states, dtype):
     optimizer = AdamWInBackward([p], states=states)
     step_down(p, optimizer)
     found = sum(t.nbytes for t in optimizer.state[p].values() if torch.is_tensor(t)) / p.numel()
-    assert found == pytest.approx({"float32": 8, "8bit": 2 + 8 / 256}[states], rel=0.02)  # one scale in 256 elements
+    # 8bit: one scale per 256 elements
+    assert found == pytest.approx({"float32": 8, "8bit": 2 + 8 / 256}[states], rel=0.02)
 
 
 @pytest.mark.parametrize(("dtype", "bytes_per_weight"), [(torch.float32, 0), (torch.bfloat16, 8)])
@@ -122,7 +123,7 @@ def test_a_bfloat16_step_is_that_of_float32_rounded_up_or_down(states):
     error = ((p.float() - exact) / spacing).detach()
     assert error.abs().max() <= 1
     assert error.mean().abs() < 0.02  # 0.4 / sqrt(10 000) is one standard deviation
-    assert error.abs().max() > 0.9  # rounding to the nearest leaves at most a half
+    assert error.abs().max() > 0.9  # rounding to nearest would leave at most 0.5
     optimizer.step()
 
 
@@ -139,7 +140,7 @@ def test_the_states_of_a_bfloat16_weight_are_those_of_a_float32_weight(states):
     p, twin = weights(1.0), weights(1.0, dtype=torch.float32)
     optimizer, other = (AdamWInBackward([w], 1e-4, states=states) for w in (p, twin))
     for _ in range(20):
-        g = torch.randn(p.shape).bfloat16().float()  # in bfloat16 itself the second moment would never fall
+        g = torch.randn(p.shape).bfloat16().float()  # with bfloat16 states, the second moment would never fall
         for w in (p, twin):
             (w.float() * g).sum().backward()
         optimizer.step()
@@ -174,7 +175,7 @@ def test_an_empty_part_of_a_parameter_is_passed_over(states):
 
 
 def test_parameters_may_step_at_the_same_time(states):
-    """As those of several devices do."""
+    """Parameters on several devices do."""
     step = ParameterStep(states, lr=1e-3)
     pairs = [(p := weights(1.0, 5000, torch.float32), copy.deepcopy(p)) for _ in range(2)]
 

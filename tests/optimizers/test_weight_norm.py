@@ -1,4 +1,4 @@
-"""Eq. 8's regularisation in the step equals the same term in the loss."""
+"""Eq. 8's regularisation in the optimizer's step equals the same term in the loss."""
 
 from __future__ import annotations
 

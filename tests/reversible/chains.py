@@ -1,4 +1,4 @@
-"""Chains of operations that the tests of the engine run on."""
+"""Chains of operations for the tests of the engine."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def unet(dims: int, channels: int = 16, couplings: int = 1) -> ReversibleSequenc
 
 
 def disturb(module: nn.Module, scale: float = 0.2) -> nn.Module:
-    """Away from the initial values, where branches and attention are zero and orthogonal maps the identity."""
+    """Move all parameters away from initial values, at which branches are zero and orthogonal maps the identity."""
     with torch.no_grad():
         for p in module.parameters():
             p.add_(scale * torch.randn_like(p))

@@ -1,4 +1,4 @@
-"""A few samples at a time gives what all at once gives."""
+"""Running a few samples at a time gives the same result as running them all together."""
 
 from __future__ import annotations
 

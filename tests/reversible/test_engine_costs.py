@@ -24,7 +24,7 @@ def bytes_after_forward(activations: str, couplings: int) -> int:
 def test_bytes_held_for_backward_do_not_grow_with_depth():
     shallow, deep = (bytes_after_forward("rebuilt", n) for n in (1, 8))
     assert deep == shallow
-    # the same count grows where activations are kept, so it would show if they were kept secretly
+    # the same count grows where activations are kept, so it would reveal any that are kept by mistake
     assert bytes_after_forward("stored", 8) > 2 * bytes_after_forward("stored", 1)
     assert bytes_after_forward("checkpointed", 8) > 1.5 * bytes_after_forward("checkpointed", 1)
 
@@ -81,6 +81,6 @@ def test_a_sample_more_costs_its_streams_but_no_branch():
         return live.peak_bytes
 
     half = halves(3, batch=1, sides=(8, 8, 8))[0].nbytes
-    # outputs, their copies on the tape, gradients that came, gradients that go: two halves each, and one to spare
+    # outputs, their copies on the tape, incoming and outgoing gradients: two halves each, and one half as a margin
     assert (peak(4, 1) - peak(1, 1)) / 3 <= 9 * half
     assert (peak(4, 4) - peak(1, 4)) / 3 > 12 * half

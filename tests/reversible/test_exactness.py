@@ -1,4 +1,4 @@
-"""Exact precision of operations that are not ours: equal gradients in every policy, or a refusal that names them."""
+"""Exact precision of user-defined operations: equal gradients in every policy, or an error that names the operation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POLICIES = ("stored", "checkpointed", "rebuilt")
 
 
 class Attended(ReversibleOperation):
-    """Adds to one half what attention makes of the other; it has no rebuild of its own."""
+    """Adds attention over one half to the other half; does not override rebuild."""
 
     def __init__(self, channels=16, dropout=0.0):
         super().__init__()
@@ -43,7 +43,7 @@ class Attended(ReversibleOperation):
 
 
 class Sheared(Attended):
-    """The same with one weight read twice, and with one that is never read."""
+    """The same with one weight that is read twice and one that is never read."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ class Sheared(Attended):
 
 
 class Chosen(Attended):
-    """As kernels that are chosen by requires_grad, as torch.matmul's, and differ in the last bit."""
+    """Differs in the last bit with requires_grad, as kernels do that torch.matmul chooses by it."""
 
     def step(self, b, e):
         seen = super().step(b, e)
@@ -62,7 +62,7 @@ class Chosen(Attended):
 
 
 class Turned(ReversibleOperation):
-    """An orthogonal map of both halves without a rebuild of its own, whose gradients reach both by two ways."""
+    """An orthogonal map that does not override rebuild; the gradient of each half is a sum over both outputs."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ class OffTheGrid(Attended):
 
 
 class Stretched(Attended):
-    """Snaps, but keeps nothing of what its inverse misses."""
+    """Snaps, but does not keep what its inverse misses."""
 
     def map(self, inputs, condition, remainders=None):
         return [snap(x * 0.7) for x in inputs]
@@ -100,7 +100,7 @@ class Stretched(Attended):
 
 
 class Approximate(Attended):
-    """A rebuild of its own, whose gradients are right to seven digits."""
+    """Overrides rebuild, with gradients that are right to seven digits."""
 
     def rebuild(self, outputs, gradients, condition, remainders):
         x, dx, dc, dw = super().rebuild(outputs, gradients, condition, remainders)
@@ -108,7 +108,7 @@ class Approximate(Attended):
 
 
 class Rough(Branch):
-    """A branch that is another function where gradients are recorded."""
+    """A branch that computes another function where gradients are recorded."""
 
     def forward(self, x, e):
         return super().forward(x, e) + 0.01 * x.requires_grad
@@ -125,7 +125,7 @@ def unequal(chain, policies=POLICIES, seed=None):
     inputs, embedding = halves(3), torch.randn(2, 5)
     found = []
     for policy in policies:
-        torch.manual_seed(1)  # of dropout
+        torch.manual_seed(1)  # for dropout
         found.append(gradients(chain, inputs, embedding, policy))
     return [
         name
@@ -184,19 +184,17 @@ def test_the_inverse_of_an_exact_chain_has_equal_gradients_in_every_policy(make)
     ],
 )
 def test_an_operation_that_is_not_exact_is_refused_in_its_first_step_and_by_verify(operation, what):
-    match = f"({what}) of operation 2 of the chain, {operation.__name__} are not rebuilt to the last bit"
+    match = f"({what}) of operation 2 of the chain, {operation.__name__} are not rebuilt bit for bit"
     inputs, embedding = halves(3), torch.randn(2, 5)
     with pytest.raises(ValueError, match=match):
         chain(operation()).verify(list(inputs), embedding)
     with pytest.raises(ValueError, match=match):
         chain(operation())([x.requires_grad_() for x in inputs], embedding)
-    chain(operation())(inputs, embedding, "stored")  # which rebuilds nothing
+    chain(operation())(inputs, embedding, "stored")  # rebuilds nothing, so it is not refused
 
 
 def test_a_branch_that_is_not_exact_is_refused():
-    with pytest.raises(
-        ValueError, match="of operation 2 of the chain, AdditiveCoupling are not rebuilt to the last bit"
-    ):
+    with pytest.raises(ValueError, match="of operation 2 of the chain, AdditiveCoupling are not rebuilt bit for bit"):
         unequal(chain(AdditiveCoupling(Rough(3, 8, 5))), ["rebuilt"])
 
 
@@ -214,7 +212,7 @@ def test_an_operation_is_looked_at_once_and_ours_never(monkeypatch):
     )
     net = chain(Attended())
     for operation in (net.operations[0], net.operations[3]):
-        operation.f = nn.Bilinear(1, 1, 1)  # of torch
+        operation.f = nn.Bilinear(1, 1, 1)  # a module of torch, hence trusted
         operation._is_exact = True
     inputs, embedding = halves(3), torch.randn(2, 5)
     middle = ReversibleSequence([*net.operations][1:3], exact=True)

@@ -1,4 +1,4 @@
-"""Laws of the single operations."""
+"""Laws of each operation by itself."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_attention_scales_each_parity_by_the_other_alone():
     known = torch.randn(1, 12, 8, dtype=torch.float64)
     shape = torch.Size((4, 4))
     assert scale(known, shape=shape, parity=0).shape == (1, 12, 8)
-    # a first half-step leaves the even sites alone; only the second, which sees the new odd ones, changes them
+    # the first half-step does not change the even sites; only the second, which sees the scaled odd ones, does
     operation = CheckerboardAttention(scale)
     y = torch.randn(1, 12, 4, 4, dtype=torch.float64)
     low = torch.zeros(1, 1, 4, 4, dtype=torch.float64)

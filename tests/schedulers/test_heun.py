@@ -1,4 +1,4 @@
-"""Laws of Heun's sampler, with the exact denoiser of a normal distribution where a network would stand."""
+"""Laws of Heun's sampler, with the exact denoiser of a normal distribution in place of a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.schedulers.test_strided import MEAN, SD, exact
 def sampled(cls, steps, x):
     scheduler = cls(1600, "cosine", "sample", clip_sample=False, num_inference_steps=steps)
     angles = (torch.arange(1600, dtype=torch.float64) + 1) / 1600 * torch.pi / 2
-    scheduler.alphas_cumprod = angles.cos() ** 2  # MONAI's are rounded to float32, which shows at little noise
+    scheduler.alphas_cumprod = angles.cos() ** 2  # MONAI's are rounded to float32, which matters at low noise
     for t in scheduler.timesteps:
         x, _ = scheduler.step(exact(scheduler, x, t), t, x)
     return x
@@ -30,7 +30,7 @@ def test_halving_the_steps_of_heun_quarters_its_error_and_only_halves_that_of_dd
         assert 1.7 < coarse / fine < 2.5
     for coarse, fine in zip(errors[StridedHeunScheduler], errors[StridedHeunScheduler][1:], strict=False):
         assert 3.4 < coarse / fine < 4.6
-    assert errors[StridedHeunScheduler][1] < 0.5 * errors[StridedDDIMScheduler][2]  # at as many passes
+    assert errors[StridedHeunScheduler][1] < 0.5 * errors[StridedDDIMScheduler][2]  # with as many passes
 
 
 def test_the_second_pass_replaces_the_step_by_one_along_the_mean_velocity():
@@ -50,14 +50,14 @@ def test_the_second_pass_replaces_the_step_by_one_along_the_mean_velocity():
 def test_every_timestep_but_the_first_is_taken_twice_also_on_the_way_back_of_a_reconstruction():
     heun = StridedHeunScheduler(100, "cosine", "sample", num_inference_steps=4)
     assert heun.timesteps.tolist() == [99, 74, 74, 49, 49, 24, 24]
-    asked = []
+    calls = []
 
     def network(x, timesteps, context=None):
-        asked.append(int(timesteps[0]))
+        calls.append(int(timesteps[0]))
         return torch.zeros_like(x)
 
     InvertibleDiffusionInferer(heun).reconstruct(torch.zeros(1, 1, 4), network, 60)
-    assert asked == [60, 49, 49, 24, 24]
+    assert calls == [60, 49, 49, 24, 24]
 
 
 def test_what_an_interrupted_sampling_leaves_is_forgotten():

@@ -1,4 +1,4 @@
-"""A sampler is found by its name, or refused with the names that there are."""
+"""A sampler is found by its name, or an error lists the names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GIVEN = {"num_train_timesteps": 100, "schedule": "cosine", "clip_sample_min": 0.
 
 
 class Mine(StridedDDIMScheduler):
-    """Someone's own."""
+    """A user's own sampler."""
 
 
 @pytest.mark.parametrize("name", [*SAMPLERS, f"{__name__}.Mine", "monai_idm.schedulers.StridedHeunScheduler"])
@@ -27,5 +27,5 @@ def test_a_sampler_by_its_name(name):
      "no.such.module", "", None],
 )  # fmt: skip
 def test_what_is_none_is_refused_with_the_names(name):
-    with pytest.raises(ValueError, match="is no sampler of few steps; choose one of DPMSolverPlusPlusScheduler, Str"):
+    with pytest.raises(ValueError, match="is not a few-step sampler; choose one of DPMSolverPlusPlusScheduler, Str"):
         named_sampler(name, **GIVEN)

@@ -1,4 +1,4 @@
-"""With a perfect network every scheduler gives the right image, or is refused by name."""
+"""With a perfect network, every scheduler either gives the right image or is refused by name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def few(scheduler, steps):
 
 
 class Perfect:
-    """Knows the image and the noise that was added to it, or the image alone."""
+    """A network that knows the image and the noise added to it, or the image alone."""
 
     def __init__(self, training, x0, noise):
         self.training, self.x0, self.noise = training, x0, noise
@@ -87,11 +87,13 @@ def test_those_of_monai_reconstruct_the_image_with_every_step(sampler, adds_nois
 
 def test_ddim_of_monai_warns_below_every_step():
     training = DDIMScheduler(T, "cosine")
-    with pytest.warns(UserWarning, match="DDIMScheduler steps from timestep 37 to 32, and not to timestep 36.*Strided"):
+    with pytest.warns(
+        UserWarning, match="DDIMScheduler steps from timestep 37 to 32 and not to the next one, 36.*Strided"
+    ):
         found, x0 = reconstructed(training, few(DDIMScheduler(T, "cosine"), 20), 37)
-    assert (found - x0).abs().max() > 0.01  # and so it must
+    assert (found - x0).abs().max() > 0.01  # the warning is justified
     manual = few(DDIMScheduler(T, "cosine"), 20)
-    manual.timesteps = torch.arange(99, -1, -5)  # such timesteps its steps fit
+    manual.timesteps = torch.arange(99, -1, -5)  # its steps do fit these timesteps
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found, x0 = reconstructed(training, manual, 99)
@@ -100,11 +102,11 @@ def test_ddim_of_monai_warns_below_every_step():
 
 def test_ddpm_of_monai_with_steps_left_out_is_refused_and_as_a_drop_in_warns():
     scheduler = few(DDPMScheduler(T, "cosine"), 10)
-    with pytest.raises(ValueError, match=r"DDPMScheduler steps from timestep 35 to 34, .* take StridedDDPMScheduler"):
+    with pytest.raises(ValueError, match=r"DDPMScheduler steps from timestep 35 to 34 .* use StridedDDPMScheduler"):
         reconstructed(DDPMScheduler(T, "cosine"), scheduler, 35)
     cut = DDPMScheduler(T, "cosine")
     cut.timesteps = cut.timesteps[:-3]  # ends too early
-    with pytest.raises(ValueError, match="from timestep 3 to 2, and not to no noise, where it ends"):
+    with pytest.raises(ValueError, match="from timestep 3 to 2 and not to the noiseless image after the last one"):
         check_sampler(cut)
     x0, noise = case()
     with pytest.warns(UserWarning, match="DDPMScheduler steps from timestep"):
@@ -161,25 +163,25 @@ def test_flow_matching_samples_the_image_and_without_timesteps_is_refused():
 def test_an_interrupted_sampling_leaves_nothing_to_the_next(sampler):
     x0, noise = case()
 
-    def network(x, timesteps, context=None):  # not perfect: from it, another start gives another image
+    def network(x, timesteps, context=None):  # not perfect, so that the image depends on the start
         return x * 0.3 + timesteps / T
 
     used = sampler(T, "cosine", num_inference_steps=10)
     inferer = InvertibleDiffusionInferer(used)
     expected = inferer.sample(noise, network, verbose=False)
-    for t in used.timesteps[:1]:  # someone else's loop, on other images, that ends early
+    for t in used.timesteps[:1]:  # a user's own loop, on other images, that is interrupted
         used.step(torch.full_like(x0, 5.0), t, torch.full_like(x0, 5.0))
     remembered = dict(vars(used))
     assert torch.equal(inferer.sample(noise, network, verbose=False), expected)
-    place = int(used.timesteps[1])  # where the interrupted sampling would have gone on
+    place = int(used.timesteps[1])  # where the interrupted sampling would have continued
     back = [inferer.reconstruct(x0, network, place, noise, s) for s in (used, named_sampler(sampler.__name__, **TEN))]
     assert torch.equal(*back)
-    assert vars(used).keys() == remembered.keys()  # and the one given is left alone
+    assert vars(used).keys() == remembered.keys()  # the scheduler passed in is not changed
     assert all(vars(used)[name] is value for name, value in remembered.items())
 
 
 class Foreign(Scheduler):
-    """Someone's scheduler with a list of what came before, emptied by set_timesteps as MONAI's are."""
+    """A user's scheduler with a memory of earlier outputs, cleared by set_timesteps as in MONAI."""
 
     prediction_type = "epsilon"
 
@@ -204,7 +206,7 @@ def test_an_unknown_scheduler_starts_afresh_with_its_own_timesteps_and_reconstru
     assert fresh.before == []
     assert fresh.timesteps.tolist() == [80, 3]
     assert len(scheduler.before) == 1
-    with pytest.warns(UserWarning, match="Foreign is not known to start right from timestep 35"):
+    with pytest.warns(UserWarning, match="Foreign is not known to start correctly from timestep 35"):
         reconstructed(StridedDDPMScheduler(T, "cosine"), scheduler, 35)
 
 
@@ -222,13 +224,13 @@ def test_a_subclass_is_judged_by_its_own_steps():
 
 
 def test_a_way_back_of_another_training_is_said():
-    with pytest.raises(ValueError, match="has num_train_timesteps=50, the training 100"):
+    with pytest.raises(ValueError, match="has num_train_timesteps=50, the training scheduler 100"):
         reconstructed(DDPMScheduler(T, "cosine"), StridedDDIMScheduler(50, "cosine"), 30)
-    for other, said in (
+    for other, message in (
         (StridedDDIMScheduler(T, "linear_beta"), "other noise levels"),
         (StridedDDIMScheduler(T, "cosine", "v_prediction"), "prediction_type=v_prediction, not epsilon"),
     ):
-        with pytest.warns(UserWarning, match=said):
+        with pytest.warns(UserWarning, match=message):
             reconstructed(DDPMScheduler(T, "cosine"), other, 30)
 
 

@@ -1,4 +1,4 @@
-"""Laws of the strided samplers, with the exact denoiser of a normal distribution where a network would stand."""
+"""Laws of the strided samplers, with the exact denoiser of a normal distribution in place of a network."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_mean_is_right_at_few_steps(sampler, prediction_type, steps):
 
 
 def closed_form_spread(scheduler, eta=0.0):
-    """Standard deviation at the end of DDIM's recursion, in which a step multiplies a variance and adds to it."""
+    """Standard deviation at the end of DDIM's recursion, in which each step scales the variance and adds to it."""
     ts = [int(t) for t in scheduler.timesteps]
     levels = [*scheduler.alphas_cumprod[ts].double().tolist(), 1.0]
     variance = 1.0
@@ -91,8 +91,8 @@ def test_few_steps_of_ddim_lose_spread_and_dpm_solver_keeps_it():
             options = {"num_inference_steps": steps, "zero_terminal_snr": zero_terminal_snr}
             ddim = StridedDDIMScheduler(*setting, **options)
             assert closed_form_spread(ddim) / SD == pytest.approx(ddim_keeps, abs=0.01)
-            kept = drawn(DPMSolverPlusPlusScheduler(*setting, **options)).std() / SD
-            assert at_least < kept < 2 - at_least
+            spread = drawn(DPMSolverPlusPlusScheduler(*setting, **options)).std() / SD
+            assert at_least < spread < 2 - at_least
 
 
 def test_the_solver_follows_its_recursion():
@@ -193,16 +193,16 @@ def test_each_of_a_batch_may_have_its_own_noise():
 
 def test_a_seeded_copy_draws_every_image_s_noise_by_its_seed():
     scheduler = StridedDDPMScheduler(100, "cosine", num_inference_steps=10)
-    nothing = torch.zeros(2, 1, 4, 4)  # in and out: what a step leaves is its noise
+    nothing = torch.zeros(2, 1, 4, 4)  # zero sample and output: a step returns only its noise
     both, alone = scheduler.seeded([3, 4]), scheduler.seeded([4])
     first, _ = both.step(nothing, 50, nothing)
     assert torch.equal(first[1:], alone.step(nothing[:1], 50, nothing[:1])[0])
     second, _ = both.step(nothing, 50, nothing)
     start = torch.stack([seeded_noise((1, 4, 4), seed) for seed in (3, 4)])
     noises = [first[0], first[1], second[0], second[1], start[0], start[1]]
-    alike = torch.corrcoef(torch.stack([noise.flatten() for noise in noises])) - torch.eye(6)
-    assert alike.abs().max() < 0.9  # no step repeats another, nor the noise that the image started from
-    assert not torch.equal(*(scheduler.step(nothing, 50, nothing)[0] for _ in range(2)))  # as it was
+    correlation = torch.corrcoef(torch.stack([noise.flatten() for noise in noises])) - torch.eye(6)
+    assert correlation.abs().max() < 0.9  # no step repeats the noise of another step or of the start
+    assert not torch.equal(*(scheduler.step(nothing, 50, nothing)[0] for _ in range(2)))  # itself still unseeded
 
 
 def test_timesteps_are_trailing_and_a_step_ends_at_the_next():

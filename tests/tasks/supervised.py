@@ -1,4 +1,4 @@
-"""A task without noise, whose steps anybody can follow, and a MONAI trainer for any task."""
+"""A task without noise, whose steps are easy to follow, and a MONAI trainer for any task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAMPLE = DDPMScheduler(100, "cosine", prediction_type="sample")
 
 
 class Supervised(Task):
-    """The network sees ``image`` and learns ``label``, as in any supervised training; with ``SAMPLE``."""
+    """The network sees ``image`` and learns ``label``, as in supervised training; use it with ``SAMPLE``."""
 
     name, title, description = "supervised", "Supervised", "Tests the rest of a step"
     inputs = drawn = ("a number",)
@@ -30,19 +30,19 @@ class Supervised(Task):
 
 
 class Timed(nn.Sequential):
-    """Layers that do not care for the time."""
+    """Layers that ignore the timesteps."""
 
     def forward(self, x, timesteps, context=None):
         return super().forward(x)
 
 
 def error(prediction, target):
-    """A loss for steps of diffusion."""
+    """A loss that is not an InvertibleDiffusionLoss."""
     return nn.functional.mse_loss(prediction, target)
 
 
 def trainer(step, data, network, optimizer=None, loss=error, handlers=(), epochs=1, **settings):
-    """A trainer and, to be filled when it runs, the output of each of its steps."""
+    """A trainer, and a list that collects the output of each of its steps when it runs."""
     engine = SupervisedTrainer(
         torch.device("cpu"), epochs, data, network, optimizer or torch.optim.AdamW(network.parameters(), 1e-2), loss,
         iteration_update=step, train_handlers=list(handlers), decollate=False, **settings,

@@ -1,4 +1,4 @@
-"""What a validation step of a segmentation leaves, on a real MONAI evaluator."""
+"""What a validation step of segmentation returns, on a real MONAI evaluator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE = (6, 8, 6)
 
 
 class Wavering(nn.Module):
-    """Finds the mask that is the condition, but for voxels at which the noise says otherwise."""
+    """Predicts the mask in the condition, inverted where the noise exceeds 1."""
 
     def forward(self, x, timesteps, context=None):
         return torch.where(x[:, :1] > 1, -x[:, 1:2], x[:, 1:2])

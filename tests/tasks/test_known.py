@@ -1,4 +1,4 @@
-"""Which contrasts are kept, hidden and remembered."""
+"""Which contrasts are kept and hidden, and what the masks and the target hold."""
 
 from __future__ import annotations
 

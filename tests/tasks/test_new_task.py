@@ -1,4 +1,4 @@
-"""A new task is a class, an overlay on train.yaml, one for its evaluation and an inference config."""
+"""A new task takes a class, an overlay on train.yaml, an overlay for its evaluation, and an inference config."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.bundle.workspace import CONFIGS, TINY, workflow
 
 
 class Deblurring(Task):
-    """Volumes as they are, under the condition of what a blurred scan shows of them."""
+    """Draw sharp volumes under the condition of blurred ones."""
 
     name, title, description = "deblurring", "Sharp MRI", "Draws the brain that a blurred MRI scan shows"
     defaults: ClassVar = {"modalities": ["t1", "t2"]}
@@ -117,7 +117,7 @@ run: ["$@evaluator.run()"]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """Our bundle with the new task's configs."""
+    """The bundle with the new task's configs added."""
     folder = tmp_path_factory.mktemp("new") / "bundle"
     shutil.copytree(CONFIGS.parent, folder, ignore=shutil.ignore_patterns("models", "output"))
     for name, text in (("", TRAINING), ("evaluate_", EVALUATION), ("inference_", INFERENCE)):

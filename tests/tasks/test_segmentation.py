@@ -1,4 +1,4 @@
-"""Masks by diffusion: what is drawn, how draws are joined, and in patches."""
+"""Segmentation by diffusion: what is drawn, how draws are combined, and sampling in patches."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def window_of(size):
 
 
 class Oracle:
-    """Predicts the mask that the condition's first channel is, and remembers what it was asked."""
+    """Predicts the condition's first channel, which is the mask, and records its calls."""
 
     def __init__(self, in_channels=3):
         self.in_channels = in_channels
-        self.asked = []
+        self.calls = []
 
     def __call__(self, x, timesteps, context=None):
-        self.asked.append((tuple(x.shape), int(timesteps[0])))
+        self.calls.append((tuple(x.shape), int(timesteps[0])))
         return x[:, 1:2]
 
 
 class Undecided(Oracle):
-    """Agrees with the noise it is given."""
+    """Predicts the sign of the noise it is given."""
 
     def __call__(self, x, timesteps, context=None):
         return x[:, :1].sign()
@@ -53,8 +53,8 @@ def test_a_network_that_knows_the_mask_gives_it(patch_size):
     assert found.dtype == torch.float32
     assert torch.equal(found, mask)
     window = SIZE if patch_size is None else (8, 8, 8) if patch_size == 8 else patch_size
-    assert {shape[2:] for shape, _ in network.asked} == {window}
-    assert sorted({t for _, t in network.asked}, reverse=True) == [99, 74, 49, 24]
+    assert {shape[2:] for shape, _ in network.calls} == {window}
+    assert sorted({t for _, t in network.calls}, reverse=True) == [99, 74, 49, 24]
 
 
 def test_patches_of_a_local_network_give_what_the_whole_gives():
@@ -96,7 +96,7 @@ def test_a_real_network_segments():
 
 def test_a_condition_that_lacks_channels_is_refused():
     inputs, _ = condition()
-    with pytest.raises(ValueError, match=r"8 channels, and an input of 3: 1 of .* of 2; .* AddCoordinatesd"):
+    with pytest.raises(ValueError, match=r"8 input channels, but 1 drawn .* of 2 make 3; .* AddCoordinatesd"):
         DiffusionSegmentationInferer(scheduler())(inputs, Oracle(8))
 
 

@@ -1,4 +1,4 @@
-"""Synthesis: what the network is shown and told, in training and in sampling."""
+"""Synthesis: what the network sees and which class it is given, in training and in sampling."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def batch(known=(("t1",), ("t1", "t2"))):
 
 
 class Watched(nn.Module):
-    """Predicts a function of what it is shown and told, and remembers it."""
+    """Predicts a function of its input and class, and records both."""
 
     def __init__(self):
         super().__init__()
@@ -104,8 +104,8 @@ def test_a_real_network_learns_and_synthesises():
     cases = batch()
     step = TrainingStep(Synthesis(NAMES), scheduler(StridedDDPMScheduler))
     trainer(step, [cases], network, loss=InvertibleDiffusionLoss(network))[0].run()
-    told = network.embedding.classes.weight.grad.abs().sum(1) > 0
-    assert told.nonzero().flatten().tolist() == [0b001, 0b101]
+    used = network.embedding.classes.weight.grad.abs().sum(1) > 0
+    assert used.nonzero().flatten().tolist() == [0b001, 0b101]
     found = DiffusionSynthesisInferer(scheduler(steps=2), 3)(cases["image"], network)
     assert found.shape == (2, 3, *SIZE)
 

@@ -1,4 +1,4 @@
-"""What every task must do, one case for each."""
+"""Laws that every task must obey, one table of cases."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def case(request):
 
 
 class Watched(nn.Module):
-    """Predicts a function of all that it is given, and remembers that."""
+    """Predicts a function of its arguments, and records them."""
 
     def __init__(self, channels):
         super().__init__()
@@ -72,7 +72,7 @@ def test_its_settings_make_it_again(case):
     twin = type(task)(**task.settings)
     assert twin.settings == task.settings
     assert (twin.inputs, twin.drawn, twin.num_classes) == (task.inputs, task.drawn, task.num_classes)
-    assert json.loads(json.dumps(task.settings)) == task.settings  # plain types: a record holds them
+    assert json.loads(json.dumps(task.settings)) == task.settings  # plain types, as the record of the weights needs
     assert list(task.settings) == setting_names(type(task))
 
 
@@ -116,7 +116,7 @@ def test_the_noise_is_seen_where_something_has_to_be_predicted_and_nowhere_else(
     one, other = (task.pack(x, c)["x"] for x in (x_t, x_t + 1))
     changed = (one != other)[:, : len(task.drawn)]
     assert torch.equal(changed, torch.ones_like(x_t, dtype=torch.bool) if weight is None else weight > 0)
-    assert torch.equal(one[:, len(task.drawn) :], other[:, len(task.drawn) :])  # a condition that stands beside it
+    assert torch.equal(one[:, len(task.drawn) :], other[:, len(task.drawn) :])  # the channels of the condition
 
 
 def test_under_condition_is_pack_and_weight_by_hand(case):

@@ -33,7 +33,7 @@ def images(channels, cases=2, seed=0):
 
 
 class Watched(nn.Module):
-    """Predicts a function of all that it is given, and remembers that."""
+    """Predicts a function of its arguments, and records them."""
 
     def __init__(self, channels):
         super().__init__()
@@ -55,13 +55,13 @@ def one_step(step, batch, network=None, **settings):
 
 
 def drawn(step, x0, iteration=1):
-    """The noise and the timesteps of a step: of its seed and the iteration alone."""
+    """The noise and the timesteps of a step, which depend on its seed and the iteration alone."""
     torch.manual_seed(mixed_seed(step.seed, "step", iteration))
     return step.get_noise(x0), step.get_timesteps(x0)
 
 
 def known(*chosen):
-    """A batch of synthesis; each case has contrasts of its own that are known."""
+    """A batch for synthesis, in which each case has its own known contrasts."""
     items = [
         ChooseKnownd("image", NAMES, names)({"image": x})
         for names, x in zip(chosen, images(3, len(chosen)), strict=True)
@@ -130,7 +130,7 @@ def test_classes_of_a_case_do_not_hide_what_a_task_tells_the_network():
 
 
 class TheSameDraws(DiffusionPrepareBatch):
-    """MONAI's own, with the draws of a step of ours."""
+    """MONAI's prepare_batch, with the noise and timesteps of a TrainingStep."""
 
     def __init__(self, step):
         super().__init__(step.scheduler.num_train_timesteps)
@@ -142,8 +142,8 @@ class TheSameDraws(DiffusionPrepareBatch):
         )
 
 
-class Told:
-    """Notes a trainer's events, with what there is at each."""
+class EventLog:
+    """Records a trainer's events, with the keys of its output and the gradients at each."""
 
     def __init__(self):
         self.notes = []
@@ -165,10 +165,10 @@ def test_it_equals_monai_s_own_step_on_the_same_draws(steps, to_none):
     twin = copy.deepcopy(ours)
     step = TrainingStep(ONE, DDPMScheduler(100, "cosine"), 2.0, seed=3)
     draws = TheSameDraws(step)
-    told, expected = Told(), Told()
+    log, expected = EventLog(), EventLog()
     settings = {"epochs": 2, "accumulation_steps": steps, "optim_set_to_none": to_none}
     data = [{"image": images(1, seed=seed)} for seed in range(5)]  # 5: an epoch ends within an accumulation
-    engine, found = trainer(step, data, ours, handlers=[told], **settings)
+    engine, found = trainer(step, data, ours, handlers=[log], **settings)
     engine.run()
     engine, outputs = trainer(
         None, data, twin, loss=nn.MSELoss(), handlers=[draws, expected], prepare_batch=draws,
@@ -176,7 +176,7 @@ def test_it_equals_monai_s_own_step_on_the_same_draws(steps, to_none):
     )  # fmt: skip
     engine.run()
     assert torch.equal(ours.scale, twin.scale)
-    assert told.notes == expected.notes
+    assert log.notes == expected.notes
     for one, other in zip(found, outputs, strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in other)
@@ -259,20 +259,20 @@ def test_the_loss_gets_what_its_terms_need():
 
 
 def test_the_inverse_starts_from_all_that_the_network_put_out():
-    given = []
+    calls = []
 
-    class Noting(InvertibleDiffusionLoss):
+    class Recording(InvertibleDiffusionLoss):
         def __call__(self, prediction, target, **named):
-            given.append({"prediction": prediction, **named})
+            calls.append({"prediction": prediction, **named})
             return super().__call__(prediction, target, **named)
 
     task, batch, _ = CASES["synthesis"]
-    _, seen = one_step(TrainingStep(task, SAMPLE), batch, network := Watched(3), loss=Noting(network))
-    output = given[0]["output"]
-    assert torch.equal(given[0]["x"], seen["x"])
-    assert given[0]["prediction"][:, 0].abs().max() == 0  # t1 is known in both cases
+    _, seen = one_step(TrainingStep(task, SAMPLE), batch, network := Watched(3), loss=Recording(network))
+    output = calls[0]["output"]
+    assert torch.equal(calls[0]["x"], seen["x"])
+    assert calls[0]["prediction"][:, 0].abs().max() == 0  # t1 is known in both cases
     assert output[:, 0].abs().min() > 0
-    assert torch.equal(given[0]["prediction"], output * task.weight(batch["image"]))
+    assert torch.equal(calls[0]["prediction"], output * task.weight(batch["image"]))
     assert network.scale.grad is not None
 
 

@@ -23,7 +23,7 @@ DDIM = StridedDDIMScheduler(100, "cosine", num_inference_steps=10)
 
 
 class Oracle(nn.Module):
-    """Knows that every image is constant 0.5, so that it knows the noise."""
+    """Predicts the noise exactly, because every image is constant 0.5."""
 
     def forward(self, x, timesteps, context=None):
         a = SCHEDULER.alphas_cumprod[timesteps.long()].view(-1, 1, 1, 1)

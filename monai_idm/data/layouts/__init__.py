@@ -1,1 +1,1 @@
-"""The ways in which data sets lie on a disk, one file for each, and what a case is in all of them."""
+"""Folder layouts of data sets, one module for each, and the case that they all describe."""

@@ -1,4 +1,4 @@
-"""A case as it lies on a disk: which files give which of its volumes."""
+"""A case on disk: which files hold which of its volumes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Case:
     """The files of one subject.
 
     Args:
-        volumes: By the volume's name here, every file that gives it, and which channel of a 4D file.
-        remarks: Hints at where a volume that is missing might be.
-        faults: What contradicts itself, whatever volumes are asked for.
+        volumes: Every file that holds a volume, by the volume's name here; of a 4D file, also the channel.
+        remarks: Hints at where a missing volume might be.
+        faults: Contradictions that are errors whichever volumes are requested.
     """
 
     volumes: dict[str, list[tuple[Path, int | None]]] = field(default_factory=dict)
@@ -28,11 +28,11 @@ class Case:
     faults: list[str] = field(default_factory=list)
 
     def add(self, name: str, path: Path, channel: int | None = None) -> None:
-        """Note that a file gives a volume."""
+        """Record that a file holds a volume."""
         self.volumes.setdefault(name, []).append((path, channel))
 
     def contradictions(self, names: Sequence[str]) -> str:
-        """What keeps these volumes from being one file each, or nothing."""
+        """Why these volumes do not have one file each; empty if they do."""
         sources: dict[tuple[Path, ...], list[str]] = {}
         for name in names:
             paths = tuple(path for path, _ in self.volumes.get(name, ()))
@@ -40,24 +40,24 @@ class Case:
                 sources.setdefault(paths, []).append(name)
         doubled = [
             f"has {', '.join(volumes)} {'twice' if len(paths) == 2 else f'{len(paths)} times'}, as "
-            f"{' and '.join(f'{path.parent.name}/{path.name}' for path in paths)} (a case has one file of each volume: "
-            "move the one that is not meant out of the folder)"
+            f"{' and '.join(f'{path.parent.name}/{path.name}' for path in paths)} (a case has one file for each "
+            "volume: move the one that does not belong out of the folder)"
             for paths, volumes in sources.items()
         ]
         return "; ".join([*doubled, *self.faults])
 
     def missing(self, names: Sequence[str]) -> str:
-        """Which of these volumes it lacks, or nothing."""
+        """Which of these volumes the case lacks; empty if it has all."""
         missing = ", ".join(name for name in names if name not in self.volumes)
         if not missing:
             return ""
         more = [f"and {len(self.remarks) - _NAMED} more such files"] if len(self.remarks) > _NAMED else []
-        said = "; ".join([*self.remarks[:_NAMED], *more])
-        return f"lacks {missing} (has {', '.join(sorted(self.volumes)) or 'nothing'}{'; ' + said if said else ''})"
+        hints = "; ".join([*self.remarks[:_NAMED], *more])
+        return f"lacks {missing} (has {', '.join(sorted(self.volumes)) or 'nothing'}{'; ' + hints if hints else ''})"
 
 
 def nifti_files(folder: Path) -> list[tuple[str, Path]]:
-    """Each visible NIfTI file, or folder that is named like one, with its name without ending, sorted."""
+    """The visible NIfTI files, and folders named like them, sorted: name without ending, and path."""
     if not folder.is_dir():
         return []
     matches = ((NIFTI.fullmatch(path.name), path) for path in sorted(folder.iterdir()))

@@ -21,7 +21,7 @@ def folder_cases(root: Path) -> dict[str, Case]:
     Args:
         root: An existing folder.
     Raises:
-        ValueError: If two folders give the same subject.
+        ValueError: If two folders have the same subject.
     """
     folders: dict[str, Path] = {}
     cases: dict[str, Case] = {}
@@ -43,16 +43,16 @@ def case_in(folder: Path) -> Case | None:
     case, wrapped, others = Case(), [], []
     for stem, path in nifti_files(folder):
         parts = _STEM.fullmatch(stem)
-        name = NAMES.get(parts["name"].lower()) if parts and _alike(parts["case"], folder.name) else None
+        name = NAMES.get(parts["name"].lower()) if parts and _same_name(parts["case"], folder.name) else None
         if path.is_dir():
             if name is not None and name not in wrapped:
                 wrapped.append(name)
-                case.remarks.append(f"{path.name} is a folder, and must be the file: {_unwrapping(path)}")
+                case.remarks.append(f"{path.name} is a folder, but must be the file: {_unwrapping(path)}")
         elif path.is_file() and name is not None:
             case.add(name, path)
         elif path.is_file():
             others.append(
-                f"{path.name} is named otherwise: if it is what is missing, rename it to "
+                f"{path.name} has another name: if it is the missing file, rename it to "
                 f"{folder.name}_<volume>{path.name[len(stem) :]}"
             )
     case.remarks += others
@@ -60,20 +60,21 @@ def case_in(folder: Path) -> Case | None:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """The visible folders in ``root`` and in these."""
+    """The visible folders in ``root``, each followed by those inside it."""
     for outer in visible_folders(root):
         yield outer
         yield from visible_folders(outer)
 
 
-def _alike(one: str, other: str) -> bool:
-    """Whether names differ at most in case, or in how accents are encoded."""
+def _same_name(one: str, other: str) -> bool:
+    """Whether two names are equal, apart from case and the encoding of accents."""
     first, second = (unicodedata.normalize("NFC", name).casefold() for name in (one, other))
     return first == second
 
 
 def _unwrapping(folder: Path) -> str:
+    """What to do with a folder that is named like a file."""
     files = [path.name for _, path in nifti_files(folder) if path.is_file()]
     if len(files) == 1:
-        return f"move {folder.name}/{files[0]} out of it, to its place and name"
+        return f"move {folder.name}/{files[0]} out of it, and give it the folder's place and name"
     return "unpack the data again"

@@ -6,7 +6,7 @@
     nnU-Net, version 1   imagesTr/<case>_0000.nii.gz, one for each channel  "modality": {"0": "T1", ...}
     nnU-Net, version 2   the same                                           "channel_names": {"0": "T1", ...}
 
-Both have ``labelsTr/<case>.nii.gz``. Only the files tell nnU-Net's version 1 from the Decathlon's layout.
+Both have ``labelsTr/<case>.nii.gz``. Only the image files distinguish nnU-Net's version 1 from the Decathlon.
 """
 
 from __future__ import annotations
@@ -22,34 +22,35 @@ from monai_idm.data.modalities import MODALITIES, NAMES
 __all__ = ["channel_order", "task_folder_cases"]
 
 _ONE_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
-_KEYS = ("channel_names", "modality")  # of dataset.json: of nnU-Net's version 2, and of the others
+_KEYS = ("channel_names", "modality")  # of dataset.json: nnU-Net's version 2 and the other layouts, respectively
 
 
 def task_folder_cases(root: Path) -> dict[str, Case]:
-    """The cases in ``imagesTr``; ``imagesTs``, which has no labels, is passed over.
+    """The cases in ``imagesTr``; ``imagesTs``, which has no labels, is ignored.
 
     Args:
         root: A folder with a folder ``imagesTr``.
     Raises:
-        FileNotFoundError: If there are images, and no dataset.json.
-        ValueError: If dataset.json does not say what the channels are, or files of both layouts are mixed.
+        FileNotFoundError: If there are images but no dataset.json.
+        ValueError: If dataset.json does not name the channels, or files of both layouts are mixed.
     """
     images, labels = _files(root / "imagesTr"), _files(root / "labelsTr")
     if not images:
         return {}
     description = _Description(root / "dataset.json")
-    whole_names = {stem for stem, _ in labels} | description.listed
-    channels: list[tuple[str, Path]] = []
-    whole: list[tuple[str, Path]] = []
+    case_names = {stem for stem, _ in labels} | description.listed
+    one_channel: list[tuple[str, Path]] = []
+    all_channels: list[tuple[str, Path]] = []
     for stem, path in images:
-        (channels if stem not in whole_names and _ONE_CHANNEL.fullmatch(stem) else whole).append((stem, path))
-    if channels and whole:
+        is_one_channel = stem not in case_names and _ONE_CHANNEL.fullmatch(stem)
+        (one_channel if is_one_channel else all_channels).append((stem, path))
+    if one_channel and all_channels:
         raise ValueError(
-            f"{root / 'imagesTr'} holds {whole[0][1].name}, a file of all channels (Decathlon), and "
-            f"{channels[0][1].name}, a file of one channel (nnU-Net's <case>_0000); all cases must be given in one of "
-            "these ways: move the others elsewhere"
+            f"{root / 'imagesTr'} holds {all_channels[0][1].name}, a file of all channels (Decathlon), and "
+            f"{one_channel[0][1].name}, a file of one channel (nnU-Net's <case>_0000); all cases must have the same "
+            "layout: move the others elsewhere"
         )
-    cases = _nnunet_cases(channels, description) if channels else _decathlon_cases(whole, description)
+    cases = _nnunet_cases(one_channel, description) if one_channel else _decathlon_cases(all_channels, description)
     for stem, path in labels:
         if stem in cases:
             cases[stem].add("seg", path)
@@ -67,10 +68,10 @@ def _decathlon_cases(images: list[tuple[str, Path]], description: _Description) 
 
 def _nnunet_cases(images: list[tuple[str, Path]], description: _Description) -> dict[str, Case]:
     names = description.names
-    unknown = [given for given, name in zip(description.given, names, strict=True) if name not in MODALITIES]
+    unknown = [written for written, name in zip(description.written, names, strict=True) if name not in MODALITIES]
     if unknown:
         raise ValueError(
-            f"{description.file} names the channels {description.given}; {', '.join(map(repr, unknown))} must be one "
+            f"{description.file} names the channels {description.written}; {', '.join(map(repr, unknown))} must be one "
             f"of {', '.join(name for name in NAMES if name != 'seg')}, in upper or lower case: correct the name in "
             "that file"
         )
@@ -83,34 +84,34 @@ def _nnunet_cases(images: list[tuple[str, Path]], description: _Description) -> 
             case.add(names[channel], path)
         else:
             case.faults.append(
-                f"has {path.name}, channel {channel}, and dataset.json names the channels 0 to {len(names) - 1} (move "
+                f"has {path.name}, channel {channel}, but dataset.json names the channels 0 to {len(names) - 1} (move "
                 "the file elsewhere, or name its channel there)"
             )
     return cases
 
 
 def channel_order(file: Path) -> list[str]:
-    """The channels that a ``dataset.json`` names, in their order, by the names used here where those are known.
+    """The channels that a ``dataset.json`` names, in order, by the names used here where those are known.
 
     Raises:
-        FileNotFoundError, ValueError: As :func:`task_folder_cases` says.
+        FileNotFoundError, ValueError: See :func:`task_folder_cases`.
     """
     return _Description(file).names
 
 
 class _Description:
-    """What a dataset.json says of the images.
+    """The description of the images in a ``dataset.json``.
 
     Args:
-        file: The file.
+        file: Path of the dataset.json.
     Raises:
-        FileNotFoundError, ValueError: As :func:`task_folder_cases` says.
+        FileNotFoundError, ValueError: See :func:`task_folder_cases`.
     """
 
     def __init__(self, file: Path) -> None:
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file} is missing; it says which channel is which modality: restore it from the data set's archive"
+                f"{file} is missing; it states which channel is which modality: restore it from the data set's archive"
             )
         self.file = file
         try:
@@ -123,9 +124,9 @@ class _Description:
                 '"modality": {"0": "FLAIR", "1": "T1w", ...}, or the same as "channel_names": restore it from the '
                 "data set's archive"
             ) from error
-        self.given = orders[0]
+        self.written = orders[0]
         self.listed = _listed(content.get("training"))
-        if any(order != self.given for order in orders):
+        if any(order != self.written for order in orders):
             raise ValueError(
                 f"{file} gives two orders of the channels, {orders[0]} as channel_names and {orders[1]} as modality; "
                 "they must agree: correct or remove one"
@@ -134,11 +135,11 @@ class _Description:
             raise ValueError(
                 f"{file} names a channel seg; labels belong in labelsTr: correct the name, or move them there"
             )
-        twice = sorted({name for name in self.names if self.names.count(name) > 1})
-        if twice:
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
             raise ValueError(
-                f"{file} names the channels {self.given}, of which several are {', '.join(twice)}; each must be "
-                "another modality: correct the names"
+                f"{file} names the channels {self.written}, of which several are {', '.join(repeated)}; each must be "
+                "a different modality: correct the names"
             )
         ending = content.get("file_ending", ".nii.gz")
         if str(ending).lower() not in (".nii", ".nii.gz"):

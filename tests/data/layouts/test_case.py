@@ -1,4 +1,4 @@
-"""Each volume of a case is one file: two are never chosen from."""
+"""Each volume of a case is one file: of two, neither is chosen silently."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_two_files_of_one_volume_are_refused_by_name(tmp_path, second, volume, f
     assert f"{SUBJECT}/{SUBJECT}{first}" in str(error.value)
     assert f"{SUBJECT}/{SUBJECT}{second}" in str(error.value)
     assert set(problem_cases(tmp_path, everything, labels=True)) == {SUBJECT}
-    others = [name for name in everything if name != volume]  # a volume that nobody asks for decides nothing
+    others = [name for name in everything if name != volume]  # a volume that is not requested does not matter
     assert len(brats_datalist(tmp_path, others)) == 2
 
 

@@ -1,4 +1,4 @@
-"""Folders that unpackers and people have changed: what is wrong is said, with the way out."""
+"""Folders changed by archive tools or by hand: errors name what is wrong and how to correct it."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def test_files_wrapped_as_folders_are_named(tmp_path):
         touch(case / f"BraTS20_Training_001_{name}.nii" / inner)
     problem = problem_cases(tmp_path)["BraTS20_Training_001"]
     assert (
-        "lacks t1, t2 (has flair, seg, t1ce; BraTS20_Training_001_t1.nii is a folder, and must be the file" in problem
+        "lacks t1, t2 (has flair, seg, t1ce; BraTS20_Training_001_t1.nii is a folder, but must be the file" in problem
     )
     assert "move BraTS20_Training_001_t1.nii/00000057_brain_t1.nii out of it" in problem
     assert "move BraTS20_Training_001_t2.nii/BraTS20_Training_001_t2.nii out of it" in problem
-    for path in case.glob("*.nii"):  # all of them: still a case, not no case
+    for path in case.glob("*.nii"):  # without any file it is still a case
         if path.is_file():
             path.unlink()
     assert "has nothing" in problem_cases(tmp_path)["BraTS20_Training_001"]
@@ -70,7 +70,7 @@ def test_a_file_under_another_name_is_named(tmp_path):
     make_cases(tmp_path, "BraTS 2020", numbers=(354, 355))
     case = tmp_path / "BraTS20_Training_355"
     (case / "BraTS20_Training_355_seg.nii").rename(case / "W39_1998.09.19_Segm.nii")
-    with pytest.raises(FileNotFoundError, match=r"355 lacks seg .*W39_1998\.09\.19_Segm\.nii is named otherwise") as e:
+    with pytest.raises(FileNotFoundError, match=r"355 lacks seg .*W39_1998\.09\.19_Segm\.nii has another name") as e:
         brats_datalist(tmp_path, labels=True)
     assert "rename it to BraTS20_Training_355_<volume>.nii" in str(e.value)
     assert len(brats_datalist(tmp_path)) == 2
@@ -79,7 +79,7 @@ def test_a_file_under_another_name_is_named(tmp_path):
 def test_many_other_files_are_counted(tmp_path):
     make_cases(tmp_path, "BraTS 2020", numbers=(1,), leave_out=("t2",))
     touch(*(tmp_path / "BraTS20_Training_001" / f"note_{i}.nii" for i in range(5)))
-    assert "note_2.nii is named otherwise" in (problem := problem_cases(tmp_path)["BraTS20_Training_001"])
+    assert "note_2.nii has another name" in (problem := problem_cases(tmp_path)["BraTS20_Training_001"])
     assert "note_3" not in problem
     assert "and 2 more such files" in problem
 

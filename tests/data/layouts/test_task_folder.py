@@ -1,4 +1,4 @@
-"""nnU-Net's folders look like the Decathlon's, and differ from them in their files."""
+"""nnU-Net's folders look like the Decathlon's, but their files differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_nnunet(root: Path, version=2, channels=CHANNELS, cases=("BRATS_001", "B
     described = {key: {str(i): name for i, name in enumerate(channels)}, **more}
     if version == 2:
         described |= {"file_ending": ".nii.gz"} | more
-    else:  # which lists images without numbers
+    else:  # version 1 lists images without channel numbers
         training = [{"image": f"./imagesTr/{c}.nii.gz", "label": f"./labelsTr/{c}.nii.gz"} for c in cases]
         described |= {"training": training, "tensorImageSize": "4D"}
     (root / "dataset.json").write_text(json.dumps(described))
@@ -72,7 +72,7 @@ def test_two_channels_of_one_name_are_refused(tmp_path, make):
 
 
 def test_a_label_among_the_channels_is_refused(tmp_path):
-    make_decathlon(tmp_path, modality=("T1w", "T2w", "Seg"))  # whose channel 2 would be lost: a label is one whole file
+    make_decathlon(tmp_path, modality=("T1w", "T2w", "Seg"))  # channel 2 would be lost: a label is a file of its own
     with pytest.raises(ValueError, match=r"dataset\.json names a channel seg; labels belong in labelsTr"):
         brats_datalist(tmp_path)
 
@@ -110,9 +110,9 @@ def test_a_case_without_a_channel_is_a_problem_of_its_own(tmp_path):
 def test_a_channel_that_is_not_described_is_a_problem_of_its_own(tmp_path):
     make_nnunet(tmp_path)
     touch(tmp_path / "imagesTr" / "BRATS_001_0004.nii.gz")
-    told = r"has BRATS_001_0004\.nii\.gz, channel 4, and dataset\.json names the channels 0 to 3"
-    assert re.match(told, problem_cases(tmp_path)["BRATS_001"])
-    with pytest.raises(ValueError, match=rf"1 of 2 cases .*BRATS_001 {told}"):
+    fault = r"has BRATS_001_0004\.nii\.gz, channel 4, but dataset\.json names the channels 0 to 3"
+    assert re.match(fault, problem_cases(tmp_path)["BRATS_001"])
+    with pytest.raises(ValueError, match=rf"1 of 2 cases .*BRATS_001 {fault}"):
         brats_datalist(tmp_path)
 
 
