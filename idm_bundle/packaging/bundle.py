@@ -39,6 +39,7 @@ _PLACES = {
     "output_dir": "$@bundle_root + '/output'",
 }
 _OVERLAYS = ("multi_gpu_train", "fsdp_train")  # listed after the config of training
+_PAGES = ("EVALUATION.md", "KNOBS.md", "MODEL_CARD.md")
 _logger = logging.getLogger(__name__)
 
 
@@ -223,8 +224,10 @@ def _write_weights(bundle: Path, trained: _Weights, url: str | None) -> None:
 
 def _write_docs(root: Path, bundle: Path, task: Task) -> None:
     shutil.copy(root / "LICENSE", bundle)
-    for page in ("data_license.txt", "EVALUATION.md", "KNOBS.md", "MODEL_CARD.md"):
-        shutil.copy(root / "docs" / page, bundle / "docs")
+    for page in (*_PAGES, "data_license.txt"):
+        text = (root / "docs" / page).read_text()
+        # pages that do not travel with a bundle are named without a link
+        (bundle / "docs" / page).write_text(re.sub(rf"\[([^]]+)\]\((?!https?:|{'|'.join(_PAGES)})[^)]+\)", r"\1", text))
     commands = "\n".join(
         f"python -m monai.bundle run --config_file configs/{name}.json --dataset_dir /data/BraTS2020"
         for name in _configs(task)

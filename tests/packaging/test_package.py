@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,12 @@ def test_a_bundle_says_what_its_weights_were_trained_for(task, knobs, tmp_path):
     assert file == folder / "models" / "model.pt"
     config.get_parsed_content("network").load_state_dict(torch.load(file, weights_only=True))
     zoo.check(folder, "min", None)
+
+
+def test_no_page_of_a_bundle_links_to_a_page_that_is_not_in_it(bundle):
+    for page in (bundle / "docs").glob("*.md"):
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).is_file(), f"{page.name}: {target}"
 
 
 def test_any_to_any_synthesis_stays_so(tmp_path):
