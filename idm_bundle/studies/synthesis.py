@@ -18,12 +18,12 @@ __all__ = ["STUDIES"]
 _ALL = ["t1", "t1ce", "t2", "flair"]
 
 
-def compare(changes: Mapping[str, Any], judged: Sequence[Sequence[str]], steps: int, side: int) -> dict[str, Any]:
+def compare(changes: Mapping[str, Any], known_sets: Sequence[Sequence[str]], steps: int, side: int) -> dict[str, Any]:
     """Train on phantoms, then synthesise the unknown contrasts of the test split.
 
     Args:
         changes: Values of train.yaml and synthesis.yaml that are changed.
-        judged: Known contrasts of each evaluation.
+        known_sets: Known contrasts of each evaluation.
         steps: Iterations of training.
         side: Voxels per axis of a volume.
     Returns:
@@ -33,8 +33,8 @@ def compare(changes: Mapping[str, Any], judged: Sequence[Sequence[str]], steps: 
         values = {**demo(folder, steps, side), **changes}
         _, trained = train(values, "synthesis")
         found: dict[str, Any] = {name: trained[name] for name in ("parameters", "step_s")}
-        for known in judged:
-            metrics = evaluate({**values, "judged_known": list(known)}, "synthesis", "evaluate_synthesis").state.metrics
+        for known in known_sets:
+            metrics = evaluate({**values, "validation_known": list(known)}, "synthesis", "evaluate_synthesis").state.metrics
             found[", ".join(known)] = dict(metrics)
     return found
 
