@@ -17,7 +17,7 @@ from pathlib import Path
 from traceback import extract_tb
 from types import TracebackType
 
-__all__ = ["BadNumbers", "OutOfMemory", "TrainingFailed", "install_error_report"]
+__all__ = ["BadNumbers", "OutOfMemory", "TrainingFailed", "exit_successfully", "install_error_report"]
 
 
 _PACKAGE = str(Path(__file__).parent)
@@ -78,6 +78,12 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
             print(f"\n{last_line}", file=sys.stderr, flush=True)
     if not interactive:
         _leave(first.exit_code if isinstance(first, TrainingFailed) else 1, isinstance(error, KeyboardInterrupt))
+
+
+def exit_successfully() -> None:
+    """End the process with exit code 0 like a failed one: exit handlers run, the interpreter is not shut down."""
+    _finish()
+    _leave(0, interrupted=False)
 
 
 def _finish() -> None:

@@ -14,10 +14,11 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from monai.bundle import ConfigParser
+
+from monai_idm.command_line import is_monai_bundle
 
 __all__ = ["check_paths", "read_knobs", "require_plain_paths"]
 
@@ -158,7 +159,7 @@ def _require_known(config: ConfigParser, knobs: set[str], settings: set[str]) ->
 
 def _typed(knob: str) -> str | None:
     """The text given for a knob on MONAI's command line; None if it was not given."""
-    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+    if not is_monai_bundle():
         return None
     typed = None
     for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):

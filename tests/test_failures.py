@@ -118,6 +118,7 @@ import atexit, os, signal, sys, threading
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from monai_idm import install_error_report
+from monai_idm.distributed import finalize_processes
 from monai_idm.failures import BadNumbers, OutOfMemory
 """
 BUSY = """
@@ -155,6 +156,8 @@ def programs():
         ("raise OutOfMemory('advice')", 4, "OutOfMemory: advice"),
         ("os.kill(os.getpid(), 2); threading.Event().wait()", -signal.SIGINT, "at exit"),
         ("sys.stdout.close(); raise ValueError('size=0; choose 1')", 1, "ValueError: size=0; choose 1"),
+        # several processes at the end of a run: gloo's threads still free tensors
+        ("sys.argv[0] = '/monai/bundle/__main__.py'; finalize_processes()", 0, "at exit"),
     ],
 )
 def test_threads_that_still_compute_change_neither_code_nor_last_line(failure, code, last, programs, tmp_path):

@@ -34,7 +34,9 @@ def compare(changes: Mapping[str, Any], known_sets: Sequence[Sequence[str]], ste
         _, trained = train(values, "synthesis")
         found: dict[str, Any] = {name: trained[name] for name in ("parameters", "step_s")}
         for known in known_sets:
-            metrics = evaluate({**values, "validation_known": list(known)}, "synthesis", "evaluate_synthesis").state.metrics
+            metrics = evaluate(
+                {**values, "validation_known": list(known)}, "synthesis", "evaluate_synthesis"
+            ).state.metrics
             found[", ".join(known)] = dict(metrics)
     return found
 

@@ -4,6 +4,7 @@ from monai_idm.distributed.gradient_average import GradientAverage
 from monai_idm.distributed.processes import (
     AverageLoss,
     all_gather_objects,
+    finalize_processes,
     initialize_processes,
     replicated,
     require_equal_settings,
@@ -16,6 +17,7 @@ __all__ = [
     "GradientAverage",
     "all_gather_objects",
     "distribute_like",
+    "finalize_processes",
     "from_local",
     "full_states",
     "full_tensor",

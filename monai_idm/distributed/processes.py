@@ -16,7 +16,17 @@ from monai.utils.enums import CommonKeys
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["AverageLoss", "all_gather_objects", "initialize_processes", "replicated", "require_equal_settings"]
+from monai_idm.command_line import is_monai_bundle
+from monai_idm.failures import exit_successfully
+
+__all__ = [
+    "AverageLoss",
+    "all_gather_objects",
+    "finalize_processes",
+    "initialize_processes",
+    "replicated",
+    "require_equal_settings",
+]
 
 T = TypeVar("T")
 
@@ -38,6 +48,17 @@ def initialize_processes() -> None:
         idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
     if idist.get_rank() > 0:
         logging.disable(logging.INFO)
+
+
+def finalize_processes() -> None:
+    """Leave the process group at the end of a run; with MONAI's command line, also end the process.
+
+    After the last exchange a thread of gloo may still hold a tensor for a moment. If it frees the tensor in an
+    interpreter that is shutting down, it aborts the process, and a run that was complete ends as a failure.
+    """
+    idist.finalize()
+    if is_monai_bundle():
+        exit_successfully()
 
 
 def require_equal_settings(settings: Mapping[str, Any]) -> None:
