@@ -21,6 +21,7 @@ from monai_idm.atomic_file import write_json
 from monai_idm.machine import VERSIONS, device_name
 from monai_idm.meters import count_flops, live_bytes
 from monai_idm.networks import InvertibleDiffusionUNet
+from monai_idm.reversible import true_float32
 
 __all__ = ["Finding", "verify"]
 
@@ -177,7 +178,8 @@ def _step(net: nn.Module, shape: tuple[int, ...], seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     x, target = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
     t = torch.linspace(3, 1500, shape[0]).long().to(device)
-    nn.functional.mse_loss(net(x, t), target).backward()
+    with true_float32():  # as in training
+        nn.functional.mse_loss(net(x, t), target).backward()
 
 
 def _gradients(net: InvertibleDiffusionUNet, activations: str, shape: tuple[int, ...], seed: int) -> Gradients:

@@ -21,6 +21,8 @@ from monai.metrics.regression import KernelType, compute_ms_ssim, compute_ssim_a
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
+from monai_idm.reversible import true_float32
+
 __all__ = ["SSIM_WINDOW", "mae", "masked_mean", "ms_ssim", "psnr", "rmse", "ssim3d", "ssim_map"]
 
 SSIM_WINDOW = 7  # voxels a side
@@ -76,15 +78,16 @@ def ssim_map(pred: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor
             f"volume size {tuple(pred.shape[1:])} is smaller than the SSIM window of {SSIM_WINDOW} voxels on "
             f"some axis; evaluate at {SSIM_WINDOW} voxels a side or more"
         )
-    similarity, _ = compute_ssim_and_cs(
-        pred[:, None],  # channels as batch: one kernel for all
-        reference[:, None],
-        spatial_dims=spatial_dims,
-        kernel_size=(SSIM_WINDOW,) * spatial_dims,
-        kernel_sigma=(1.0,) * spatial_dims,  # not used by the uniform window
-        data_range=data_range,
-        kernel_type=KernelType.UNIFORM,
-    )
+    with true_float32():  # TF32 would move SSIM by up to 6e-3
+        similarity, _ = compute_ssim_and_cs(
+            pred[:, None],  # channels as batch: one kernel for all
+            reference[:, None],
+            spatial_dims=spatial_dims,
+            kernel_size=(SSIM_WINDOW,) * spatial_dims,
+            kernel_sigma=(1.0,) * spatial_dims,  # not used by the uniform window
+            data_range=data_range,
+            kernel_type=KernelType.UNIFORM,
+        )
     return similarity[:, 0]
 
 
@@ -100,16 +103,17 @@ def ms_ssim(pred: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor:
             "scales of MS-SSIM need; use SSIM instead"
         )
     dims = pred.ndim - 1
-    return compute_ms_ssim(
-        pred[:, None],
-        reference[:, None],
-        spatial_dims=dims,
-        data_range=data_range,
-        kernel_type=KernelType.UNIFORM,
-        kernel_size=SSIM_WINDOW,
-        kernel_sigma=1.0,  # not used by the uniform window
-        weights=[weight / sum(_SCALES) for weight in _SCALES],
-    ).flatten()
+    with true_float32():
+        return compute_ms_ssim(
+            pred[:, None],
+            reference[:, None],
+            spatial_dims=dims,
+            data_range=data_range,
+            kernel_type=KernelType.UNIFORM,
+            kernel_size=SSIM_WINDOW,
+            kernel_sigma=1.0,  # not used by the uniform window
+            weights=[weight / sum(_SCALES) for weight in _SCALES],
+        ).flatten()
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import Any
 
@@ -46,7 +46,7 @@ from monai_idm.networks.embedding import TimestepEmbedding
 from monai_idm.networks.inverse_head import InverseHead, without_inverse_head
 from monai_idm.networks.plan import plan_activations
 from monai_idm.networks.presets import PRESETS
-from monai_idm.reversible import ACTIVATIONS, Orthogonal, ReversibleSequence
+from monai_idm.reversible import ACTIVATIONS, Orthogonal, ReversibleSequence, true_float32
 
 __all__ = ["InvertibleDiffusionUNet"]
 
@@ -243,7 +243,7 @@ class InvertibleDiffusionUNet(nn.Module):
         else:
             x = voxels(x)
             embedding = self._embed(x, timesteps, class_labels)
-            with self._autocast(x.device):
+            with self._in_precision(x.device):
                 policies = self._policies(x)
                 stored = policies[0] == "stored"
                 streams = self.core(iter(enter(self.entry, x, self.branch_batch, stored)), embedding, policies)
@@ -278,7 +278,7 @@ class InvertibleDiffusionUNet(nn.Module):
             raise ValueError("the network was built without the parameters of its inverse; set inverse_head=True")
         y = voxels(y)
         check_image(self, y, out_channels=self.out_channels)
-        with self._autocast(y.device):
+        with self._in_precision(y.device):
             return self.inverse_head(y, self.core, self._policies(y), self.branch_batch)
 
     def with_activations(
@@ -301,7 +301,7 @@ class InvertibleDiffusionUNet(nn.Module):
         # any class will do: it makes no difference to rounding
         classes = None if self.num_class_embeds is None else x.new_zeros(len(x), dtype=torch.long)
         embedding = self._embed(x, x.new_zeros(1) if timesteps is None else timesteps, classes)
-        with self._autocast(x.device):
+        with self._in_precision(x.device):
             stream = enter(self.entry, x, self.branch_batch, stored=True)
             rebuilt = self.core.inverse(self.core(stream, embedding, "stored"), embedding)
         return max(float((a - b).abs().max()) for a, b in zip(stream, rebuilt, strict=True))
@@ -361,9 +361,9 @@ class InvertibleDiffusionUNet(nn.Module):
         check_timesteps(timesteps, x.shape[0])
         return self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels)
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager:
+    def _in_precision(self, device: torch.device) -> AbstractContextManager:
         if not self.precision.endswith("mixed"):
-            return nullcontext()
+            return true_float32()
         return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 

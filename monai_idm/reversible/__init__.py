@@ -6,6 +6,7 @@ from monai_idm.reversible.coupling import AdditiveCoupling
 from monai_idm.reversible.engine import ACTIVATIONS, ReversibleSequence
 from monai_idm.reversible.operation import ReversibleOperation
 from monai_idm.reversible.orthogonal import Orthogonal, OrthogonalMixing
+from monai_idm.reversible.replay import true_float32
 from monai_idm.reversible.resample import Merge, OrthogonalDownsample, OrthogonalUpsample, Split
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "ReversibleSequence",
     "Split",
     "recomputed_in_chunks",
+    "true_float32",
 ]

@@ -240,7 +240,7 @@ class _Step(torch.autograd.Function):
         condition = tensors[n : n + num_conditions]
         ctx.operation, ctx.policy, ctx.replay, ctx.num_conditions = operation, policy, replay, num_conditions
         remainders: list[Tensor] = []
-        with replay.autocast():
+        with replay.precision():
             # detached: the hooks of FLOP counters reject inputs that require a gradient while autograd is off
             outputs = operation.map([x.detach() for x in tensors[:n]], [c.detach() for c in condition], remainders)
         ctx.save_for_backward(*condition, *remainders)
@@ -258,7 +258,7 @@ class _Step(torch.autograd.Function):
                 f"backward; rebuilding needs those of the forward pass: step the optimizer after backward, and "
                 f'use activations="stored" with functional_call'
             )
-        with ctx.replay.autocast(), ctx.replay.random():
+        with ctx.replay.precision(), ctx.replay.random():
             outputs = policy.tape.take(operation, policy.position, policy.outputs)
             x, dx, dc, dw = operation.rebuild(outputs, gradients, condition, remainders)
         if policy.spot_check is not None:

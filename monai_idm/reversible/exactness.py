@@ -56,16 +56,16 @@ def require_exact(operation: ReversibleOperation, name: str, inputs: Tensors, co
     x, c = [t.detach() for t in inputs], [t.detach() for t in condition]
     replay = Replay.capture(operation, x[0].device)
     remainders: list[Tensor] = []
-    with torch.no_grad(), replay.autocast(), replay.random():
+    with torch.no_grad(), replay.precision(), replay.random():
         y = operation.map(list(x), c, remainders)
     gradients = [torch.linspace(-1, 1, t.numel(), dtype=t.dtype, device=t.device).view_as(t) for t in y]
-    with torch.no_grad(), replay.autocast(), replay.random():
+    with torch.no_grad(), replay.precision(), replay.random():
         rebuilt = operation.rebuild([t.clone() for t in y], list(gradients), c, remainders)
     remedy = "in map, snap what leaves the grid, and add to remainders what the inverse misses"
     _compare(name, "inputs", rebuilt.inputs, x, remedy)
     leaves = [t.clone().requires_grad_(t.is_floating_point()) for t in (*x, *c)]
     weights = operation.weights()
-    with torch.enable_grad(), replay.autocast(), replay.random():
+    with torch.enable_grad(), replay.precision(), replay.random():
         stored = stored_map(operation, [t.view_as(t) for t in leaves[: len(x)]], leaves[len(x) :])
     wanted = [t for t in (*leaves, *weights) if t.requires_grad]
     differentiable = [(t, g) for t, g in zip(stored, gradients, strict=True) if t.requires_grad]
@@ -92,7 +92,7 @@ class _Exact(torch.autograd.Function):
         ctx.operation, ctx.replay, ctx.names, ctx.num_inputs = operation, replay, names, num_inputs
         ctx.save_for_backward(*tensors)
         x, c = tensors[:num_inputs], tensors[num_inputs : len(tensors) - len(names)]
-        with replay.autocast():  # detached, as in the policy that rebuilds
+        with replay.precision():  # detached, as in the policy that rebuilds
             return tuple(operation.map([t.detach() for t in x], [t.detach() for t in c]))
 
     @staticmethod
@@ -102,7 +102,7 @@ class _Exact(torch.autograd.Function):
         weights = dict(zip(ctx.names, tensors[len(tensors) - count :], strict=True))
         x, *c = (t.detach() for t in tensors[: len(tensors) - count])
         x, c = [x, *c][: ctx.num_inputs], [x, *c][ctx.num_inputs :]
-        with ctx.replay.autocast(), ctx.replay.random():
+        with ctx.replay.precision(), ctx.replay.random():
             dx, dc, dw = pulled_back(ctx.operation, weights, x, c, gradients)
         return None, None, None, None, *dx, *dc, *dw
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,15 @@ from torch import Tensor
 from monai_idm.reversible.operation import ReversibleOperation
 from monai_idm.reversible.random_state import random_states, restored_random_states
 
-__all__ = ["Replay", "full_precision"]
+__all__ = ["Replay", "full_precision", "true_float32"]
+
+# torch's switches of this kind; the older ones, allow_tf32, must not be mixed with them
+_SWITCHES: tuple[Any, ...] = (
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
+    torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,7 @@ class Replay:
 
     weights: list[tuple[int, int]]
     device: torch.device
+    float32_precisions: list[str]
     autocast_enabled: bool
     autocast_dtype: torch.dtype
     random_states: tuple[Tensor, ...]
@@ -31,6 +41,7 @@ class Replay:
         return cls(
             cls.of_weights(operation),
             device,
+            [switch.fp32_precision for switch in _SWITCHES],
             torch.is_autocast_enabled(device.type),
             torch.get_autocast_dtype(device.type),
             states,
@@ -42,10 +53,14 @@ class Replay:
         return [(id(w), w._version) for w in operation.weights()]
 
     @contextmanager
-    def autocast(self) -> Iterator[None]:
-        # no cache: it would keep a copy of every weight, and pass copies made without autograd to code that needs it
-        with torch.autocast(
-            self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_enabled, cache_enabled=False
+    def precision(self) -> Iterator[None]:
+        """Compute in the precision of the forward pass: autocast, and float32 or TF32."""
+        # no cache: it would keep a copy of every weight, and hand copies made without autograd to code that needs it
+        with (
+            _float32_as(self.float32_precisions),
+            torch.autocast(
+                self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_enabled, cache_enabled=False
+            ),
         ):
             yield
 
@@ -58,11 +73,33 @@ class Replay:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Turn autocast and TF32 off: an orthogonal map in TF32 is off by 4e-4, and every inversion would add that."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """Compute in true float32: neither under autocast, nor in TF32 or bfloat16 products.
+
+    An orthogonal map in TF32 is off by 4e-4, and every inversion would add to that.
+    """
+    with true_float32(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Multiply float32 tensors in float32, whatever faster precision is allowed for them outside.
+
+    In TF32, which cuDNN's convolutions use by default, a branch rounds its input to 10 bits: inputs that differ in the
+    last bit, as rebuilt ones do, may be rounded to different numbers, and the error of the rebuilt activations grows
+    from 1e-6 to 1e-3.
+    """
+    with _float32_as(["ieee"] * len(_SWITCHES)):
+        yield
+
+
+@contextmanager
+def _float32_as(precisions: Sequence[str]) -> Iterator[None]:
+    before = [switch.fp32_precision for switch in _SWITCHES]
     try:
-        with torch.autocast(device.type, enabled=False):
-            yield
+        for switch, precision in zip(_SWITCHES, precisions, strict=True):
+            switch.fp32_precision = precision
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+        for switch, precision in zip(_SWITCHES, before, strict=True):
+            switch.fp32_precision = precision

@@ -34,6 +34,7 @@ from torch import Tensor
 from monai_idm.handlers import StepGuard
 from monai_idm.losses import InvertibleDiffusionLoss
 from monai_idm.noise import mixed_seed
+from monai_idm.reversible import true_float32
 from monai_idm.schedulers import check_noise_levels, check_prediction_type, prediction_target
 from monai_idm.tasks.task import Task
 
@@ -96,10 +97,11 @@ class TrainingStep:
         engine.network.train()
         if first:
             engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
-        loss = self._loss(engine, batchdata)
-        good = self.guard is None or self.guard.loss_is_good(engine)
-        if good:
-            (loss / engine.accumulation_steps).backward()
+        with true_float32():  # also in the backward pass of stored activations, which the network does not run itself
+            loss = self._loss(engine, batchdata)
+            good = self.guard is None or self.guard.loss_is_good(engine)
+            if good:
+                (loss / engine.accumulation_steps).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if self.guard is not None and not (good and self.guard.gradients_are_good(engine)):
             engine.optimizer.zero_grad()  # sets them to None: the optimizer's step then changes nothing
