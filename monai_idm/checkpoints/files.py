@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from monai_idm.atomic_file import atomic_file
 
@@ -23,15 +25,31 @@ def write_checkpoint(file: str | Path, content: Mapping[str, Any]) -> None:
 
     Args:
         file: Path of the file; its folder is created if it is missing.
-        content: Tensors and plain types.
+        content: Tensors and plain types; tensors of a GPU are written as tensors of the host, so that a machine without
+            one can load them.
     Raises:
         OSError: If the disk is full, or the folder may not be written to; the previous file stays.
     """
     with atomic_file(Path(file)) as unfinished, unfinished.open("wb") as stream:
         try:
-            torch.save(content, stream)
+            torch.save(_on_host(content), stream)
         except RuntimeError as error:  # torch says "unexpected pos" if the disk is full
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def _on_host(content: Any) -> Any:
+    if isinstance(content, Tensor):
+        return content.cpu()
+    if isinstance(content, list | tuple):
+        return type(content)(map(_on_host, content))
+    if not isinstance(content, Mapping):
+        return content
+    moved = {name: _on_host(value) for name, value in content.items()}
+    if not hasattr(content, "_metadata"):
+        return moved
+    state_dict = OrderedDict(moved)
+    state_dict._metadata = content._metadata  # type: ignore[attr-defined] # record and arguments of the network
+    return state_dict
 
 
 def read_checkpoint(file: str | Path, mmap: bool = False) -> dict[str, Any]:

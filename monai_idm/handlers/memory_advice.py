@@ -16,6 +16,15 @@ from monai_idm.optimizers import AdamWInBackward
 __all__ = ["MemoryAdvice"]
 
 _GB = 1e9
+_PHRASES = (
+    "out of memory",
+    "can't allocate memory",  # torch on a CPU
+    "ALLOC_FAILED",  # CUDA's libraries, which also say the following where a workspace or a handle finds no room
+    "unable to find an engine",
+    "CUSOLVER_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+)
 
 
 class MemoryAdvice:
@@ -105,9 +114,8 @@ def _switches(shape: tuple[int, ...], precision: str, divisor: int) -> Iterator[
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    phrases = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # CUDA, torch on a CPU, CUDA's libraries
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
+        isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PHRASES)
     )
 
 

@@ -133,11 +133,12 @@ def _merge(parts: Tensors) -> Tensors:
 
 def _wavelets(generator: Tensor) -> Tensor:
     """One matrix per channel, in float64; the Haar transform for a generator of zeros."""
-    step = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64, device=generator.device) / 2**0.5
-    haar = step
-    while haar.shape[0] < generator.shape[-1]:
-        haar = torch.kron(haar, step)
-    return cayley(generator) @ haar
+    signs = torch.ones([1, 1], dtype=torch.float64, device=generator.device)  # built there: a copy would wait for it
+    scale = 1.0
+    while signs.shape[0] < generator.shape[-1]:
+        signs = torch.cat([torch.cat([signs, signs], 1), torch.cat([signs, -signs], 1)], 0)
+        scale = scale / 2**0.5
+    return cayley(generator) @ (signs * scale)
 
 
 def _down(w: Tensor, fine: Tensors) -> Tensors:

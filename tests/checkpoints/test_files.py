@@ -32,6 +32,27 @@ def test_what_is_written_is_read(tmp_path):
     assert bits(read_checkpoint(tmp_path / "made" / "a.pt")) == bits(CONTENT)
 
 
+class OnCard(torch.Tensor):
+    """Stands for a tensor of a GPU, which a machine without one cannot load."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_tensors_of_a_gpu_are_written_as_those_of_the_host(tmp_path):
+    weights = torch.nn.Linear(2, 3).state_dict()
+    weights._metadata[""]["record"] = {"seed": 1}
+    expected = {name: tensor.clone() for name, tensor in weights.items()}
+    for name in weights:
+        weights[name] = weights[name].as_subclass(OnCard)
+    write_checkpoint(tmp_path / "a.pt", weights)
+    found = read_checkpoint(tmp_path / "a.pt")
+    assert bits(dict(found)) == bits(expected)
+    assert found._metadata[""]["record"] == {"seed": 1}
+    write_checkpoint(tmp_path / "a.pt", {"parts": [{"network": weights}]})
+    assert bits(dict(read_checkpoint(tmp_path / "a.pt")["parts"][0]["network"])) == bits(expected)
+
+
 @pytest.mark.parametrize("mmap", [False, True])
 def test_no_flipped_bit_goes_unseen(mmap, tmp_path):
     file = tmp_path / "a.pt"

@@ -242,8 +242,8 @@ def test_the_cuda_meter_reads_the_allocator_and_counted_bytes_come_close():
     meter.start()
     with live_bytes() as memory:
         net = nn.Sequential(*(nn.Linear(1024, 1024, device="cuda") for _ in range(4)))
-        net(torch.randn(4096, 1024, device="cuda")).sum().backward()
+        net(torch.randn(65536, 1024, device="cuda")).sum().backward()
     figures = meter.stop()
     assert figures["reserved_peak_gib"] >= figures["allocated_peak_gib"] > 0
     allocated = figures["allocated_peak_gib"] * 2**30 - held
-    assert memory.peak_bytes == pytest.approx(allocated, rel=0.2)  # the allocator adds workspaces
+    assert memory.peak_bytes == pytest.approx(allocated, rel=0.1)  # the allocator adds cuBLAS's workspace, 32 MiB
