@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -43,8 +43,13 @@ class HostEMA:
     def update(self) -> None:
         """Move the average towards the current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
-        for name, p in self.network.named_parameters():
-            self.weights[name].lerp_(self._copy(p), 1 - decay)
+        weights: Iterable[tuple[str, Tensor]]
+        weights = ((name, self._copy(p, non_blocking=True)) for name, p in self.network.named_parameters())
+        if any(p.is_cuda for p in self.network.parameters()):
+            weights = list(weights)
+            torch.cuda.current_stream().synchronize()  # once, for the copies of all weights
+        for name, weight in weights:
+            self.weights[name].lerp_(weight, 1 - decay)
         self.updates += 1
 
     @contextmanager
@@ -67,9 +72,9 @@ class HostEMA:
         for name, p in self.network.named_parameters():
             self.weights[name].copy_(to_local(distribute_like(state_dict["weights"][name], p)))
 
-    def _copy(self, p: Tensor) -> Tensor:
+    def _copy(self, p: Tensor, non_blocking: bool = False) -> Tensor:
         dtype = torch.float32 if p.dtype == torch.bfloat16 else p.dtype
-        return to_local(p.detach()).to(self.device, dtype, copy=True)
+        return to_local(p.detach()).to(self.device, dtype, copy=True, non_blocking=non_blocking)
 
     @torch.no_grad()
     def _write(self, weights: Mapping[str, Tensor]) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine
 from monai.utils.enums import CommonKeys
+from torch import Tensor
 
 from monai_idm.distributed import all_gather_objects, full_tensor
 from monai_idm.failures import BadNumbers
@@ -34,9 +37,9 @@ class StepGuard:
     A step is bad if one of them is NaN or infinite, if the norm is more than ``explosion`` times the median of the last
     100 good steps, or if the error is larger than :class:`~monai_idm.handlers.ReconstructionErrorHandler` allows (in
     exact precision: larger than 0). A bad step is logged, with the cases of its batch, and written to a table. The
-    weights stay as they were, except with an :class:`~monai_idm.optimizers.AdamWInBackward`: it skips parameters whose
-    own gradient has a norm that is NaN or above the limit for all gradients together, but has stepped the other
-    parameters before the norm of all gradients is known.
+    weights stay as they were, except with an :class:`~monai_idm.optimizers.AdamWInBackward`: it skips all parameters if
+    the loss is bad, and those whose own gradient has a norm that is NaN or above the limit for all gradients together,
+    but has stepped the other parameters before the norm of all gradients is known.
 
     :class:`~monai_idm.tasks.TrainingStep` calls it; it subscribes to no event. It must be one of the trainer's handlers
     so that the latest norms are part of the trainer's state and a resumed run has them.
@@ -75,25 +78,43 @@ class StepGuard:
         state = cast(Any, engine.state)
         state.gradient_norms, state.bad_steps = [], 0  # norms of the last good steps; bad steps in a row
 
-    def loss_is_good(self, engine: Engine) -> bool:
-        """Whether the loss allows a backward pass; for that pass an AdamWInBackward gets its limit."""
-        worst = _worst(float(engine.state.output[CommonKeys.LOSS].detach()))  # type: ignore[index]
-        if not math.isfinite(worst):
-            self._reject(engine, "the loss", worst)
-            return False
-        if isinstance(self.optimizer, AdamWInBackward):
-            self.optimizer.skip_above = self._norm_limit(engine)
-        return True
+    def before_backward(self, engine: Engine, loss: Tensor) -> None:
+        """Give an AdamWInBackward, which steps within the backward pass, what makes a gradient bad.
 
-    def gradients_are_good(self, engine: Engine) -> bool:
-        """Whether to step with the gradients of the backward pass that has just ended."""
-        state, norm, limit = cast(Any, engine.state), self._norm(), self._norm_limit(engine)
-        error = self.network.training_error() if hasattr(self.network, "training_error") else None
-        error = None if error is None else _worst(error)
-        if not norm <= limit:
+        Args:
+            engine: The trainer.
+            loss: Loss of this process.
+        """
+        if isinstance(self.optimizer, AdamWInBackward):
+            bad = ~loss.detach().isfinite()
+            if idist.get_world_size() > 1:
+                dist.all_reduce(any_bad := bad.float(), dist.ReduceOp.MAX)
+                bad = any_bad > 0
+            self.optimizer.skip_above, self.optimizer.skip_all = self._norm_limit(engine), bad
+
+    def step_is_good(self, engine: Engine, loss: Tensor) -> bool:
+        """Whether to step with the gradients of the backward pass that has just ended.
+
+        The host waits for the device once, for all numbers of the step. The loss in the trainer's output becomes a
+        tensor of the host, so that nothing that logs it waits again.
+
+        Args:
+            engine: The trainer.
+            loss: Loss of this process; the trainer's output may hold the mean over the processes.
+        """
+        state, limit = cast(Any, engine.state), self._norm_limit(engine)
+        spot_check = getattr(getattr(self.network, "core", None), "spot_check", None)
+        error = None if spot_check is None else spot_check.error
+        numbers = [loss, self._norm(), state.output[CommonKeys.LOSS], *([] if error is None else [error])]
+        on_host = torch.stack([number.detach().to(loss.device, torch.float64) for number in numbers]).cpu().tolist()
+        state.output[CommonKeys.LOSS] = torch.tensor(on_host[2], dtype=loss.dtype)
+        worst_loss, norm, worst_error = self._of_all_processes(on_host[0], on_host[1], *on_host[3:])
+        if not math.isfinite(worst_loss):
+            self._reject(engine, "the loss", worst_loss)
+        elif not norm <= limit:
             self._reject(engine, f"the gradients' norm (at most {limit:.3g})", norm)
-        elif error is not None and not error <= self._error_limit():
-            self._reject(engine, "the error of the rebuilt activations", error)
+        elif not worst_error <= self._error_limit():
+            self._reject(engine, "the error of the rebuilt activations", worst_error)
         else:
             state.gradient_norms = [*state.gradient_norms, norm][-_USUAL:]
             state.bad_steps = 0
@@ -110,11 +131,21 @@ class StepGuard:
         exact = str(getattr(self.network, "precision", "")).startswith("exact")
         return 0.0 if exact else error_limit(self.network)  # exact precision rebuilds bit for bit
 
-    def _norm(self) -> float:
+    def _norm(self) -> Tensor:
+        """Norm of the gradients: of this process's shards, if AdamWInBackward steps sharded weights."""
         if isinstance(self.optimizer, AdamWInBackward):
-            return math.sqrt(sum(all_gather_objects(self.optimizer.squared_norm)))
+            return self.optimizer.squared_norm.sqrt()
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        return float(full_tensor(torch.nn.utils.get_total_norm(gradients)))
+        return full_tensor(torch.nn.utils.get_total_norm(gradients))
+
+    def _of_all_processes(self, loss: float, norm: float, error: float = 0.0) -> tuple[float, float, float]:
+        """The worst loss and error, and the norm of all gradients: processes reject a step together, or none does."""
+        processes = all_gather_objects((loss, norm, error))
+        losses, norms, errors = zip(*processes, strict=True)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if isinstance(self.optimizer, AdamWInBackward) and hasattr(parameters[0], "to_local"):
+            norm = math.sqrt(sum(n**2 for n in norms))
+        return _worst(losses), norm, _worst(errors)
 
     def _reject(self, engine: Engine, what: str, value: float) -> None:
         state = cast(Any, engine.state)
@@ -135,6 +166,5 @@ class StepGuard:
         logger.warning("%s; step skipped", message)
 
 
-def _worst(value: float) -> float:
-    """The worst value of all processes: they skip a step together, or some would wait for gradients forever."""
-    return max(all_gather_objects(value), key=lambda value: (not math.isfinite(value), value))
+def _worst(values: Iterable[float]) -> float:
+    return max(values, key=lambda value: (not math.isfinite(value), value))

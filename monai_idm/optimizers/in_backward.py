@@ -88,8 +88,10 @@ class AdamWInBackward(torch.optim.Optimizer):
         self.skip_above: float | None = None
         """A parameter whose gradient has a larger norm than this, or NaN, is not stepped; None: all are stepped.
 
-        With a limit, the norm of each gradient is copied to the host and added to :attr:`squared_norm`.
+        With a limit, the norm of each gradient is added to :attr:`squared_norm`.
         """
+        self.skip_all: Tensor | None = None
+        """A boolean on the device: whether the next pass steps no parameter at all; None: it does."""
         try:
             super().__init__(params, {**self._adamw.defaults, "lambda_l2": lambda_l2})
         except Exception:
@@ -173,12 +175,12 @@ class AdamWInBackward(torch.optim.Optimizer):
                 self.state[p][key] = value.to(p.device) if torch.is_tensor(value) and not on_cpu else value
 
     @property
-    def squared_norm(self) -> float:
+    def squared_norm(self) -> Tensor:
         """Squared norm of all gradients of this process in this pass, including those above ``skip_above``.
 
-        0 if ``skip_above`` is None, and after ``step()`` and ``zero_grad()``.
+        It is on the device; 0 if ``skip_above`` is None, and after ``step()`` and ``zero_grad()``.
         """
-        return sum(self._pass.squares)
+        return torch.stack(self._pass.squares).sum() if self._pass.squares else torch.zeros(())
 
     @property
     def _step_supports_amp_scaling(self) -> bool:  # GradScaler.step reads it first
@@ -207,17 +209,18 @@ class AdamWInBackward(torch.optim.Optimizer):
         if group["lambda_l2"] and self._pass.norm is None:
             self._pass.norm = norm_of_weights(self.param_groups)
         assert p.grad is not None
-        if self._is_within_limit(p.grad):
-            self._adamw(p, group, self.state[p], self._pass.norm, number)
+        self._adamw(p, group, self.state[p], self._pass.norm, number, self._skips(p.grad))
         p.grad = None
         self._pass.stepped.add(p)
 
-    def _is_within_limit(self, gradient: Tensor) -> bool:
+    def _skips(self, gradient: Tensor) -> Tensor | None:
+        """Whether not to step with a gradient, as a boolean on the device: the host would wait for each of them."""
         if self.skip_above is None:
-            return True
+            return self.skip_all
         norm = torch.linalg.vector_norm(to_local(gradient), dtype=torch.promote_types(gradient.dtype, torch.float32))
-        self._pass.squares.append(float(norm) ** 2)
-        return self._pass.squares[-1] <= self.skip_above**2
+        self._pass.squares.append(norm.square())
+        above = ~(norm <= self.skip_above)  # true for NaN
+        return above if self.skip_all is None else above | self.skip_all
 
     def _begin(self) -> None:
         self._pass = _Pass()
@@ -231,4 +234,4 @@ class _Pass:
     task: int | None = None  # autograd's number of the pass
     norm: Tensor | None = None  # norm of the weights before the pass
     stepped: set[Tensor] = field(default_factory=set)
-    squares: list[float] = field(default_factory=list)  # squared norms of the gradients
+    squares: list[Tensor] = field(default_factory=list)  # squared norms of the gradients

@@ -14,6 +14,7 @@ Source: stochastic rounding of weights after Zamirai et al. 2020, arXiv:2010.061
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -67,7 +68,15 @@ class ParameterStep:
             raise ValueError(f'the checkpoint holds {kind} states; build the optimizer with states="{kind}"')
 
     @torch.no_grad()
-    def __call__(self, p: Tensor, group: Mapping[str, Any], state: dict, norm: Tensor | None, number: int) -> None:
+    def __call__(
+        self,
+        p: Tensor,
+        group: Mapping[str, Any],
+        state: dict,
+        norm: Tensor | None,
+        number: int,
+        skip: Tensor | None = None,
+    ) -> None:
         """Step, and free the gradient.
 
         Args:
@@ -77,6 +86,8 @@ class ParameterStep:
             norm: Norm of the weights, needed if ``group["lambda_l2"]`` is not 0.
             number: Number of the parameter. With the step count, it seeds the stochastic rounding, which is thus the
                 same on all processes and after a resume.
+            skip: A boolean on the device: true leaves weight and state as they are. On CUDA the host does not wait for
+                it if the states are 8-bit or ``group["fused"]`` is set.
         """
         weights, grad, p.grad = p.detach(), p.grad, None
         assert grad is not None
@@ -89,12 +100,22 @@ class ParameterStep:
             to_local(grad).addcdiv_(to_local(weights), norm, value=group["lambda_l2"])
         if not weights.numel():  # the shard of a small parameter can be empty
             return
+        on_device = weights.is_cuda and (self.states == "8bit" or bool(group.get("fused")))
+        if skip is not None and not on_device and bool(skip):
+            return
         # a copy for this step only: it keeps no tensor alive, and autograd may step in one thread per device
-        adamw = object.__new__(type(self._adamw))
+        adamw: Any = object.__new__(type(self._adamw))
         param_groups = [{**group, "params": [weights]}]
         vars(adamw).update(vars(self._adamw), param_groups=param_groups, state=defaultdict(dict, {weights: state}))
+        if skip is not None and on_device:
+            _skip_on_device(adamw, grad, skip, self.states)
         weights.grad = grad
-        adamw.step()
+        if self.states == "8bit":
+            if not state:
+                adamw.init_state(param_groups[0], weights, 0, 0)
+            adamw.update_step(param_groups[0], weights, 0, 0)  # step() would wait for the device after each parameter
+        else:
+            adamw.step()
         weights.grad = grad = None
         if p.dtype == torch.bfloat16:
             _round_(to_local(weights), seed=number * 1_000_003 + int(state["step"]))
@@ -103,6 +124,16 @@ class ParameterStep:
             to_local(p).copy_(to_local(weights))
         # bitsandbytes does not raise the version when it writes, but a second backward pass must notice the change
         torch.autograd.graph.increment_version(p)
+
+
+def _skip_on_device(adamw: Any, gradient: Tensor, skip: Tensor, states: str) -> None:
+    """Make the next step change nothing where ``skip`` is true, without a copy of it to the host."""
+    if states == "float32":
+        adamw.found_inf, adamw.grad_scale = skip.float(), None  # what a GradScaler gives fused optimizers
+        return
+    gradient.masked_fill_(to_local(skip), 0)
+    adamw.args = copy.copy(adamw.args)
+    adamw.args.skip_zeros = True  # bitsandbytes leaves weights and states without a gradient as they are
 
 
 def _adamw8bit() -> type[torch.optim.Optimizer]:

@@ -99,11 +99,11 @@ class TrainingStep:
             engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
         with true_float32():  # also in the backward pass of stored activations, which the network does not run itself
             loss = self._loss(engine, batchdata)
-            good = self.guard is None or self.guard.loss_is_good(engine)
-            if good:
-                (loss / engine.accumulation_steps).backward()
+            if self.guard is not None:
+                self.guard.before_backward(engine, loss)
+            (loss / engine.accumulation_steps).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        if self.guard is not None and not (good and self.guard.gradients_are_good(engine)):
+        if self.guard is not None and not self.guard.step_is_good(engine, loss):
             engine.optimizer.zero_grad()  # sets them to None: the optimizer's step then changes nothing
         if last:
             engine.optimizer.step()
@@ -144,7 +144,7 @@ class TrainingStep:
         """Timesteps for this process's images, ``(B,)``."""
         batch = len(images) * idist.get_world_size()
         u = _of_this_process((torch.rand(1, dtype=torch.float64) + torch.arange(batch) / batch) % 1)
-        return (self.scheduler.num_train_timesteps * u**self.timestep_power).long().to(images.device)
+        return (self.scheduler.num_train_timesteps * u**self.timestep_power).long().to(images.device, non_blocking=True)
 
 
 def _on_device(engine: Any, tensor: Tensor) -> Tensor:
