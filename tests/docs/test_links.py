@@ -24,9 +24,9 @@ from tests.docs.pages import CONFIGS, PAGES, ROOT, anchors, code, links, read
 
 STAND_INS = {"SUITE": SUITES[0], "NAME": next(iter(studies.STUDIES))}  # words that stand for one of several
 EXAMPLES = {"my.yaml"}  # a reader's own
-FOREIGN = {  # arguments of MONAI's and torchrun's commands
+FOREIGN = {  # arguments of the commands of MONAI, torchrun and pdoc
     *["config_file", "filepath", "ckpt_file", "meta_file", "tracking"],
-    *["nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint"],
+    *["nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint", "docformat", "math"],
 }
 FOLDERS = "bundle|idm_bundle|monai_idm|tests"
 OUTPUTS = ("bundle/output", "bundle/models")  # of a training
