@@ -15,9 +15,11 @@ Source: eqs. 1-4 of arXiv:2504.10883; checkerboard attention in flows is Sukthan
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from monai_idm.reversible.fixed_point import remainder, restore, snap
@@ -45,7 +47,7 @@ class CheckerboardAttention(ReversibleOperation):
         y, low = torch.cat(inputs[:2], 1), inputs[2:]
         for parity in (0, 1):
             known, free = _sites(y, parity)
-            s = self.scale(_gather(y, known), list(y.shape[2:]), parity)
+            s = self._scale_of(_gather(y, known), list(y.shape[2:]), parity)
             y2 = _gather(y, free)
             a = snap(y2 * s) if self.exact else y2 * s
             if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips a block only for this exact condition
@@ -58,7 +60,7 @@ class CheckerboardAttention(ReversibleOperation):
         y, low = torch.cat(outputs[:2], 1), outputs[2:]
         for parity in (1, 0):
             known, free = _sites(y, parity)
-            s = self.scale(_gather(y, known), list(y.shape[2:]), parity)
+            s = self._scale_of(_gather(y, known), list(y.shape[2:]), parity)
             y = _scatter(y, free, self._divide(_gather(y, free), s, remainders and remainders[parity : parity + 1]))
         return _halves(y) + low
 
@@ -68,16 +70,29 @@ class CheckerboardAttention(ReversibleOperation):
         weight_gradients = []
         for parity in (1, 0):
             known, free = _sites(y, parity)
-            s = linearise(self.scale, _gather(y, known), shape=list(y.shape[2:]), parity=parity)
-            a, da = _gather(y, free), _gather(dy, free)
-            y2 = self._divide(a, s.value, remainders[parity : parity + 1])
-            (dy1,), dw = s.pull(da * y2)
+            with self._kernels(y):
+                s = linearise(self.scale, _gather(y, known), shape=list(y.shape[2:]), parity=parity)
+                a, da = _gather(y, free), _gather(dy, free)
+                y2 = self._divide(a, s.value, remainders[parity : parity + 1])
+                (dy1,), dw = s.pull(da * y2)
             y, dy = _scatter(y, free, y2), _scatter(dy, free, da * s.value)
             if dy1 is not None:
                 dy = _scatter(dy, known, _gather(dy, known) + dy1)
             weight_gradients.append(dw)
         totals = [joined(both, sum) for both in zip(*weight_gradients, strict=True)]
         return Rebuilt([*_halves(y), *low], [*_halves(dy), *dlow], [], totals)
+
+    def _scale_of(self, y1: Tensor, shape: list[int], parity: int) -> Tensor:
+        if torch.jit.is_scripting():
+            return self.scale(y1, shape, parity)
+        else:
+            with self._kernels(y1):
+                return self.scale(y1, shape, parity)
+
+    @torch.jit.unused
+    def _kernels(self, y: Tensor) -> AbstractContextManager:
+        """On CUDA the backward passes of fused attention do not repeat bit for bit; those of plain products do."""
+        return sdpa_kernel(SDPBackend.MATH) if self.exact and y.is_cuda else nullcontext()
 
     def _divide(self, a: Tensor, s: Tensor, remainders: Tensors | None) -> Tensor:
         return restore([a / s], remainders)[0] if self.exact else a / s
