@@ -25,7 +25,8 @@ from monai_idm.handlers import DataWaitHandler, HostEMA, StepGuard, UpdateEMA
 from monai_idm.losses import InvertibleDiffusionLoss
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
-from monai_idm.schedulers import StridedDDPMScheduler
+from monai_idm.inferers import InvertibleDiffusionInferer
+from monai_idm.schedulers import SAMPLERS, StridedDDPMScheduler
 from monai_idm.tasks import Generation, TrainingStep
 
 logging.disable(logging.CRITICAL)
@@ -67,7 +68,22 @@ def training(waits, make_optimizer, steps=20, **settings):
     trainer.run()
 
 
+def sampling(waits):
+    net = network()
+    for sampler in SAMPLERS.values():
+        scheduler = sampler(1000, schedule="cosine", prediction_type="v_prediction")
+        scheduler.set_timesteps(6, device="cuda")
+        with torch.no_grad():
+            noise = torch.rand(2, 2, 16, 16, 16, device="cuda")
+            waits.counts.clear()
+            InvertibleDiffusionInferer(scheduler).sample(noise, net, verbose=False, seeds=[1, 2])
+        most[sampler.__name__] = sum(waits.counts.values())
+    waits.counts = most
+
+
+most = {}
 CASES = {
+    "sampling": sampling,
     "float32": lambda waits: passes(waits),
     "mixed": lambda waits: passes(waits, precision="mixed"),
     "exact": lambda waits: passes(waits, precision="exact"),
@@ -100,6 +116,13 @@ def waits():
 @pytest.mark.parametrize("case", ["float32", "mixed", "exact", "stored"])
 def test_forward_and_backward_wait_for_nothing(case, waits):
     assert waits[case] == {}
+
+
+def test_sampling_starts_from_timesteps_on_the_device_and_draws_there(waits):
+    assert len(waits["sampling"]) == 4
+    for sampler, count in waits["sampling"].items():
+        passes = 11 if "Heun" in sampler else 6
+        assert count <= passes + 1 + 5, sampler  # MONAI's copy of each timestep; tables; numbers of DPM-Solver++
 
 
 @pytest.mark.parametrize("case", ["training", "training in backward"])

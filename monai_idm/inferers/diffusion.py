@@ -95,7 +95,7 @@ class InvertibleDiffusionInferer(DiffusionInferer):
             cfg_class_label: Class to guide away from, which the network learned as "no class"; None: ``class_labels``
                 are used on both sides of the guidance.
             seeds: One seed per image, for this package's samplers that add noise: an image is then the same in every
-                batch and on every device.
+                batch on that kind of device.
             others: Must be empty; it catches the arguments of MONAI's ControlNet inferers, to refuse them by name.
         Raises:
             ValueError: If ``scheduler`` cannot be sampled with, if ``cfg`` has no class to guide away from, if a

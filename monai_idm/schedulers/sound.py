@@ -76,13 +76,13 @@ def fresh_sampler(scheduler: Scheduler, training: Scheduler | None = None, stric
     _check_steps(scheduler, strict)
     if training is not None and training is not scheduler:
         _warn_of_disagreement(scheduler, training)
-    if isinstance(scheduler, StridedScheduler):
-        return scheduler.fresh()
-    sampler: Any = copy.copy(scheduler)
+    sampler: Any = scheduler.fresh() if isinstance(scheduler, StridedScheduler) else copy.copy(scheduler)
     if _step_of(scheduler) is None and isinstance(getattr(sampler, "num_inference_steps", None), int):
         timesteps = sampler.timesteps
         sampler.set_timesteps(sampler.num_inference_steps)  # by MONAI's convention this also clears the memory
         sampler.timesteps = timesteps
+    if hasattr(sampler, "timesteps"):  # on the host, which reads each of them: MONAI's inferers fail with others
+        sampler.timesteps = sampler.timesteps.cpu()
     return sampler
 
 

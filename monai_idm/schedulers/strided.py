@@ -46,6 +46,7 @@ class StridedScheduler(Scheduler):
             ``zero_terminal_snr``: the noise in pure noise carries no information about the image.
     """
 
+    _seeds: Sequence[int] | None = None
     _generators: Sequence[torch.Generator] | None = None
 
     def __init__(
@@ -114,14 +115,15 @@ class StridedScheduler(Scheduler):
     def seeded(self, seeds: Sequence[int]) -> Self:
         """A fresh copy whose steps, if they add noise and get no generator, draw it from each image's seed.
 
-        The noise is drawn on the CPU: an image is the same in every batch and on every device.
+        The noise is drawn on the device of the images: an image is the same in every batch, and, with a sampler that
+        adds noise, another one on another kind of device.
 
         Args:
             seeds: One seed per image of the batch.
         """
         scheduler = self.fresh()
         # not the seed itself, which the starting noise is drawn from: no step must repeat that noise
-        scheduler._generators = [torch.Generator().manual_seed(mixed_seed("steps", seed)) for seed in seeds]
+        scheduler._seeds, scheduler._generators = [mixed_seed("steps", seed) for seed in seeds], None
         return scheduler
 
     def _forget(self) -> None:
@@ -147,7 +149,10 @@ class StridedScheduler(Scheduler):
         return x0.clamp(*self.clip_sample_values) if self.clip_sample else x0
 
     def _noise(self, sample: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
-        generator = self._generators if generator is None else generator
+        if generator is None and self._seeds is not None:
+            if self._generators is None:
+                self._generators = [torch.Generator(sample.device).manual_seed(seed) for seed in self._seeds]
+            generator = self._generators
         if generator is None:
             return torch.randn_like(sample)
         if isinstance(generator, torch.Generator):
