@@ -56,7 +56,7 @@ def test_peers_are_judged_alike_and_compared_case_by_case(monkeypatch):
     monkeypatch.setattr(quality, "_NUM_SAMPLES", 2)
     small = {**DEMO, **ONCE, "num_inference_steps": 2}
     found = {
-        name: quality.judge({**small, **partial.args[0]}, steps=10, side=16, **partial.keywords)
+        name: quality.evaluate_variant({**small, **partial.args[0]}, steps=10, side=16, **partial.keywords)
         for name, partial in quality.STUDIES["peers"].items()
         if name.endswith("seed 2")
     }

@@ -59,7 +59,7 @@ _CHAINS = {
 _NUM_SAMPLES = 16
 
 
-def judge(changes: Mapping[str, Any], steps: int, side: int, seed: int = 0) -> dict[str, Any]:
+def evaluate_variant(changes: Mapping[str, Any], steps: int, side: int, seed: int = 0) -> dict[str, Any]:
     """Train on phantoms, then reconstruct those of the test split, and sample.
 
     Args:
@@ -149,15 +149,17 @@ def _reconstructed(knobs: Mapping[str, Any], timestep: int) -> dict[str, Any]:
 
 STUDIES: dict[str, dict[str, partial[dict[str, Any]]]] = {
     # stored activations take less time, and their gradients are equal to rounding
-    "quality": {name: partial(judge, {"activations": "stored", **changes}) for name, changes in _VARIANTS.items()},
+    "quality": {
+        name: partial(evaluate_variant, {"activations": "stored", **changes}) for name, changes in _VARIANTS.items()
+    },
     "peers": {
-        f"{name}, seed {seed}": partial(judge, changes, seed=seed)
+        f"{name}, seed {seed}": partial(evaluate_variant, changes, seed=seed)
         for seed in (0, 1, 2)
         for name, changes in ((_OURS, {}), (_THEIRS, {**_MONAI, "learning_rate": 5.0e-4}))
     }
-    | {f"MONAI's at our learning rate, seed {seed}": partial(judge, _MONAI, seed=seed) for seed in (0, 1)},
+    | {f"MONAI's at our learning rate, seed {seed}": partial(evaluate_variant, _MONAI, seed=seed) for seed in (0, 1)},
     "chain": {"reversible": partial(chain)},
-    "grid": {"bookend_stride 2": partial(judge, {"activations": "stored", "bookend_stride": 2})},
+    "grid": {"bookend_stride 2": partial(evaluate_variant, {"activations": "stored", "bookend_stride": 2})},
     "twin": {"rebuilt and stored": partial(twin)},
 }
 SUMMARIES = {"peers": compare}

@@ -27,8 +27,8 @@ def _short_run(dataset_dir: str, steps: int, side: int) -> dict[str, Any]:
 
 
 def reconstruct_and_generate(steps: int, side: int, dataset_dir: str) -> dict[str, Any]:
-    """:func:`idm_bundle.studies.quality.judge` on real cases, without their names in the results."""
-    found = quality.judge(_short_run(dataset_dir, steps, side), steps, side)
+    """:func:`idm_bundle.studies.quality.evaluate_variant` on real cases, without their names in the results."""
+    found = quality.evaluate_variant(_short_run(dataset_dir, steps, side), steps, side)
     for t in ("t250", "t500"):
         del found[t]["ssim_of"]
     return found

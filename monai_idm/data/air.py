@@ -62,13 +62,13 @@ def find_brain(name: str, volume: Tensor, air: float | None = None) -> Tensor:
     return (volume - air).abs() > tolerance
 
 
-def require_brain(name: str, brain: Tensor, judged: bool = True) -> None:
+def require_brain(name: str, brain: Tensor, refuse_box: bool = True) -> None:
     """Refuse a mask that is empty, or that fills its bounding box as no brain does.
 
     Args:
         name: What to call the case in errors.
         brain: ``(X, Y, Z)``, true in the brain.
-        judged: Whether to refuse a full box; an empty mask is always refused.
+        refuse_box: Whether to refuse a full box; an empty mask is always refused.
     Raises:
         ValueError: If the mask is empty, or a full box.
     """
@@ -79,7 +79,7 @@ def require_brain(name: str, brain: Tensor, judged: bool = True) -> None:
         )
     sides = voxels.amax(0) - voxels.amin(0) + 1
     fill = len(voxels) / float(sides.prod())
-    if judged and fill > _MAX_FILL and int(sides.min()) >= _MIN_SIDE:
+    if refuse_box and fill > _MAX_FILL and int(sides.min()) >= _MIN_SIDE:
         raise ValueError(
             f"{name}: what differs from air fills {fill:.0%} of a box of {tuple(sides.tolist())} voxels, where a "
             f"brain fills about half; it looks like a background of noise, or like a cut-out: {_WAY_OUT}"

@@ -94,7 +94,7 @@ class LoadVolumesd(MapTransform):
         for name, voxels in channels:
             _check_intensities(name, voxels)
             brain |= find_brain(name, voxels, self.air)
-        require_brain(channels[0].name, brain, judged=self.air is None)
+        require_brain(channels[0].name, brain, refuse_box=self.air is None)
         image = MetaTensor(torch.stack([channel.voxels for channel in channels]), meta=meta)
         return image, MetaTensor(brain[None].to(image.dtype), meta=deepcopy(meta))
 
