@@ -19,6 +19,7 @@ from monai.networks.nets import ControlNet, SPADEDiffusionModelUNet
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor, nn
 
+from monai_idm.reversible import fixed_matrices
 from monai_idm.schedulers import StridedScheduler, check_noise_levels, check_sampler, fresh_sampler, sampler_starting_at
 
 __all__ = ["InvertibleDiffusionInferer", "SamplingInferer"]
@@ -112,16 +113,17 @@ class InvertibleDiffusionInferer(DiffusionInferer):
                 away_from = class_labels if cfg_class_label is None else torch.full_like(class_labels, cfg_class_label)
                 class_labels = torch.cat([away_from, class_labels])
         intermediates = _record_intermediates(sampler, intermediate_steps) if save_intermediates else []
-        image = super().sample(
-            _without_metadata(input_noise),
-            _with_arguments(diffusion_model, seg, class_labels),
-            sampler,
-            conditioning=conditioning,
-            mode=mode,
-            verbose=verbose,
-            cfg=cfg,
-            cfg_fill_value=cfg_fill_value,
-        )
+        with fixed_matrices(diffusion_model):
+            image = super().sample(
+                _without_metadata(input_noise),
+                _with_arguments(diffusion_model, seg, class_labels),
+                sampler,
+                conditioning=conditioning,
+                mode=mode,
+                verbose=verbose,
+                cfg=cfg,
+                cfg_fill_value=cfg_fill_value,
+            )
         return (image, intermediates) if save_intermediates else image
 
     def reconstruct(

@@ -5,7 +5,7 @@ from monai_idm.reversible.chunks import AUTO_VOXELS, recomputed_in_chunks
 from monai_idm.reversible.coupling import AdditiveCoupling
 from monai_idm.reversible.engine import ACTIVATIONS, ReversibleSequence
 from monai_idm.reversible.operation import ReversibleOperation
-from monai_idm.reversible.orthogonal import Orthogonal, OrthogonalMixing
+from monai_idm.reversible.orthogonal import Orthogonal, OrthogonalMixing, fixed_matrices
 from monai_idm.reversible.replay import true_float32
 from monai_idm.reversible.resample import Merge, OrthogonalDownsample, OrthogonalUpsample, Split
 
@@ -23,6 +23,7 @@ __all__ = [
     "ReversibleOperation",
     "ReversibleSequence",
     "Split",
+    "fixed_matrices",
     "recomputed_in_chunks",
     "true_float32",
 ]

@@ -6,6 +6,8 @@ An orthogonal matrix is learned through its Cayley transform :math:`W = (I + S)^
 Source: learnable orthogonal resampling after Etmann et al. 2020, arXiv:2005.05220.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +21,7 @@ from monai_idm.reversible.fixed_point import remainder, restore, snap, snap_
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
 from monai_idm.reversible.replay import full_precision
 
-__all__ = ["Orthogonal", "OrthogonalMixing", "cayley"]
+__all__ = ["Orthogonal", "OrthogonalMixing", "cayley", "fixed_matrices"]
 
 
 def cayley(generator: Tensor) -> Tensor:
@@ -57,6 +59,7 @@ class Orthogonal(ReversibleOperation):
         super().__init__()
         self.generator = nn.Parameter(torch.zeros(generator))
         self.register_buffer("frozen", None, persistent=False)
+        self._fixed: Tensor | None = None  # the matrix of the block of fixed_matrices
         self._frozen_from: Any = None
 
     def weights(self) -> list[nn.Parameter]:
@@ -66,6 +69,8 @@ class Orthogonal(ReversibleOperation):
         if torch.jit.is_scripting():
             return [self.matrix().to(self.generator.dtype)]
         else:
+            if self._fixed is not None and not torch.is_grad_enabled():
+                return [self._fixed]
             if self.frozen is not None and self._frozen_is_current():
                 return [self.frozen]
             with full_precision(self.generator.device):
@@ -167,6 +172,25 @@ class Orthogonal(ReversibleOperation):
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
         """dy x^T, the gradient of W."""
         raise NotImplementedError
+
+
+@contextmanager
+def fixed_matrices(network: Any) -> Iterator[None]:
+    """Build the orthogonal matrices of a network once for a block without gradients, such as the steps of a sampling.
+
+    Args:
+        network: A network, whose weights must not change in the block; of any other callable nothing is fixed.
+    """
+    modules = network.modules() if isinstance(network, nn.Module) else ()
+    operations = [module for module in modules if isinstance(module, Orthogonal) and module._fixed is None]
+    with torch.no_grad():
+        for operation in operations:
+            operation._fixed = operation.condition(operation.generator)[0]
+    try:
+        yield
+    finally:
+        for operation in operations:
+            operation._fixed = None
 
 
 class OrthogonalMixing(Orthogonal):

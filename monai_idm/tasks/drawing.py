@@ -17,6 +17,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from monai_idm.noise import seeded_noise
+from monai_idm.reversible import fixed_matrices
 from monai_idm.schedulers import StridedScheduler, check_sampler, fresh_sampler
 from monai_idm.tasks.task import Task
 
@@ -91,7 +92,8 @@ class DrawingInferer(Inferer):
             sampler = fresh_sampler(self.scheduler)
             if isinstance(sampler, StridedScheduler):
                 sampler = sampler.seeded([seed] * len(condition))
-            image = inferer.sample(noise, predict, sampler, conditioning=condition, mode="concat", verbose=False)  # type: ignore[arg-type]
+            with fixed_matrices(network):
+                image = inferer.sample(noise, predict, sampler, conditioning=condition, mode="concat", verbose=False)  # type: ignore[arg-type]
             assert isinstance(image, Tensor)  # a pair only with save_intermediates
             images.append(image)
         return self.task.finished(torch.stack(images, 1), condition)

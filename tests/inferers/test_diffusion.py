@@ -13,6 +13,7 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, RFlowSchedul
 
 from monai_idm.inferers import InvertibleDiffusionInferer, SamplingInferer
 from monai_idm.networks import InvertibleDiffusionUNet, PatchDiffusionUNet
+from monai_idm.reversible import orthogonal, resample
 from monai_idm.schedulers import StridedDDIMScheduler, StridedDDPMScheduler, StridedHeunScheduler
 from tests.reversible.chains import disturb
 
@@ -287,3 +288,26 @@ def test_our_inferer_refuses_a_controlnet_by_name():
             call()
     with pytest.raises(TypeError, match="no argument 'guidance'"):
         inferer.sample(x, core_network(), guidance=3)
+
+
+def test_orthogonal_matrices_are_built_once_a_sampling(monkeypatch):
+    built = []
+    monkeypatch.setattr(orthogonal, "cayley", lambda g, cayley=orthogonal.cayley: built.append(g) or cayley(g))
+    monkeypatch.setattr(resample, "cayley", orthogonal.cayley)
+    net = InvertibleDiffusionUNet(3, 1, 1, (16, 32), 1, (False, False), 4, embedding_channels=16)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(0))
+    inferer = InvertibleDiffusionInferer(StridedDDIMScheduler(100, num_inference_steps=5))
+    noise, t = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([50])
+    with torch.no_grad():
+        sample = inferer.sample(noise, net, verbose=False)
+        matrices = len(built)
+        one_pass = net(noise, t)
+        assert len(built) == 2 * matrices  # outside of a sampling for each pass
+        image = noise
+        for step in inferer.scheduler.timesteps:
+            image, _ = inferer.scheduler.step(net(image, step[None]), step, image)
+        assert torch.equal(image, sample)
+        next(p for name, p in net.named_parameters() if name.endswith("generator")).data.mul_(2)
+        assert not torch.equal(inferer.sample(noise, net, verbose=False), sample)
+        assert not torch.equal(net(noise, t), one_pass)
