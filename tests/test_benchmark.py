@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from idm_bundle import benchmark as module
 from idm_bundle.__main__ import main
 from idm_bundle.benchmark import SUITES, Row, _shrink, bars, cases, operations, read_rows, steps
 from idm_bundle.benchmark.cases import LOW, STORED, Case
@@ -101,6 +102,19 @@ def test_8bit_states_are_as_large_as_estimated():
     formula = steps.OPTIMIZERS[LOW["optimizer"]].bytes
     for p in network.parameters():
         assert sum(t.nbytes for key, t in optimizer.state[p].items() if key in own) == formula.state_bytes(p)
+
+
+def test_kernels_are_those_of_training(monkeypatch):
+    found = []
+
+    def rows(suite, device, series):
+        found.append((torch.backends.cudnn.deterministic, torch.backends.cudnn.conv.fp32_precision))
+        return iter(())
+
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(module, "_rows", rows)
+    module.benchmark("depth", "cpu")
+    assert found == [(True, "ieee")]
 
 
 def test_what_does_not_fit_is_a_row_too(tiny, monkeypatch, caplog):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from monai.utils import set_determinism
 
 from idm_bundle.benchmark.bars import bars
 from idm_bundle.benchmark.cases import STEP_SUITES
@@ -20,6 +21,7 @@ from idm_bundle.benchmark.row import HEADER, Row, read_rows, write_rows
 from idm_bundle.benchmark.steps import run_cases
 from idm_bundle.optional import require
 from monai_idm.meters import EnergySample
+from monai_idm.reversible import true_float32
 
 __all__ = ["SUITES", "Row", "benchmark", "read_rows"]
 
@@ -51,13 +53,16 @@ def benchmark(
     require(*_needed(suite, device))
     series: dict[str, list[EnergySample]] = {}
     rows: list[Row] = []
-    for row in _rows(suite, device, series):
-        if not rows:
-            print(HEADER)
-        rows.append(row)
-        print(row, flush=True)
-        if file is not None:
-            write_rows(rows, file)  # after each: a suite may take an hour
+    if device != "estimate":
+        set_determinism(0)  # as in training: it restricts the kernels that cuDNN may choose
+    with true_float32():  # as in training
+        for row in _rows(suite, device, series):
+            if not rows:
+                print(HEADER)
+            rows.append(row)
+            print(row, flush=True)
+            if file is not None:
+                write_rows(rows, file)  # after each: a suite may take an hour
     for bar in bars(suite, rows):
         print(bar)
     if figure is not None:
