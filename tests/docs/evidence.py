@@ -716,6 +716,7 @@ def error_bound(mae: float) -> float:
     return -20 * math.log10(mae)
 
 
+CARD = "a model of torch's allocator, which replayed the allocations of a step"
 SETTING = "a setting"
 # what the squared error of a draw of DDPM has above that of one pass: its own spread
 SPREAD = squared_error(psnr(CHAIN["DDPM, 2000 of 2000 steps"])) - squared_error(psnr(DPM_20, "one_step"))
@@ -779,6 +780,8 @@ TEXT: dict[str, list[Evidence]] = {
         ("0.4 dB", "by hand: runs that were not kept (commit 36c4cdb)"),
     ],
     BENCHMARKS: [
+        ("3.06 GB", gb(PAPER, LOW)),
+        *((figure, CARD) for figure in ("4.2", "4.4 GB", "6.0", "6.5 GB", "0.5", "1 GB")),
         ("1e9", "a unit"),
         ("1e6", "a unit"),
         ("344M", OURS_PAPER),
@@ -853,6 +856,8 @@ TEXT: dict[str, list[Evidence]] = {
         ("9.5 dB", error_bound(0.3349)),
     ],
     "README.md": [
+        ("6.0", CARD),
+        ("6.5 GB", CARD),
         ("1 GB", "by hand: the demo's peak of resident memory, 0.97 GiB in memory.csv"),
         ("24M", OURS_BASE),
         ("0.7 GB", gb("volume_estimate", WHOLE) - gb("volume_estimate", "paper, 256 x 256 x 192, bfloat16 weights")),
