@@ -179,10 +179,15 @@ def fixed_matrices(network: Any) -> Iterator[None]:
     """Build the orthogonal matrices of a network once for a block without gradients, such as the steps of a sampling.
 
     Args:
-        network: A network, whose weights must not change in the block; of any other callable nothing is fixed.
+        network: A network, whose weights must not change in the block; for any other callable nothing is fixed.
     """
     modules = network.modules() if isinstance(network, nn.Module) else ()
-    operations = [module for module in modules if isinstance(module, Orthogonal) and module._fixed is None]
+    # weights that FSDP2 shards are gathered for each pass, and the matrices built from them there
+    operations = [
+        module
+        for module in modules
+        if isinstance(module, Orthogonal) and module._fixed is None and not hasattr(module.generator, "to_local")
+    ]
     with torch.no_grad():
         for operation in operations:
             operation._fixed = operation.condition(operation.generator)[0]
