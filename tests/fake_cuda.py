@@ -20,7 +20,6 @@ from types import SimpleNamespace
 from typing import Any
 
 _LIBRARIES = Path(importlib.util.find_spec("torch").origin).parent / "lib"  # type: ignore[union-attr, arg-type]
-CAN_RUN = not (_LIBRARIES / "libtorch_cuda.so").exists()  # a build with CUDA has a guard of its own
 
 
 def _build() -> ctypes.CDLL:

@@ -52,7 +52,7 @@ def repeat(settings: Settings, knobs: Iterable[str]) -> Command:
     """The command with the fewest options that sets all that is known of a run.
 
     Args:
-        settings: Of the run.
+        settings: What is known of the run.
         knobs: Names of the knobs whose defaults are wanted.
     """
     task = settings.task or "generation"

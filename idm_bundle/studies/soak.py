@@ -44,7 +44,7 @@ def soaked(steps: int, side: int) -> dict[str, Any]:
     def measure(engine: Engine) -> None:
         iterations.append(engine.state.iteration)
         memory.append(_resident_mb())
-        errors.append(network.training_error())
+        errors.append(float(network.training_error()))
         losses.append(float(engine.state.output[0]["loss"]))  # type: ignore[index]
 
     set_determinism(0)

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine
 from monai.utils.enums import CommonKeys
 from torch import Tensor
@@ -86,11 +85,9 @@ class StepGuard:
             loss: Loss of this process.
         """
         if isinstance(self.optimizer, AdamWInBackward):
-            bad = ~loss.detach().isfinite()
-            if idist.get_world_size() > 1:
-                dist.all_reduce(any_bad := bad.float(), dist.ReduceOp.MAX)
-                bad = any_bad > 0
-            self.optimizer.skip_above, self.optimizer.skip_all = self._norm_limit(engine), bad
+            bad = (~loss.detach().isfinite()).float()
+            self.optimizer.skip_above = self._norm_limit(engine)
+            self.optimizer.skip_all = cast(Tensor, idist.all_reduce(bad, "MAX")) > 0  # in all processes or in none
 
     def step_is_good(self, engine: Engine, loss: Tensor) -> bool:
         """Whether to step with the gradients of the backward pass that has just ended.
@@ -103,8 +100,7 @@ class StepGuard:
             loss: Loss of this process; the trainer's output may hold the mean over the processes.
         """
         state, limit = cast(Any, engine.state), self._norm_limit(engine)
-        spot_check = getattr(getattr(self.network, "core", None), "spot_check", None)
-        error = None if spot_check is None else spot_check.error
+        error = self.network.training_error() if hasattr(self.network, "training_error") else None
         numbers = [loss, self._norm(), state.output[CommonKeys.LOSS], *([] if error is None else [error])]
         on_host = torch.stack([number.detach().to(loss.device, torch.float64) for number in numbers]).cpu().tolist()
         state.output[CommonKeys.LOSS] = torch.tensor(on_host[2], dtype=loss.dtype)

@@ -306,13 +306,13 @@ class InvertibleDiffusionUNet(nn.Module):
             rebuilt = self.core.inverse(self.core(stream, embedding, "stored"), embedding)
         return max(float((a - b).abs().max()) for a, b in zip(stream, rebuilt, strict=True))
 
-    def training_error(self) -> float | None:
+    def training_error(self) -> Tensor | None:
         """Error of the first rebuilt operation's inputs in the last training step, over a sample of their values.
 
-        None if nothing was rebuilt.
+        A number on the device, for which nobody has waited; None if nothing was rebuilt.
         """
         check = self.core.spot_check
-        return None if check is None or check.error is None else float(check.error)
+        return None if check is None else check.error
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Like ``nn.Module.load_state_dict``, but a strict load of another network's checkpoint names the difference.
