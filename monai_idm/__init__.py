@@ -29,6 +29,7 @@ except ModuleNotFoundError as error:  # a packaged bundle contains this code, bu
     ) from error
 from monai_idm.bundle_root import find_bundle_root
 from monai_idm.failures import install_error_report
+from monai_idm.host_memory import keep_freed_memory
 from monai_idm.knobs import check_paths, read_knobs
 from monai_idm.renamed import renamed
 from monai_idm.trained import TrainedModel
@@ -45,6 +46,7 @@ __all__ = [
     "handlers",
     "inferers",
     "install_error_report",
+    "keep_freed_memory",
     "losses",
     "meters",
     "metrics",

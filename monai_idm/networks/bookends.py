@@ -16,7 +16,7 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
 from monai_idm.networks.norm_act import NormSiLU
-from monai_idm.reversible import recomputed_in_chunks
+from monai_idm.reversible import fastest_format, in_fastest_format, recomputed_in_chunks
 
 __all__ = ["DepthToSpace", "EntryBookend", "ExitBookend", "Shortcut", "SpaceToDepth", "enter", "halves", "leave"]
 
@@ -131,14 +131,18 @@ def enter(bookend: nn.Module, x: Tensor, branch_batch: int | str, stored: bool) 
         branch_batch: Samples at a time, or ``"auto"``.
         stored: Keep activations instead of recomputing them.
     """
-    return recomputed_in_chunks(lambda x_: halves(bookend(x_), x.dtype), x, branch_batch=branch_batch, stored=stored)
+
+    def streams(x_: Tensor) -> list[Tensor]:
+        return halves(bookend(in_fastest_format(x_)), x.dtype)
+
+    return recomputed_in_chunks(streams, x, branch_batch=branch_batch, stored=stored)
 
 
 def leave(bookend: nn.Module, streams: list[Tensor], branch_batch: int | str, stored: bool) -> Tensor:
     """Run the exit bookend on the two streams of the core; arguments as in :func:`enter`."""
 
     def image(a: Tensor, b: Tensor) -> list[Tensor]:
-        return [bookend(torch.cat([a, b], 1)).to(a.dtype)]
+        return [bookend(torch.cat([a, b], 1)).to(a.dtype, memory_format=torch.contiguous_format)]
 
     return recomputed_in_chunks(image, *streams, branch_batch=branch_batch, stored=stored)[0]
 
@@ -149,7 +153,10 @@ def halves(h: Tensor, dtype: torch.dtype) -> list[Tensor]:
     They are converted under autocast too: a stream in bfloat16 could not be rebuilt. They are copies, because a view
     would keep the other half in memory.
     """
-    return [half.to(dtype, copy=True).contiguous() for half in h.chunk(2, 1)]
+    if torch.jit.is_scripting():
+        return [half.to(dtype, copy=True).contiguous() for half in h.chunk(2, 1)]
+    else:
+        return [half.to(dtype, copy=True, memory_format=fastest_format(h)) for half in h.chunk(2, 1)]
 
 
 def _hidden(channels: int, stride: int) -> int:

@@ -4,6 +4,12 @@ from monai_idm.reversible.attention import AttentionScale, CheckerboardAttention
 from monai_idm.reversible.chunks import AUTO_VOXELS, recomputed_in_chunks
 from monai_idm.reversible.coupling import AdditiveCoupling
 from monai_idm.reversible.engine import ACTIVATIONS, ReversibleSequence
+from monai_idm.reversible.memory_format import (
+    fastest_format,
+    in_fastest_format,
+    is_channels_last,
+    memory_format_of,
+)
 from monai_idm.reversible.operation import ReversibleOperation
 from monai_idm.reversible.orthogonal import Orthogonal, OrthogonalMixing, fixed_matrices
 from monai_idm.reversible.replay import true_float32
@@ -23,7 +29,11 @@ __all__ = [
     "ReversibleOperation",
     "ReversibleSequence",
     "Split",
+    "fastest_format",
     "fixed_matrices",
+    "in_fastest_format",
+    "is_channels_last",
+    "memory_format_of",
     "recomputed_in_chunks",
     "true_float32",
 ]

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from monai_idm.reversible.fixed_point import remainder, restore, snap
+from monai_idm.reversible.memory_format import memory_format_of
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, joined, linearise
 
 __all__ = ["AttentionScale", "CheckerboardAttention"]
@@ -137,8 +138,11 @@ class AttentionScale(nn.Module):
         known, free = _parities(shape, parity, y1.device)
         position = _position(shape, channels, y1)
         v = self.norm(y1)
-        grid = v.new_zeros([v.shape[0], channels, len(known) + len(free)]).index_copy(2, known, v)
-        q = self.neighbours(grid.unflatten(2, shape)).flatten(2).index_select(2, free)
+        if y1.stride(1) == 1:
+            grid = v.new_zeros([v.shape[0]] + list(shape) + [channels]).movedim(-1, 1)  # noqa: RUF005
+        else:
+            grid = v.new_zeros([v.shape[0], channels] + list(shape))  # noqa: RUF005
+        q = _gather(self.neighbours(_scatter(grid, known, v)), free)
         # contiguous: on strided tokens a linear layer's kernel, and so the last bit, depends on requires_grad
         v = v.transpose(1, 2).contiguous()
         query = self._heads(self.to_q((q.transpose(1, 2) + position.index_select(0, free)).contiguous()))
@@ -172,15 +176,26 @@ def _coordinates(shape: list[int], device: torch.device) -> Tensor:
 
 
 def _gather(y: Tensor, sites: Tensor) -> Tensor:
-    return y.flatten(2).index_select(2, sites)
+    y_ = y.flatten(2)
+    if y_.stride(1) == 1:  # channels last: whole rows are copied
+        return y_.transpose(1, 2).index_select(1, sites).transpose(1, 2)
+    return y_.index_select(2, sites)
 
 
 def _scatter(y: Tensor, sites: Tensor, values: Tensor) -> Tensor:
-    return y.flatten(2).index_copy(2, sites, values).view_as(y)
+    y_ = y.flatten(2)
+    if y_.stride(1) == 1:
+        tokens = y_.transpose(1, 2).index_copy(1, sites, values.transpose(1, 2))
+        return tokens.unflatten(1, list(y.shape[2:])).movedim(-1, 1)
+    return y_.index_copy(2, sites, values).unflatten(2, list(y.shape[2:]))
 
 
 def _halves(y: Tensor) -> Tensors:
-    return [half.clone() for half in y.chunk(2, 1)]
+    a, b = y.chunk(2, 1)
+    if torch.jit.is_scripting():
+        return [a.clone(), b.clone()]
+    else:
+        return [half.clone(memory_format=memory_format_of(y)) for half in (a, b)]
 
 
 def _position(shape: list[int], channels: int, like: Tensor) -> Tensor:

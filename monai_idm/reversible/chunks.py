@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from monai_idm.reversible.memory_format import memory_format_of
+
 __all__ = ["chunk_size", "chunks", "in_chunks", "recomputed_in_chunks"]
 
 AUTO_VOXELS = 2**18
@@ -54,12 +56,18 @@ def in_chunks(f: Callable[..., Sequence[Tensor]], *tensors: Tensor, size: int) -
     start = 0
     for chunk in chunks(*tensors, size=size):  # written in place: concatenating all parts would take twice the memory
         parts = f(*chunk)
-        outputs = outputs or [part.new_empty(batch, *part.shape[1:]) for part in parts]
+        outputs = outputs or [_empty(batch, part) for part in parts]
         for output, part in zip(outputs, parts, strict=True):
             output[start : start + size] = part
         start += size
         del parts, part  # free them before the next chunk runs
     return outputs
+
+
+def _empty(batch: int, like: Tensor) -> Tensor:
+    return torch.empty(
+        (batch, *like.shape[1:]), dtype=like.dtype, device=like.device, memory_format=memory_format_of(like)
+    )
 
 
 def recomputed_in_chunks(

@@ -275,7 +275,7 @@ class _Keep(torch.autograd.Function):
     def forward(ctx, tape, places, *tensors):
         ctx.tape, ctx.places = tape, places
         ctx.save_for_backward(*tensors)
-        return tuple(t.view_as(t) for t in tensors)
+        return tuple(t.expand_as(t) for t in tensors)  # view_as would change the stride of a batch of one
 
     @staticmethod
     @once_differentiable

@@ -154,7 +154,7 @@ def _linearise(
     leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
     with torch.enable_grad():
         # views: the hooks of FLOP counters reject a leaf that requires a gradient
-        value = functional_call(module, weights, tuple(x.view_as(x) for x in leaves), dict(constants))
+        value = functional_call(module, weights, tuple(x.expand_as(x) for x in leaves), dict(constants))
 
     # graph edges, not the values themselves, which the caller may free before it calls pull
     values = (value,) if isinstance(value, Tensor) else tuple(value)

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from monai_idm.reversible.chunks import chunk_size, chunks, in_chunks
 from monai_idm.reversible.fixed_point import remainder, restore, snap, snap_
+from monai_idm.reversible.memory_format import is_channels_last, memory_format_of
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
 from monai_idm.reversible.replay import full_precision
 
@@ -82,12 +83,17 @@ class Orthogonal(ReversibleOperation):
             return [snap(z) for z in outputs] if self.exact else outputs
         else:
             with full_precision(inputs[0].device):
-                if not self.exact:
-                    return self.multiply(condition[0], inputs)
-                outputs = list(_SnappedProduct.apply(self, condition[0], *inputs))
-                if remainders is not None:
+                if torch.compiler.is_exporting():
+                    return self._product(condition[0], inputs)
+                outputs = list(_Product.apply(self, condition[0], *inputs))
+                if self.exact and remainders is not None:
                     remainders += self._remainders(condition[0], inputs, outputs)
                 return outputs
+
+    @torch.jit.unused
+    def _product(self, w: Tensor, inputs: Tensors) -> Tensors:
+        outputs = self.multiply(w, inputs)
+        return [snap_(z) for z in outputs] if self.exact else outputs
 
     def inverse(self, outputs: Tensors, condition: Tensors, remainders: Tensors | None = None) -> Tensors:
         with full_precision(outputs[0].device):
@@ -111,8 +117,8 @@ class Orthogonal(ReversibleOperation):
 
     def gradients(self, w: Tensor, inputs: Tensors, gradients: Tensors) -> tuple[Tensors, Tensor]:
         """Gradients of the inputs and of W."""
-        # contiguous: strided operands are summed in another order, so the last bit would depend on the policy
-        gradients = [g.contiguous() for g in gradients]
+        # in one format: strided operands are summed in another order, so the last bit would depend on the policy
+        gradients = [g.contiguous(memory_format=memory_format_of(inputs[0])) for g in gradients]
         with full_precision(w.device):
             return self.multiply_transposed(w, gradients), self.outer(gradients, inputs)
 
@@ -230,6 +236,9 @@ class OrthogonalMixing(Orthogonal):
         return outputs
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
+        if is_channels_last(inputs[0]):
+            columns = [_voxel_rows(x) for x in inputs]
+            return torch.cat([torch.cat([_voxel_rows(dy).mT @ x for x in columns], 1) for dy in gradients], 0)
         transposed = [x.flatten(2).mT for x in inputs]
         rows = [torch.cat([(dy.flatten(2) @ xt).sum(0) for xt in transposed], 1) for dy in gradients]
         return torch.cat(rows, 0)
@@ -264,6 +273,9 @@ def _newton_inverse(a: Tensor, identity: Tensor) -> Tensor:
 
 def _blocks(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
     """W times both halves, which are never concatenated."""
+    if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips a block only for this exact condition
+        if is_channels_last(a):
+            return _blocks_of_rows(w, a, b)
     a_, b_ = a.flatten(2), b.flatten(2)
     outputs: list[Tensor] = []
     for rows in w.expand(a.shape[0], -1, -1).chunk(2, 1):
@@ -272,15 +284,32 @@ def _blocks(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
     return outputs
 
 
-class _SnappedProduct(torch.autograd.Function):
-    """``snap(W x)``; its gradients are computed as in ``rebuild``, hence equal bit for bit."""
+@torch.jit.unused
+def _blocks_of_rows(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
+    a_, b_ = _voxel_rows(a), _voxel_rows(b)
+    outputs = []
+    for rows in w.chunk(2, 0):
+        w1, w2 = rows.chunk(2, 1)
+        y = torch.mm(a_, w1.mT).addmm_(b_, w2.mT)
+        outputs.append(y.unflatten(0, (a.shape[0], *a.shape[2:])).movedim(-1, 1))
+    return outputs
+
+
+@torch.jit.unused
+def _voxel_rows(x: Tensor) -> Tensor:
+    """The channels of every voxel of a channels-last tensor, ``(B * voxels, C)``, without a copy."""
+    return x.movedim(1, -1).flatten(0, -2)
+
+
+class _Product(torch.autograd.Function):
+    """``W x``; its gradients are computed as in ``rebuild``, hence equal bit for bit."""
 
     @staticmethod
     def forward(ctx, operation, w, *inputs):
         ctx.operation = operation
         ctx.save_for_backward(w, *inputs)
         # detached: the kernel of torch.matmul, and so the last bit, depends on requires_grad
-        return tuple(snap_(z) for z in operation.multiply(w.detach(), [x.detach() for x in inputs]))
+        return tuple(operation._product(w.detach(), [x.detach() for x in inputs]))
 
     @staticmethod
     @once_differentiable

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_idm.reversible.memory_format import is_channels_last, memory_format_of
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
 from monai_idm.reversible.orthogonal import Orthogonal, cayley
 
@@ -121,9 +122,13 @@ class OrthogonalUpsample(Orthogonal):
 
 
 def _split(halves: Tensors, k: int) -> Tensors:
-    a, b = halves
-    # clones: a view would keep the whole tensor in memory
-    return [a[:, :k].clone(), b[:, :k].clone(), a[:, k:].clone(), b[:, k:].clone()]
+    (a_skip, a_low), (b_skip, b_low) = [half.split([k, half.shape[1] - k], 1) for half in halves]
+    parts = [a_skip, b_skip, a_low, b_low]
+    # copies: a view would keep the whole tensor in memory
+    if torch.jit.is_scripting():
+        return [part.clone() for part in parts]
+    else:
+        return [part.clone(memory_format=memory_format_of(halves[0])) for part in parts]
 
 
 def _merge(parts: Tensors) -> Tensors:
@@ -143,6 +148,9 @@ def _wavelets(generator: Tensor) -> Tensor:
 
 def _down(w: Tensor, fine: Tensors) -> Tensors:
     """From the fine to the coarse grid: W times the voxels of every cell."""
+    if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips a block only for this exact condition
+        if is_channels_last(fine[0]):
+            return [_coarse(torch.mm(_cell_rows(x), _dense(v).mT), x) for v, x in zip(w.chunk(2), fine, strict=True)]
     w1, w2 = w.chunk(2)
     a, b = fine
     sides = [side // 2 for side in a.shape[2:]]
@@ -151,6 +159,9 @@ def _down(w: Tensor, fine: Tensors) -> Tensors:
 
 def _up(w: Tensor, coarse: Tensors) -> Tensors:
     """From the coarse to the fine grid: W^T times the channels of every cell."""
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if is_channels_last(coarse[0]):
+            return [_fine(torch.mm(_channel_rows(y), _dense(v)), y) for v, y in zip(w.chunk(2), coarse, strict=True)]
     w1, w2 = w.transpose(1, 2).chunk(2)
     a, b = coarse
     cell = w.shape[2]
@@ -161,6 +172,8 @@ def _outer(coarse: Tensors, fine: Tensors) -> Tensor:
     """Outer product of coarse channels and fine voxels for each channel, summed over its cells and the batch."""
     cell = 2 ** (fine[0].ndim - 2)
     pairs = zip(coarse, fine, strict=True)
+    if is_channels_last(fine[0]):
+        return torch.cat([_blocks(torch.mm(_channel_rows(y).mT, _cell_rows(x)), cell) for y, x in pairs])
     return torch.cat([(_columns(y, cell) @ _cells(x).mT).sum(0) for y, x in pairs])
 
 
@@ -195,3 +208,48 @@ def _voxels(columns: Tensor, coarse: Tensor) -> Tensor:
 
 def _columns(coarse: Tensor, cell: int) -> Tensor:
     return coarse.reshape([coarse.shape[0], coarse.shape[1] // cell, cell, -1])
+
+
+# Channels last: a row holds all channels of a cell, (B * N, C * cell). One product with the matrices of all channels on
+# the diagonal of a larger one is faster than a small product for each channel.
+
+
+@torch.jit.unused
+def _cell_rows(fine: Tensor) -> Tensor:
+    d = fine.ndim - 2
+    shape = [size for side in fine.shape[2:] for size in (side // 2, 2)]
+    cells = fine.movedim(1, -1).reshape(fine.shape[0], *shape, -1)  # B, then outside and inside of a cell in turn, C
+    return cells.permute(0, *range(1, 2 * d, 2), *range(2, 2 * d + 1, 2), -1).reshape(-1, 2**d * fine.shape[1])
+
+
+@torch.jit.unused
+def _fine(rows: Tensor, coarse: Tensor) -> Tensor:
+    d = coarse.ndim - 2
+    cells = rows.reshape(coarse.shape[0], *coarse.shape[2:], *[2] * d, -1)  # B, outside, inside, C
+    order = [dim for i in range(d) for dim in (1 + i, 1 + d + i)]
+    sides = [2 * side for side in coarse.shape[2:]]
+    return cells.permute(0, *order, -1).reshape(coarse.shape[0], *sides, -1).movedim(-1, 1)
+
+
+@torch.jit.unused
+def _channel_rows(coarse: Tensor) -> Tensor:
+    return coarse.movedim(1, -1).flatten(0, -2)
+
+
+@torch.jit.unused
+def _coarse(rows: Tensor, fine: Tensor) -> Tensor:
+    return rows.unflatten(0, (fine.shape[0], *[side // 2 for side in fine.shape[2:]])).movedim(-1, 1)
+
+
+@torch.jit.unused
+def _dense(w: Tensor) -> Tensor:
+    """Channel c's matrix at the rows ``c * cell + i`` of the coarse channels and the columns ``j * C + c`` of cells."""
+    c, cell, _ = w.shape
+    return w.permute(1, 2, 0).diag_embed().permute(2, 0, 1, 3).reshape(c * cell, cell * c)
+
+
+@torch.jit.unused
+def _blocks(dense: Tensor, cell: int) -> Tensor:
+    """The matrices of the channels from the large one."""
+    c = len(dense) // cell
+    return dense.reshape(c, cell, cell, c).diagonal(dim1=0, dim2=3).permute(2, 0, 1)

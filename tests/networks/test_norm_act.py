@@ -30,12 +30,18 @@ def twin(layer, x, shift):
 @pytest.fixture(params=["all groups at once", "one group at a time"])
 def slices(request, monkeypatch):
     if request.param == "one group at a time":
-        monkeypatch.setattr(norm_act, "AUTO_VOXELS", 1)
+        monkeypatch.setattr(norm_act, "_SLICED_VOXELS", 1)
+
+
+@pytest.fixture(params=[torch.contiguous_format, torch.channels_last_3d], ids=["contiguous", "channels last"])
+def memory_format(request):
+    return request.param
 
 
 @pytest.mark.parametrize("shifted", [True, False])
-def test_it_equals_the_layers_of_torch(shifted, slices):
+def test_it_equals_the_layers_of_torch(shifted, slices, memory_format):
     layer, x, shift, dy = case()
+    x = x.detach().contiguous(memory_format=memory_format).requires_grad_()
     shift = shift.requires_grad_() if shifted else None
     inputs = [x, *layer.parameters(), *([shift] if shifted else [])]
     found = torch.autograd.grad(y := layer(x, shift), inputs, dy)
@@ -43,11 +49,13 @@ def test_it_equals_the_layers_of_torch(shifted, slices):
     torch.testing.assert_close(y, z)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
+    assert y.is_contiguous(memory_format=memory_format)
+    assert found[0].is_contiguous(memory_format=memory_format)
 
 
-def test_under_autocast_statistics_are_in_float32_and_the_result_in_bfloat16(slices):
+def test_under_autocast_statistics_are_in_float32_and_the_result_in_bfloat16(slices, memory_format):
     layer, x, shift, dy = case(torch.float32)
-    low = x.detach().bfloat16()
+    low = x.detach().bfloat16().contiguous(memory_format=memory_format)
     expected = twin(layer, low.float(), shift)
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(low.requires_grad_(), shift.bfloat16())
