@@ -24,7 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from monai_idm.reversible.fixed_point import remainder, restore, snap
 from monai_idm.reversible.memory_format import memory_format_of
-from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, joined, linearise
+from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, linearise, summed
 
 __all__ = ["AttentionScale", "CheckerboardAttention"]
 
@@ -80,8 +80,7 @@ class CheckerboardAttention(ReversibleOperation):
             if dy1 is not None:
                 dy = _scatter(dy, known, _gather(dy, known) + dy1)
             weight_gradients.append(dw)
-        totals = [joined(both, sum) for both in zip(*weight_gradients, strict=True)]
-        return Rebuilt([*_halves(y), *low], [*_halves(dy), *dlow], [], totals)
+        return Rebuilt([*_halves(y), *low], [*_halves(dy), *dlow], [], summed(weight_gradients))
 
     def _scale_of(self, y1: Tensor, shape: list[int], parity: int) -> Tensor:
         if torch.jit.is_scripting():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from monai_idm.reversible.chunks import chunk_size, chunks, in_chunks
 from monai_idm.reversible.fixed_point import snap
-from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, joined, linearise
+from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, linearise, summed
 
 __all__ = ["AdditiveCoupling"]
 
@@ -58,10 +58,9 @@ class AdditiveCoupling(ReversibleOperation):
             db_.copy_(dy1_) if through is None else torch.add(dy1_, through, out=db_)
             dc.append(dc_)
             dw.append(dw_)
-        condition_gradients = [joined(parts, torch.cat) for parts in zip(*dc, strict=True)]
+        condition_gradients = [None if parts[0] is None else torch.cat(parts) for parts in zip(*dc, strict=True)]
         # last chunk first: the order in which autograd adds them where activations are stored
-        weight_gradients = [joined(parts, sum) for parts in zip(*reversed(dw), strict=True)]
-        return Rebuilt([y2, y1], [dy2, db], condition_gradients, weight_gradients)
+        return Rebuilt([y2, y1], [dy2, db], condition_gradients, summed(dw[::-1]))
 
     def _increment(self, b: Tensor, embedding: Tensor) -> Tensor:
         if torch.jit.is_scripting():

@@ -18,10 +18,10 @@ __all__ = [
     "Rebuilt",
     "ReversibleOperation",
     "Tensors",
-    "joined",
     "linearise",
     "map_weights",
     "pulled_back",
+    "summed",
 ]
 
 Tensors = list[Tensor]  # not Sequence, which TorchScript does not support
@@ -172,10 +172,17 @@ def _linearise(
     return Linearised(value.detach() if isinstance(value, Tensor) else value, pull)
 
 
-def joined(parts: Sequence[Tensor | None], join: Callable) -> Tensor | None:
-    """``join`` of the gradients that are not None; None if all are."""
-    present = [part for part in parts if part is not None]
-    return present[0] if len(present) == 1 else join(present) if present else None
+def summed(terms: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
+    """The sum of several lists of gradients, one for each chunk or half-step; None where all are None."""
+    total = list(terms[0])
+    for term in terms[1:]:
+        pairs = {i: (a, b) for i, (a, b) in enumerate(zip(total, term, strict=True)) if a is not None and b is not None}
+        total = [b if a is None else a for a, b in zip(total, term, strict=True)]
+        if pairs:  # one kernel for all of them on CUDA
+            sums = torch._foreach_add([a for a, _ in pairs.values()], [b for _, b in pairs.values()])
+            for i, t in zip(pairs, sums, strict=True):
+                total[i] = t
+    return total
 
 
 class _Map(nn.Module):
