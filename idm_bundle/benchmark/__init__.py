@@ -11,17 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from monai.utils import set_determinism
 
 from idm_bundle.benchmark.bars import bars
 from idm_bundle.benchmark.cases import STEP_SUITES
+from idm_bundle.benchmark.device import kernels_of_training, shrink
 from idm_bundle.benchmark.figures import draw
 from idm_bundle.benchmark.operations import OPERATION_SUITES
 from idm_bundle.benchmark.row import HEADER, Row, read_rows, write_rows
 from idm_bundle.benchmark.steps import run_cases
 from idm_bundle.optional import require
 from monai_idm.meters import EnergySample
-from monai_idm.reversible import true_float32
 
 __all__ = ["SUITES", "Row", "benchmark", "read_rows"]
 
@@ -42,20 +41,18 @@ def benchmark(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"estimate"``, which computes nothing and needs no device.
         file: File to write, with one JSON object per line; None: no file.
         figure: PNG to draw; None: no figure.
-        card_gb: GB that a CUDA device may allocate, to imitate a smaller card; None: all of its memory.
+        card_gb: GB that a CUDA device shall seem to have, to imitate a smaller card; None: all of its memory.
     Raises:
         ValueError: If the device is missing or too small, or cannot run the suite; if a package is missing.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {device}, but this PyTorch sees no CUDA device; use cpu or estimate")
     if card_gb is not None:
-        _shrink(device, card_gb)
+        shrink(device, card_gb)
     require(*_needed(suite, device))
     series: dict[str, list[EnergySample]] = {}
     rows: list[Row] = []
-    if device != "estimate":
-        set_determinism(0)  # as in training: it restricts the kernels that cuDNN may choose
-    with true_float32():  # as in training
+    with kernels_of_training(device):
         for row in _rows(suite, device, series):
             if not rows:
                 print(HEADER)
@@ -73,19 +70,9 @@ def benchmark(
 def _needed(suite: str, device: str) -> set[str]:
     """Packages that a suite needs, if only in its last rows, after an hour."""
     cases = STEP_SUITES[suite](device) if suite in STEP_SUITES else []
-    needed = {"einops" for case in cases if case.network.startswith("MONAI")}
-    return needed | {"bitsandbytes" for case in cases if "8-bit" in case.optimizer and device != "estimate"}
+    needed = {package for case in cases for package in case.packages}
+    return needed - {"bitsandbytes"} if device == "estimate" else needed
 
 
 def _rows(suite: str, device: str, series: dict[str, list[EnergySample]]) -> Iterator[Row]:
     return OPERATION_SUITES[suite](device) if suite in OPERATION_SUITES else run_cases(suite, device, series)
-
-
-def _shrink(device: str, card_gb: float) -> None:
-    total = torch.cuda.mem_get_info(device)[1] if device.startswith("cuda") else 0
-    if not 0 < card_gb * 1e9 <= total:
-        raise ValueError(
-            f"--card_gb {card_gb} on {device} of {total / 1e9:.1f} GB; it makes a CUDA device seem smaller than it is: "
-            "give less, or leave it out"
-        )
-    torch.cuda.set_per_process_memory_fraction(card_gb * 1e9 / total, torch.device(device).index)
