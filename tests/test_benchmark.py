@@ -67,7 +67,7 @@ def once(found, tiny, monkeypatch):
     monkeypatch.setattr(steps, "_estimated", estimate)
 
 
-@pytest.mark.parametrize("suite", sorted(set(SUITES) - {"energy", "attention"}))
+@pytest.mark.parametrize("suite", sorted(set(SUITES) - {"energy", "attention", "all"}))
 def test_a_suite_is_estimated_row_by_row_and_drawn(suite, once, tmp_path, capsys):
     file, picture = tmp_path / "rows.jsonl", tmp_path / "rows.png"
     assert main(["benchmark", suite, "--json", str(file), "--figure", str(picture)]) == 0
