@@ -125,15 +125,24 @@ def main(arguments: list[str] | None = None) -> int:
         "measure or estimate memory, FLOPs, time and energy of training steps",
         "paper --figure paper.png",
         "paper --device cuda --json rows.jsonl",
+        "all --device cuda --minutes 8 --json rows.jsonl",
     )
-    measure.add_argument("suite", choices=SUITES)
+    measure.add_argument(
+        "suite",
+        choices=SUITES,
+        help="cases to run; all: the laws of verify, then the cases of every suite, the most important first",
+    )
     measure.add_argument(
         "--device", default="estimate", help="cpu, cuda, or estimate: count without computing (estimate)"
     )
-    measure.add_argument("--json", help="file to write the rows to, one JSON object per line")
+    measure.add_argument("--json", help="file to write the rows to, one JSON object per line, each when it is there")
     measure.add_argument("--figure", help="PNG to draw")
-    measure.add_argument("--card_gb", type=float, help="limit allocation on the CUDA device, to imitate a smaller card")
-    measure.set_defaults(run=lambda a: benchmark(a.suite, a.device, a.json, a.figure, a.card_gb))
+    measure.add_argument("--card_gb", type=float, help="GB that the CUDA device shall seem to have, as a smaller card")
+    measure.add_argument("--minutes", type=float, help="time for the suite all; what does not fit is left out (8)")
+    measure.add_argument(
+        "--rehearse", action="store_true", help="suite all with small networks and volumes, to try it on a CPU"
+    )
+    measure.set_defaults(run=_benchmark)
 
     diagnose = _command(commands, "doctor", "list what this machine has and what is missing", "--json machine.json")
     diagnose.add_argument("--json", help="file to write the findings to")
@@ -184,6 +193,19 @@ def _verify(options: argparse.Namespace) -> None:
     missed = [finding.law for finding in verify(options.device, options.json) if not finding.holds]
     if missed:
         raise ValueError(f"{len(missed)} laws do not hold here: {'; '.join(missed)}")
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    rows = benchmark(
+        options.suite,
+        options.device,
+        options.json,
+        options.figure,
+        options.card_gb,
+        options.minutes,
+        options.rehearse,
+    )
+    return LEFT_OUT if any(row.error for row in rows) else 0
 
 
 if __name__ == "__main__":

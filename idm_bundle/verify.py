@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from idm_bundle.benchmark.measure import seconds
+from idm_bundle.measure import seconds
 from monai_idm.atomic_file import write_json
 from monai_idm.machine import VERSIONS, device_name
 from monai_idm.meters import count_flops, live_bytes

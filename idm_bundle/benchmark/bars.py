@@ -61,7 +61,19 @@ def _relative_to_level_0(rows: Rows) -> float:
     )
 
 
+def _card(measured: str, estimated: str) -> Callable[[Rows], float]:
+    return lambda rows: rows[measured].card_bytes / rows[estimated].peak_bytes  # type: ignore[operator]
+
+
+def _missed_laws(rows: Rows) -> int:
+    laws = [row for row in rows.values() if row.suite == "verify"]
+    if not laws:
+        raise ValueError("no law was measured")
+    return sum(not row.value <= row.bar for row in laws)  # type: ignore[operator]
+
+
 LOW = "paper, low memory"
+BRAIN = "paper, 256 x 256 x 192, stride 2"
 BARS: dict[str, list[tuple[str, float, Callable[[Rows], float]]]] = {
     "paper": [
         ("64^3, batch 4, float32 weights, GB", 3.2, _gb(LOW)),
@@ -79,7 +91,19 @@ BARS: dict[str, list[tuple[str, float, Callable[[Rows], float]]]] = {
     ],
     "sampling": [("memory above the weights, all levels / one coupling of level 0", 1.05, _relative_to_level_0)],
     "volume": [
-        ("256 x 256 x 192, bookend stride 2, GB", 4.7, _gb("paper, 256 x 256 x 192, stride 2")),
+        ("256 x 256 x 192, bookend stride 2, GB", 4.7, _gb(BRAIN)),
         ("128^3, bookend stride 1, GB", 5.2, _gb("paper, 128 x 128 x 128, stride 1")),
+    ],
+    "all": [
+        ("laws of verify that do not hold", 0, _missed_laws),
+        ("time of a step, rebuilt / stored, low memory", 1.35, _ratio("step_s", LOW, f"{LOW}, stored")),
+        (
+            "time of a step, base / PatchDDM checkpointed, low memory",
+            0.7,
+            _ratio("step_s", "base, low memory", "PatchDDM, low memory, checkpointed"),
+        ),
+        ("time of a step, base / MONAI's UNet, both 24M, float32", 0.5, _ratio("step_s", "base", "MONAI's UNet, 24M")),
+        ("card's memory / estimate, 64^3, batch 4", 1.25, _card(LOW, f"{LOW}, estimate")),
+        ("card's memory / estimate, 256 x 256 x 192", 1.25, _card(f"{BRAIN}, card of 8 GB", f"{BRAIN}, estimate")),
     ],
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,18 @@ class Case:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.batch, 8 if self.segments or self.network == "PatchDDM" else 2, *self.volume)
+        return (self.batch, 8 if self.segments or self.network.startswith("PatchDDM") else 2, *self.volume)
+
+    @property
+    def packages(self) -> set[str]:
+        """Optional packages that it needs when it is run."""
+        needed = {"einops"} if self.network.startswith("MONAI") else set()
+        return needed | ({"bitsandbytes"} if "8-bit" in self.optimizer else set())
+
+    def small(self) -> Case:
+        """The same case with a small network on a small volume, which a CPU runs in a second or two."""
+        volume = (16 * self.bookend_stride,) * 3
+        return replace(self, network=SMALL.get(self.network, self.network), volume=volume, batch=min(self.batch, 2))
 
 
 def _ours(case: Case) -> nn.Module:
@@ -91,6 +102,12 @@ NETWORKS: dict[str, Callable[[Case], nn.Module]] = {
     # MONAI's, at the size of PatchDDM's network and at the size of our largest
     "MONAI 24M": lambda case: _monai((32, 64, 128, 176), 16, case),
     "MONAI 348M": lambda case: _monai((64, 128, 256, 512, 640), 64, case),
+    "MONAI small": lambda case: _monai((16, 32), 16, case),
+}
+SMALL = {
+    **dict.fromkeys(("base", "paper"), "light"),
+    "PatchDDM": "PatchDDM light",
+    **dict.fromkeys(("MONAI 24M", "MONAI 348M"), "MONAI small"),
 }
 
 # everything that saves memory; the same for every network, as far as it has the switch

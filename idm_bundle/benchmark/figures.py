@@ -34,7 +34,7 @@ def _peaks(rows: Sequence[Row]) -> Figure:
     places = range(len(rows))
     peaks = [0.0 if row.peak_bytes is None else row.peak_bytes / 1e9 for row in rows]
     # the suite layers counts without weights
-    resident = [0.0 if row.suite == "layers" else row.resident_bytes / 1e9 for row in rows]
+    resident = [0.0 if row.suite == "layers" else (row.resident_bytes or 0) / 1e9 for row in rows]
     above = [max(0.0, peak - base) for peak, base in zip(peaks, resident, strict=True)]
     axes.barh(places, resident, color="0.75", label="weights and optimizer states")
     axes.barh(places, above, left=resident, color="tab:blue", label="gradients, activations, temporaries")

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from idm_bundle.benchmark.measure import peaks, seconds
 from idm_bundle.benchmark.row import Row
+from idm_bundle.measure import peaks, seconds
 from monai_idm.machine import device_name
 from monai_idm.meters import count_flops, live_bytes
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.branch import ResidualBranch
+from monai_idm.networks.norm_act import NormSiLU
 from monai_idm.networks.presets import PRESETS
 from monai_idm.reversible import (
     AdditiveCoupling,
     AttentionScale,
     CheckerboardAttention,
+    OrthogonalMixing,
     ReversibleOperation,
     ReversibleSequence,
 )
@@ -59,6 +61,53 @@ def _operation(name: str, side: int, activations: str) -> tuple[nn.Module, Calla
     chain = ReversibleSequence([operation])
     leaves = [torch.randn(1, c, side, side, side).requires_grad_() for c in channels]
     return chain, partial(chain, leaves, torch.zeros(1, 128), activations)
+
+
+def _kernels(device: str) -> Iterator[Row]:
+    """Where the time of a step goes: convolutions and normalisations of the paper's first level, and its matrices."""
+    size, channels = ((4, 32, 16, 16, 16), 64) if device == "cpu" else ((4, 32, 64, 64, 64), 1024)
+    kernels = [(name, precision) for name in KERNELS for precision in ("float32", "mixed")]
+    for name, precision in [*kernels, ("orthogonal matrix", "float32")]:
+        with _on(device):  # the block must not span the yield
+            module, run = _matrix(channels) if name == "orthogonal matrix" else _kernel(name, precision, size)
+            row = _measure(
+                module,
+                run,
+                suite="kernels",
+                case=f"{name}, {precision}",
+                network=type(module).__name__,
+                volume=size[2:],
+                batch=size[0],
+                precision=precision,
+                activations="stored",
+                estimated=device == "estimate",
+            )
+        yield row
+
+
+KERNELS: dict[str, Callable[[], nn.Module]] = {
+    "Conv3d": partial(nn.Conv3d, 32, 32, 3, padding=1),
+    "Conv3d, channels last": partial(nn.Conv3d, 32, 32, 3, padding=1),
+    "NormSiLU": partial(NormSiLU, 8, 32),
+    "GroupNorm and SiLU": lambda: nn.Sequential(nn.GroupNorm(8, 32), nn.SiLU()),
+}
+
+
+def _kernel(name: str, precision: str, size: tuple[int, ...]) -> tuple[nn.Module, Callable[[], Tensor]]:
+    memory_format = torch.channels_last_3d if name.endswith("channels last") else torch.contiguous_format
+    module = KERNELS[name]()
+    x = torch.randn(size).to(memory_format=memory_format).requires_grad_()
+
+    def run() -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "mixed"):
+            return module(x)
+
+    return module, run
+
+
+def _matrix(channels: int) -> tuple[nn.Module, Callable[[], Tensor]]:
+    mixing = OrthogonalMixing(channels)
+    return mixing, lambda: mixing.condition(mixing.generator)[0]
 
 
 def _layers(device: str) -> Iterator[Row]:
@@ -106,6 +155,7 @@ def _sampling(device: str) -> Iterator[Row]:
 
 
 OPERATION_SUITES: dict[str, Callable[[str], Iterator[Row]]] = {
+    "kernels": _kernels,
     "attention": _attention,
     "layers": _layers,
     "sampling": _sampling,

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from idm_bundle.benchmark.cases import STEP_SUITES, Case
-from idm_bundle.benchmark.measure import peaks, seconds
 from idm_bundle.benchmark.optimizers import OPTIMIZERS
-from idm_bundle.benchmark.row import Row
+from idm_bundle.benchmark.row import Row, error_text
+from idm_bundle.measure import peaks, seconds
 from monai_idm.machine import device_name
 from monai_idm.meters import (
     EnergyMeter,
@@ -26,28 +26,36 @@ from monai_idm.meters import (
     live_bytes,
 )
 
-__all__ = ["run_cases"]
+__all__ = ["run_case", "run_cases"]
 
 logger = logging.getLogger(__name__)
-ENERGY_WINDOW_S = 120.0  # as in the paper's figures 4 and 5
 
 
-def run_cases(suite: str, device: str, series: dict[str, list[EnergySample]]) -> Iterator[Row]:
+def run_cases(
+    suite: str, device: str, series: dict[str, list[EnergySample]], energy_window_s: float = 120.0
+) -> Iterator[Row]:
     """The rows of a suite of ``STEP_SUITES``.
 
     Args:
         suite: Name of the suite.
         device: ``"cpu"``, ``"cuda"`` or ``"estimate"``.
-        series: Dictionary to which the suite ``energy`` adds the readings of two minutes, by the name of the case.
+        series: Dictionary to which the suite ``energy`` adds the readings of its window, by the name of the case.
+        energy_window_s: Seconds over which the suite ``energy`` measures a case; two minutes as in the paper's
+            figures 4 and 5.
     Raises:
         ValueError: If the device cannot run the suite.
     """
     for case in STEP_SUITES[suite](device):
-        row = _estimated(suite, case) if device == "estimate" else _measured(suite, case, torch.device(device))
+        row = run_case(suite, case, device)
         if suite == "energy" and row.peak_bytes is not None:
-            energy_j, series[case.name] = _energy_of_a_step(case, device)
+            energy_j, series[case.name] = _energy_of_a_step(case, device, energy_window_s)
             row = replace(row, energy_j=energy_j)
         yield row
+
+
+def run_case(suite: str, case: Case, device: str) -> Row:
+    """The row of one case; arguments as in :func:`run_cases`."""
+    return _estimated(suite, case) if device == "estimate" else _measured(suite, case, torch.device(device))
 
 
 def _row(suite: str, case: Case, network: nn.Module, **figures: Any) -> Row:
@@ -84,8 +92,9 @@ def _measured(suite: str, case: Case, device: torch.device) -> Row:
         step()
         figures |= peaks(step, device, network, step.optimizer)
         figures["step_s"] = min(seconds(step, device) for _ in range(3))
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         logger.warning("%s does not fit into the memory of %s", case.name, device)
+        figures["error"] = f"no room: {error_text(error)}"
     step.optimizer.zero_grad()  # gradients that are left if a step did not fit
     with live_bytes(network, step.optimizer) as resident:
         return _row(suite, case, network, **figures, resident_bytes=resident.current_bytes)
@@ -104,18 +113,19 @@ class _Step:
 
 def _training(case: Case, device: torch.device) -> tuple[nn.Module, _Step]:
     torch.manual_seed(0)
-    network = case.build().to(device)
+    with device:  # weights are drawn there: 344M take a host seconds
+        network = case.build()
     return network, _Step(case, network)
 
 
-def _energy_of_a_step(case: Case, device: str) -> tuple[float | None, list[EnergySample]]:
+def _energy_of_a_step(case: Case, device: str, window_s: float) -> tuple[float | None, list[EnergySample]]:
     _, step = _training(case, torch.device(device))
     for _ in range(3):
         step()
     meter = EnergyMeter(device)
     meter.start()
     steps = 0
-    while meter.elapsed_s < ENERGY_WINDOW_S:
+    while meter.elapsed_s < window_s:
         step()
         steps += 1
         torch.cuda.synchronize(device)  # otherwise the host would count steps that the device has not finished

@@ -13,8 +13,8 @@ from monai_idm.meters import PeakMemoryMeter
 __all__ = ["peaks", "seconds"]
 
 
-def peaks(step: Callable[[], Any], device: torch.device, *baseline: Any) -> dict[str, int | None]:
-    """Run a step and measure its ``peak_bytes``, and on CUDA also its ``reserved_bytes``.
+def peaks(step: Callable[[], Any], device: torch.device, *baseline: Any) -> dict[str, int]:
+    """Run a step and measure its ``peak_bytes``, and on CUDA also its ``reserved_bytes`` and ``card_bytes``.
 
     Args:
         step: Step to run.
@@ -27,8 +27,15 @@ def peaks(step: Callable[[], Any], device: torch.device, *baseline: Any) -> dict
     step()
     measured = {name: round(gib * 2**30) for name, gib in meter.stop().items()}
     if device.type == "cuda":
-        return {"peak_bytes": measured["allocated_peak_gib"], "reserved_bytes": measured["reserved_peak_gib"]}
-    return {"peak_bytes": measured["live_peak_gib"], "reserved_bytes": None}
+        free, total = torch.cuda.mem_get_info(device)
+        outside = total - free - torch.cuda.memory_reserved(device)  # the context, kernels, other programs
+        reserved = measured["reserved_peak_gib"]
+        return {
+            "peak_bytes": measured["allocated_peak_gib"],
+            "reserved_bytes": reserved,
+            "card_bytes": reserved + outside,
+        }
+    return {"peak_bytes": measured["live_peak_gib"]}
 
 
 def seconds(step: Callable[[], Any], device: torch.device) -> float:
