@@ -75,16 +75,16 @@ class AutoCacheDataset(Dataset):
         AutoCacheDataset._created.add(self)
         if in_memory:
             self.cases = CacheDataset(data, self.transform, runtime_cache=cases)
+            place = "in memory"
             missing = [index for index, case in enumerate(cases) if case is None]
         else:
             if cases and cases[0] is not None:
                 write_checkpoint(files[0], cases[0])
-            part = range(idist.get_rank(), len(files), idist.get_world_size())
-            missing = list({files[i]: i for i in part if not files[i].is_file()}.values())  # a case may be listed twice
-
+            absent = {file: index for index, file in enumerate(files) if not file.is_file()}  # a case may occur twice
+            place = f"on disk, in {cache_dir}; {len(absent)} are not there yet"
+            missing = [index for index in absent.values() if index % idist.get_world_size() == idist.get_rank()]
         if idist.get_rank() == 0:
-            place = "in memory" if in_memory else f"on disk, in {cache_dir}; {len(missing)} are not there yet"
-            _logger.info("%s: %d cases %s: cached %s", Path(cache_dir).name, len(files), reason, place)
+            _logger.info("%s: %s: cached %s", Path(cache_dir).name, reason, place)
 
         def prepare(index: int) -> None:
             if in_memory:
@@ -107,7 +107,7 @@ class AutoCacheDataset(Dataset):
         before = sum(other.num_bytes for other in others)
         held = sum(other.num_bytes for other in others if isinstance(other.cases, CacheDataset))
         processes = idist.get_nproc_per_node()
-        need = f"take {_gb(self.num_bytes)}"
+        need = f"{len(self.data)} case{' takes' if len(self.data) == 1 else 's take'} {_gb(self.num_bytes)}"
         if before:
             need += f", {_gb(before + self.num_bytes)} with those of other datasets"
         if processes > 1:
