@@ -1,6 +1,7 @@
 """Datasets and transforms: BraTS folders to datalists, volumes to the network's grid and back to files."""
 
 from monai_idm.data.air import AirToZerod
+from monai_idm.data.auto_cache import AutoCacheDataset
 from monai_idm.data.batches import CaseDraw, SeededBatches, SeededDataset
 from monai_idm.data.brain import BrainToGridd
 from monai_idm.data.brats import brats_datalist, problem_cases
@@ -27,6 +28,7 @@ __all__ = [
     "LABEL_MAPS",
     "AddCoordinatesd",
     "AirToZerod",
+    "AutoCacheDataset",
     "BrainToGridd",
     "CaseDraw",
     "CheckedPersistentDataset",

@@ -119,7 +119,7 @@ def test_a_record_names_the_source_of_cases_that_another_tool_handed_in(tmp_path
     config = ConfigParser()
     config.read_config(CONFIGS / "train.yaml")
     config.update({"output_dir": str(tmp_path), "train#dataset#data": [{"image": "/studies/case.nii.gz"}]})
-    config["train#dataset#cache_num"] = 0  # there is no such file
+    config["train#preprocessing#transforms"] = []  # there is no such file
     source = "$monai_idm.data.data_source(@train#dataset, @dataset_dir, @output_dir + '/phantoms')"
     (record,) = (h for h in config["train#handlers"] if isinstance(h, dict) and h["_target_"] == "RecordHandler")
     assert record["data"].startswith("$monai_idm.data.describe_data(@train#dataset,")  # which calls the same function

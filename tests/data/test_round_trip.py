@@ -12,6 +12,7 @@ import torch
 from monai.data import CacheDataset, DataLoader, Dataset, decollate_batch
 from monai.transforms import SaveImaged
 
+from monai_idm.data import CheckedPersistentDataset
 from tests.data.cases import SHAPE, affine, chain, write_case
 
 GEOMETRIES = {
@@ -85,7 +86,7 @@ def test_the_network_sees_its_range_and_air_at_its_bottom(tmp_path, network_rang
     assert data["mask"].unique().tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("dataset", [Dataset, CacheDataset])
+@pytest.mark.parametrize("dataset", [Dataset, CacheDataset, CheckedPersistentDataset])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_return_case_by_case(tmp_path, dataset, num_workers):
     items = [
@@ -93,7 +94,10 @@ def test_batches_return_case_by_case(tmp_path, dataset, num_workers):
         for i, g in enumerate(("oblique", "LPS", "sagittal", "RAS"), start=2)
     ]
     before, after = chain(output_dir=str(tmp_path / "out"))
-    options = {"progress": False, "num_workers": 2} if dataset is CacheDataset else {}
+    options = {
+        CacheDataset: {"progress": False, "num_workers": 2},
+        CheckedPersistentDataset: {"cache_dir": tmp_path / "cache"},
+    }.get(dataset, {})
     loader = DataLoader(dataset(items, before, **options), batch_size=2, num_workers=num_workers)
     for _ in range(2):  # the first pass must leave the cache unchanged
         seen = []
