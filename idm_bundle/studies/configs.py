@@ -29,10 +29,12 @@ SMALLEST: dict[str, Any] = {
     "network_def#norm_num_groups": 4,
     "network_def#embedding_channels": 16,
 }
+# instead of what is fastest on this machine, so that a study computes the same on every machine
+_LITERAL = {"activations": "rebuilt", "precision": "float32"}
 
 
 def configured(changes: Mapping[str, Any], *overlays: str) -> ConfigParser:
-    """train.yaml with overlays and changed values.
+    """train.yaml with overlays and changed values; activations are rebuilt, in float32, unless these say otherwise.
 
     Args:
         changes: Values by their ids. They are copied, because a parser writes ``network_def#skips`` into the dictionary
@@ -42,5 +44,8 @@ def configured(changes: Mapping[str, Any], *overlays: str) -> ConfigParser:
     config = ConfigParser()
     configs = bundle_here_or_installed() / "configs"
     config.read_config([configs / f"{name}.yaml" for name in ("train", *overlays)])
+    for knob, value in _LITERAL.items():
+        if config[knob] == "auto":
+            config[knob] = value
     config.update(copy.deepcopy(dict(changes)))
     return config

@@ -66,14 +66,17 @@ class MemoryAdvice:
     def _switch_lines(self, shape: tuple[int, ...]) -> Iterator[str]:
         """A line for each switch, with the memory of the step once this switch and those before it are set."""
         budget = _budget(self.device)
+        activations = self.network.choices()["activations"]
+        if isinstance(activations, dict):  # chosen by size
+            activations = activations.get((shape[0], *shape[2:]), "rebuilt")
         setting = {
-            "activations": self.network.activations,
-            "precision": self.network.precision,
+            "activations": activations,
+            "precision": self.network.training_precision(),
             "optimizer": self._optimizer(),
             "shape": shape,
         }
         yield f"  {self._estimate(**setting) / _GB:7.2f}  as configured"
-        for switch, change in _switches(shape, self.network.precision, self.network.divisor):
+        for switch, change in _switches(shape, setting["precision"], self.network.divisor):
             if change.items() <= setting.items():
                 continue
             setting |= change
@@ -87,8 +90,6 @@ class MemoryAdvice:
         settings = {"activations": activations, "precision": precision, "branch_batch": self.network.branch_batch}
         if any(p.dtype == torch.bfloat16 for p in self.network.parameters()):
             settings["weight_dtype"] = "bfloat16"
-        if activations == "auto":
-            settings["memory_budget_gib"] = self.network.memory_budget_gib
         with torch.device("meta"):
             twin = type(self.network)(**self.network.arguments, **settings)
         return estimate(twin, shape, optimizer).peak_bytes

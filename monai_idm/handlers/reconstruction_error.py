@@ -25,7 +25,7 @@ class ReconstructionErrorHandler:
 
     Args:
         limit: Largest error that is not logged, in units of the stream, above 0; None: 0.01, or 0.5 if the network's
-            ``precision`` is ``"mixed"``.
+            training is in mixed precision.
     Raises:
         ValueError: If the limit is not above 0.
     """
@@ -64,4 +64,5 @@ class ReconstructionErrorHandler:
 
 def error_limit(network: Any) -> float:
     """The largest error of rebuilt activations at which gradients are accurate enough, in units of the stream."""
-    return 0.5 if getattr(network, "precision", None) == "mixed" else 1e-2
+    precision = network.training_precision() if hasattr(network, "training_precision") else None
+    return 0.5 if precision == "mixed" else 1e-2

@@ -10,7 +10,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from monai_idm.atomic_file import atomic_file
-from monai_idm.checkpoints import DamagedFile, read_checkpoint, write_checkpoint
+from monai_idm.checkpoints import DamagedFile, read_checkpoint, read_sections, write_checkpoint
 from monai_idm.knobs import require_plain_paths
 
 __all__ = ["TrainingCheckpoint"]
@@ -109,6 +109,8 @@ class TrainingCheckpoint:
             )
         for key, part in parts.items():
             part.load_state_dict(content[key])
+            if hasattr(part, "resume_choices"):
+                part.resume_choices(read_sections(content[key]).get("choices"))
         if last is not None and engine.state.epoch > last:
             raise ValueError(
                 f"{file} is from epoch {engine.state.epoch}, later than max_epochs={last}; give a larger --max_epochs"

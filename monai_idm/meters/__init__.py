@@ -11,6 +11,7 @@ from monai_idm.meters.estimation import (
     estimate_flops,
 )
 from monai_idm.meters.flops import count_flops
+from monai_idm.meters.free_memory import free_memory_bytes
 from monai_idm.meters.memory import LiveBytes, PeakMemoryMeter, live_bytes
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "denoising_step",
     "estimate",
     "estimate_flops",
+    "free_memory_bytes",
     "live_bytes",
 ]

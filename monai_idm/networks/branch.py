@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from monai_idm.networks.norm_act import NormSiLU
+from monai_idm.reversible import convolution
 
 __all__ = ["ResidualBranch"]
 
@@ -28,12 +28,11 @@ class ResidualBranch(nn.Module):
 
     def __init__(self, spatial_dims: int, channels: int, embedding_channels: int, norm_num_groups: int) -> None:
         super().__init__()
-        convolution = Conv[Conv.CONV, spatial_dims]
         self.norm1 = NormSiLU(norm_num_groups, channels)
-        self.conv1 = convolution(channels, channels, 3, padding=1)
+        self.conv1 = convolution(spatial_dims)(channels, channels, 3, padding=1)
         self.project = nn.Linear(embedding_channels, channels)
         self.norm2 = NormSiLU(norm_num_groups, channels)
-        self.conv2 = convolution(channels, channels, 3, padding=1)
+        self.conv2 = convolution(spatial_dims)(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from monai_idm.checkpoints import sign
+from monai_idm.machine import has_bfloat16
 from monai_idm.networks.bookends import (
     DepthToSpace,
     EntryBookend,
@@ -44,13 +45,13 @@ from monai_idm.networks.checks import (
 from monai_idm.networks.core import invertible_core
 from monai_idm.networks.embedding import TimestepEmbedding
 from monai_idm.networks.inverse_head import InverseHead, without_inverse_head
-from monai_idm.networks.plan import plan_activations
+from monai_idm.networks.plan import BEFORE_AUTO, choose_policies
 from monai_idm.networks.presets import PRESETS
 from monai_idm.reversible import ACTIVATIONS, Orthogonal, ReversibleSequence, true_float32
 
 __all__ = ["InvertibleDiffusionUNet"]
 
-_PRECISIONS = ("float32", "mixed", "exact", "exact-mixed")
+_PRECISIONS = ("float32", "mixed", "exact", "exact-mixed", "auto")
 
 
 class InvertibleDiffusionUNet(nn.Module):
@@ -77,13 +78,15 @@ class InvertibleDiffusionUNet(nn.Module):
         num_class_embeds: Number of classes to condition on, or None.
         activations: What the core keeps for the backward pass: ``"rebuilt"`` nothing, ``"checkpointed"`` the input
             of every operation, ``"stored"`` everything; or one of these per level; or ``"auto"``: store as many of the
-            deep levels as the budget allows, because there storing saves most time for its memory. Gradients, weights
-            and ``state_dict`` are the same for all.
+            deep levels as memory allows, because there storing saves most time for its memory; this is chosen in the
+            first training step on a shape. Gradients, weights and ``state_dict`` are the same for all.
         precision: ``"float32"``; ``"mixed"``: float32 streams, bfloat16 inside branches and bookends; ``"exact"`` and
             ``"exact-mixed"``: streams on a grid, so that every policy gives the same gradients bit for bit, at a cost
             of about 3.4 bytes per element of the first level. This needs operations that repeat bit for bit (on CUDA:
-            ``torch.backends.cudnn.deterministic``).
+            ``torch.backends.cudnn.deterministic``). ``"auto"``: training steps are mixed where the device has
+            instructions for bfloat16; predictions, which need no gradients, are float32 on every device.
         memory_budget_gib: For ``"auto"``: GiB for a training step, including weights, gradients and AdamW's states.
+            None: what is free on the device, with a margin.
         branch_batch: Samples per evaluation of a branch, the same in every policy, so that the working memory of a
             branch does not grow with the batch; ``"auto"`` chooses by the size of the volume.
         weight_dtype: ``"float32"``, or ``"bfloat16"``, which halves the memory of the weights of the core's
@@ -192,7 +195,9 @@ class InvertibleDiffusionUNet(nn.Module):
                 if p.ndim >= 2 and not name.endswith("generator"):
                     p.data = p.data.bfloat16()
         self._set_activations(activations, memory_budget_gib)
+        self._earlier: Mapping[str, Any] = {}
         sign(self, "arguments", attrgetter("arguments"))
+        sign(self, "choices", methodcaller("choices"))
 
     @classmethod
     def from_preset(cls, preset: str | Mapping[str, Any], **overrides: Any) -> InvertibleDiffusionUNet:
@@ -301,10 +306,36 @@ class InvertibleDiffusionUNet(nn.Module):
         # any class will do: it makes no difference to rounding
         classes = None if self.num_class_embeds is None else x.new_zeros(len(x), dtype=torch.long)
         embedding = self._embed(x, x.new_zeros(1) if timesteps is None else timesteps, classes)
-        with self._in_precision(x.device):
+        with _computing(self.training_precision(), x.device):
             stream = enter(self.entry, x, self.branch_batch, stored=True)
             rebuilt = self.core.inverse(self.core(stream, embedding, "stored"), embedding)
         return max(float((a - b).abs().max()) for a, b in zip(stream, rebuilt, strict=True))
+
+    def training_precision(self) -> str:
+        """The precision of training steps: ``precision``, or what ``"auto"`` is on the device of the weights."""
+        if self.precision != "auto":
+            return self.precision
+        earlier = self._earlier.get("precision")
+        if earlier in ("float32", "mixed"):
+            return earlier
+        return "mixed" if has_bfloat16(next(self.parameters()).device) else "float32"
+
+    def choices(self) -> dict[str, Any]:
+        """How training steps are computed, which every ``state_dict`` records: ``auto`` depends on the machine.
+
+        Returns:
+            ``precision`` and ``activations``; where these are ``"auto"``, by size of the input, ``(B, *spatial)``.
+        """
+        activations = dict(self._plans) if self.activations == "auto" else self.activations
+        return {"precision": self.training_precision(), "activations": activations}
+
+    def resume_choices(self, choices: Mapping[str, Any] | None) -> None:
+        """Let ``"auto"`` be what it was in the training that is resumed, so that steps are rounded alike.
+
+        Args:
+            choices: What ``choices`` returned there; None: that training was older than ``"auto"`` in train.yaml.
+        """
+        self._earlier = BEFORE_AUTO if choices is None else choices
 
     def training_error(self) -> Tensor | None:
         """Error of the first rebuilt operation's inputs in the last training step, over a sample of their values.
@@ -336,24 +367,24 @@ class InvertibleDiffusionUNet(nn.Module):
                 f"activations={activations}; give one for all levels, or one of {', '.join(ACTIVATIONS)} for each of "
                 f"the {self.num_levels}"
             )
-        if (activations == "auto") != (memory_budget_gib is not None):
+        if memory_budget_gib is not None and activations != "auto":
             raise ValueError(
-                f"activations={activations!r} with memory_budget_gib={memory_budget_gib}; 'auto' needs a budget, and "
-                f"nothing else takes one"
+                f"activations={activations!r} with memory_budget_gib={memory_budget_gib}; only 'auto' takes a budget"
             )
         self.activations = activations
         self.memory_budget_gib = memory_budget_gib
-        self._plans: dict[torch.Size, Sequence[str]] = {}
+        self._plans: dict[tuple[int, ...], str | Sequence[str]] = {}
 
     def _policies(self, x: Tensor) -> list[str]:
         """The policy of every operation."""
         plan = self.activations
-        if self.memory_budget_gib is not None:
-            if not torch.is_grad_enabled():
-                return ["stored"] * len(self.levels)
-            if x.shape not in self._plans:
-                self._plans[x.shape] = plan_activations(self, x.shape, self.memory_budget_gib)
-            plan = self._plans[x.shape]
+        if torch.is_grad_enabled() and "auto" in (plan, self.precision):
+            size = (x.shape[0], *x.shape[2:])
+            if size not in self._plans:
+                self._plans[size] = choose_policies(self, size, self._earlier)
+            plan = self._plans[size]
+        elif plan == "auto":
+            plan = "stored"
         return [plan if isinstance(plan, str) else plan[level] for level in self.levels]
 
     def _embed(self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
@@ -362,9 +393,14 @@ class InvertibleDiffusionUNet(nn.Module):
         return self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels)
 
     def _in_precision(self, device: torch.device) -> AbstractContextManager:
-        if not self.precision.endswith("mixed"):
-            return true_float32()
-        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+        predicts = self.precision == "auto" and not torch.is_grad_enabled()
+        return _computing("float32" if predicts else self.training_precision(), device)
+
+
+def _computing(precision: str, device: torch.device) -> AbstractContextManager:
+    if not precision.endswith("mixed"):
+        return true_float32()
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
 def _factor(spatial_dims: int, in_channels: int, out_channels: int, channels: int) -> int:

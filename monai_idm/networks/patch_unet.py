@@ -18,7 +18,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -33,6 +32,7 @@ from monai_idm.networks.checks import (
 )
 from monai_idm.networks.embedding import TimestepEmbedding
 from monai_idm.networks.presets import PATCH_PRESETS
+from monai_idm.reversible import convolution
 
 __all__ = ["PatchDiffusionUNet"]
 
@@ -86,17 +86,17 @@ class PatchDiffusionUNet(nn.Module):
         self.skips = skips
         self.activations = activations
         self.precision = precision
-        convolution = Conv[Conv.CONV, spatial_dims]
+        conv = convolution(spatial_dims)
 
         def block(before: int, after: int) -> nn.Module:
             return ResidualBlock(spatial_dims, before, after, 4 * channels[0], norm_num_groups)
 
         self.embedding = TimestepEmbedding(channels[0], 4 * channels[0])
-        self.encoder = nn.ModuleList([convolution(in_channels, channels[0], 3, padding=1)])
+        self.encoder = nn.ModuleList([conv(in_channels, channels[0], 3, padding=1)])
         widths = [channels[0]]  # output channels of each layer of the encoder
         for level, width in enumerate(channels):
             if level > 0:
-                self.encoder.append(convolution(widths[-1], widths[-1], 3, stride=2, padding=1))
+                self.encoder.append(conv(widths[-1], widths[-1], 3, stride=2, padding=1))
                 widths.append(widths[-1])
             for _ in range(num_res_blocks):
                 self.encoder.append(block(widths[-1], width))
@@ -110,11 +110,11 @@ class PatchDiffusionUNet(nn.Module):
                 self.decoder.append(block(before if skips == "averaged" else 2 * before, after))
             if level > 0:
                 up = nn.Upsample(scale_factor=2.0, mode="nearest")
-                self.decoder.append(nn.Sequential(up, convolution(after, after, 3, padding=1)))
+                self.decoder.append(nn.Sequential(up, conv(after, after, 3, padding=1)))
         self.exit = nn.Sequential(
             GroupNorm(norm_num_groups, channels[0]),
             nn.SiLU(),
-            _zeros(convolution(channels[0], out_channels, 3, padding=1)),
+            _zeros(conv(channels[0], out_channels, 3, padding=1)),
         )
 
     @classmethod
@@ -197,12 +197,12 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, spatial_dims: int, before: int, after: int, embedding_channels: int, groups: int) -> None:
         super().__init__()
-        convolution = Conv[Conv.CONV, spatial_dims]
-        self.first = nn.Sequential(GroupNorm(groups, before), nn.SiLU(), convolution(before, after, 3, padding=1))
+        conv = convolution(spatial_dims)
+        self.first = nn.Sequential(GroupNorm(groups, before), nn.SiLU(), conv(before, after, 3, padding=1))
         self.project = nn.Linear(embedding_channels, after)
-        last = _zeros(convolution(after, after, 3, padding=1))
+        last = _zeros(conv(after, after, 3, padding=1))
         self.second = nn.Sequential(GroupNorm(groups, after), nn.SiLU(), last)
-        self.shortcut = nn.Identity() if before == after else convolution(before, after, 1)
+        self.shortcut = nn.Identity() if before == after else conv(before, after, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.first(x) + self.project(embedding).unflatten(1, (-1, *[1] * (x.ndim - 2)))

@@ -2,6 +2,7 @@
 
 from monai_idm.reversible.attention import AttentionScale, CheckerboardAttention
 from monai_idm.reversible.chunks import AUTO_VOXELS, recomputed_in_chunks
+from monai_idm.reversible.convolution import convolution
 from monai_idm.reversible.coupling import AdditiveCoupling
 from monai_idm.reversible.engine import ACTIVATIONS, ReversibleSequence
 from monai_idm.reversible.memory_format import (
@@ -29,6 +30,7 @@ __all__ = [
     "ReversibleOperation",
     "ReversibleSequence",
     "Split",
+    "convolution",
     "fastest_format",
     "fixed_matrices",
     "in_fastest_format",

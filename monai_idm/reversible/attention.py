@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from monai_idm.reversible.convolution import convolution
 from monai_idm.reversible.fixed_point import remainder, restore, snap
 from monai_idm.reversible.memory_format import memory_format_of
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors, linearise, summed
@@ -123,8 +124,7 @@ class AttentionScale(nn.Module):
             )
         self.num_heads = channels // num_head_channels
         self.norm = nn.GroupNorm(norm_num_groups, channels)
-        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[spatial_dims]
-        self.neighbours = convolution(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.neighbours = convolution(spatial_dims)(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)

@@ -102,8 +102,24 @@ def test_the_paper_preset_is_one_flag(config, tmp_path):
     with torch.device("meta"):
         network = run.network_def
     assert 343e6 < sum(p.numel() for p in network.parameters()) < 345e6
-    assert network.precision == "float32"
-    assert network.activations == "rebuilt"
+    assert network.precision == ("auto" if config == "train" else "float32")
+    assert network.activations == ("auto" if config == "train" else "rebuilt")
+
+
+@pytest.mark.parametrize(
+    ("overlays", "expected"),
+    [
+        (["paper"], ("rebuilt", "float32")),
+        (["native"], ("rebuilt", "mixed")),
+        (["segmentation", "patchddm"], ("stored", "float32")),
+        (["segmentation"], ("auto", "auto")),
+        (["synthesis"], ("auto", "auto")),
+    ],
+)
+def test_a_published_setting_does_not_depend_on_the_machine(overlays, expected):
+    config = ConfigParser()
+    config.read_config([CONFIGS / f"{name}.yaml" for name in ("train", *overlays)])
+    assert (config["activations"], config["precision"]) == expected
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)

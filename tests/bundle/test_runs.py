@@ -80,6 +80,44 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, caplog):
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["3"]
 
 
+@pytest.mark.parametrize(
+    ("begun", "recorded"),
+    [({}, True), ({"activations": "stored"}, True), ({"activations": "rebuilt", "precision": "float32"}, False)],
+    ids=["auto", "by name", "before auto"],
+)
+def test_a_training_resumes_as_it_began_whatever_memory_and_device_offer_now(begun, recorded, tmp_path, monkeypatch):
+    def offer(free, bfloat16):
+        monkeypatch.setattr("monai_idm.networks.plan.free_memory_bytes", lambda device: free)
+        monkeypatch.setattr("monai_idm.networks.invertible_unet.has_bfloat16", lambda device: bfloat16)
+
+    changes = {**SMALLEST, "demo#spatial_size": [8, 8, 8], "demo#max_epochs": 2, "demo#epoch_length": 2}
+    offer(free=0, bfloat16=False)
+    train(tmp_path, **changes, **begun)
+    last, first = (tmp_path / "models" / f"checkpoint_epoch={epoch}.pt" for epoch in (2, 1))
+    expected = read_checkpoint(last)["network"]
+    last.unlink()
+    if not recorded:  # as older versions wrote it
+        content = read_checkpoint(first)
+        del content["network"]._metadata[""]["choices"]
+        torch.save(content, first)
+    offer(free=2**50, bfloat16=True)
+    run = train(tmp_path, **changes, resume=True)
+    found = read_checkpoint(last)["network"]
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    network = run.parser.get_parsed_content("network")
+    batch = torch.randn(2, 2, 8, 8, 8), torch.tensor([3, 700])
+    anew = network.with_activations("auto")
+    anew.resume_choices({})
+    differ = [torch.equal(a, b) for a, b in zip(*(gradients_of(net, *batch) for net in (network, anew)), strict=True)]
+    assert not all(differ)  # or the test would show nothing
+
+
+def gradients_of(network, x, timesteps):
+    network.zero_grad()
+    network(x, timesteps).square().mean().backward()
+    return [p.grad.clone() for p in network.parameters()]
+
+
 def evaluate(folder):
     run = workflow(["train", "evaluate"], "train", folder, **{**TINY, "ckpt_dir": str(folder / "models")})
     run.initialize()

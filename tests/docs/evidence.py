@@ -19,6 +19,7 @@ from typing import Any
 
 from idm_bundle.benchmark import Row, read_rows
 from idm_bundle.benchmark.bars import bars
+from monai_idm.networks.plan import SHARES
 from tests.docs.pages import DOCS
 
 QUALITY = "bundle/docs/QUALITY.md"
@@ -880,6 +881,8 @@ TEXT: dict[str, list[Evidence]] = {
         ("24M", OURS_BASE),
         ("344M", OURS_PAPER),
         ("8 GB", "cards that whole volumes are meant for"),
+        ("70 %", 100 * SHARES["cuda"]),
+        ("50 %", 100 * SHARES["cpu"]),
     ],
     NOTES: [
         ("1e-9", "the bound of tests/reversible"),

@@ -1,0 +1,36 @@
+"""A convolution around an error of oneDNN.
+
+oneDNN's gradient of the weights is wrong, and often infinite, where a CPU with AVX-512 convolves volumes of two voxels
+along the first axis in bfloat16 (kernel 3, padding 1; seen with torch 2.11 and 2.13, oneDNN 3.12). With a plane of
+zeros behind the volume, and its output cut off, the result is the same and the gradient is right.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["convolution"]
+
+
+class _Conv3d(nn.Conv3d):
+    def forward(self, input: Tensor) -> Tensor:  # the name in torch
+        if not torch.jit.is_scripting() and self.stride[0] == 1 and _is_wrong(input):
+            return self._conv_forward(nn.functional.pad(input, (0, 0, 0, 0, 0, 1)), self.weight, self.bias)[:, :, :2]
+        return self._conv_forward(input, self.weight, self.bias)
+
+
+def convolution(spatial_dims: int) -> Any:
+    """torch's class of convolutions, but right in bfloat16 on a CPU too.
+
+    Args:
+        spatial_dims: 2 or 3.
+    """
+    return nn.Conv2d if spatial_dims == 2 else _Conv3d
+
+
+def _is_wrong(x: Tensor) -> bool:
+    bfloat16 = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    return bfloat16 and x.shape[2] == 2 and x.device.type == "cpu"
