@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from monai_idm.checkpoints import write_checkpoint
 from monai_idm.data.cache import CheckedPersistentDataset
-from monai_idm.data.free_memory import free_host_bytes
+from monai_idm.meters import free_memory_bytes
 
 __all__ = ["AutoCacheDataset"]
 
@@ -112,7 +112,7 @@ class AutoCacheDataset(Dataset):
             need += f", {_gb(before + self.num_bytes)} with those of other datasets"
         if processes > 1:
             need += f", in each of {processes} processes"
-        free = free_host_bytes()
+        free = free_memory_bytes("cpu")
         if free is None:
             return False, f"{need}, and it is unknown how much memory is free"
         free += processes * held  # what was free before any case was cached

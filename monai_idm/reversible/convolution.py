@@ -12,13 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_idm.reversible.memory_format import memory_format_of
+
 __all__ = ["convolution"]
 
 
 class _Conv3d(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:  # the name in torch
         if not torch.jit.is_scripting() and self.stride[0] == 1 and _is_wrong(input):
-            return self._conv_forward(nn.functional.pad(input, (0, 0, 0, 0, 0, 1)), self.weight, self.bias)[:, :, :2]
+            longer = nn.functional.pad(input, (0, 0, 0, 0, 0, 1))
+            y = self._conv_forward(longer, self.weight, self.bias)
+            return y[:, :, :2].contiguous(memory_format=memory_format_of(y))
         return self._conv_forward(input, self.weight, self.bias)
 
 

@@ -22,7 +22,7 @@ def run(monkeypatch):
     """Trains with all volumes in memory, or on disk."""
 
     def start(place, *args, **changes):
-        monkeypatch.setattr(auto_cache, "free_host_bytes", lambda: 0 if place == "disk" else 10**12)
+        monkeypatch.setattr(auto_cache, "free_memory_bytes", lambda device: 0 if place == "disk" else 10**12)
         kind = {"disk": CheckedPersistentDataset, "memory": CacheDataset}[place]
         done = train(*args, **{**RUN, **changes})
         for part in ("train", "validate"):

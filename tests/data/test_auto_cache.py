@@ -25,7 +25,7 @@ CASES = 4
 def free(monkeypatch):
     """Sets the bytes of free memory."""
     monkeypatch.setattr(AutoCacheDataset, "_created", WeakSet())  # datasets of other tests may still be alive
-    return lambda size: monkeypatch.setattr(auto_cache, "free_host_bytes", lambda: size)
+    return lambda size: monkeypatch.setattr(auto_cache, "free_memory_bytes", lambda device: size)
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ def test_bfloat16_has_the_gradients_of_float32(size, groups):
     torch.manual_seed(0)
     x = torch.randn(2, 16, *size).contiguous(memory_format=torch.channels_last_3d)
     conv = convolution(3)(16, 16, 3, padding=1, groups=groups)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(x).is_contiguous(memory_format=torch.channels_last_3d)
     for found, expected in zip(gradients(conv, x, True), gradients(conv, x, False), strict=True):
         assert (found - expected).norm() <= 0.02 * expected.norm()
 
