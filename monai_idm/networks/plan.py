@@ -98,8 +98,8 @@ def choose_policies(network: Any, size: tuple[int, ...], earlier: Mapping[str, A
         chosen.append(f"activations: {_described(policies)} ({reason})")
     if network.precision == "auto":
         device, precision = next(network.parameters()).device, network.training_precision()
-        name, has = device_name(device) if device.type == "cuda" else f"this {device.type}", has_bfloat16(device)
-        reason = f"{name} has {'' if has else 'no '}instructions for bfloat16"
+        name = device_name(device) if device.type == "cuda" else f"this {device.type.upper()}"
+        reason = f"{name} has {'' if has_bfloat16(device) else 'no '}instructions for bfloat16"
         if precision == earlier.get("precision"):
             reason = "as before it was resumed"
         chosen.append(f"precision: {precision} ({reason})")

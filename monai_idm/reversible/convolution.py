@@ -18,11 +18,12 @@ __all__ = ["convolution"]
 
 
 class _Conv3d(nn.Conv3d):
-    def forward(self, input: Tensor) -> Tensor:  # the name in torch
-        if not torch.jit.is_scripting() and self.stride[0] == 1 and _is_wrong(input):
-            longer = nn.functional.pad(input, (0, 0, 0, 0, 0, 1))
-            y = self._conv_forward(longer, self.weight, self.bias)
-            return y[:, :, :2].contiguous(memory_format=memory_format_of(y))
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102 # alone: what is in it is not scripted
+            if self.stride[0] == 1 and _is_wrong(input):
+                longer = nn.functional.pad(input, (0, 0, 0, 0, 0, 1))
+                y = self._conv_forward(longer, self.weight, self.bias)
+                return y[:, :, :2].contiguous(memory_format=memory_format_of(y))
         return self._conv_forward(input, self.weight, self.bias)
 
 

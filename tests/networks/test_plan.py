@@ -180,7 +180,7 @@ def test_the_log_names_what_was_chosen_and_why_once(caplog, monkeypatch):
     activations, precision = message.split("; precision: ")
     assert activations.startswith("activations: stored on all levels (a training step on 1 x 2 x 16 x 16 x 16 needs an")
     assert activations.endswith("; it may take 1.00 GiB, 50% of what is free)")
-    assert precision == "mixed (this cpu has instructions for bfloat16)"
+    assert precision == "mixed (this CPU has instructions for bfloat16)"
 
 
 AUTO = {"activations": "auto", "precision": "auto"}
