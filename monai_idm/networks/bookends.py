@@ -16,7 +16,7 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
 from monai_idm.networks.norm_act import NormSiLU
-from monai_idm.reversible import fastest_format, in_fastest_format, recomputed_in_chunks
+from monai_idm.reversible import fastest_format, in_format, recomputed_in_chunks
 
 __all__ = ["DepthToSpace", "EntryBookend", "ExitBookend", "Shortcut", "SpaceToDepth", "enter", "halves", "leave"]
 
@@ -133,7 +133,7 @@ def enter(bookend: nn.Module, x: Tensor, branch_batch: int | str, stored: bool) 
     """
 
     def streams(x_: Tensor) -> list[Tensor]:
-        return halves(bookend(in_fastest_format(x_)), x.dtype)
+        return halves(bookend(in_format(x_, fastest_format(x_))), x.dtype)
 
     return recomputed_in_chunks(streams, x, branch_batch=branch_batch, stored=stored)
 

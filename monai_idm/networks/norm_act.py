@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from monai_idm.reversible import is_channels_last, memory_format_of
+from monai_idm.reversible import in_format, is_channels_last, memory_format_of
 
 __all__ = ["NormSiLU"]
 
@@ -101,7 +101,7 @@ class _Sliced(torch.autograd.Function):
 def _normalised(x, weight, bias, shift, groups, eps) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The argument of SiLU, x in the precision of the weights, mean and 1 / deviation."""
     x_ = x.to(weight.dtype)
-    x_ = x_.contiguous(memory_format=memory_format_of(x_))
+    x_ = in_format(x_, memory_format_of(x_))
     h, mean, rstd = torch.native_group_norm(x_, weight, bias, *_sizes(x), groups, eps)
     if shift is not None:
         h.add_(_spread(shift, x))
@@ -127,7 +127,7 @@ def _channels_last_backward(dy, x, weight, bias, shift, mean, rstd) -> tuple[Ten
     offset = bias.view_as(w) - slope * mean
     if shift is not None:
         offset = offset + shift.view_as(offset)
-    x_, dy_ = x.to(weight.dtype), dy.to(weight.dtype).contiguous(memory_format=memory_format_of(x))
+    x_, dy_ = (in_format(t.to(weight.dtype), memory_format_of(x)) for t in (x, dy))
     h = torch.addcmul(_spread(offset, x), x_, _spread(slope, x))
     dh = torch.ops.aten.silu_backward(dy_, h)
     db, dot = dh.sum(space).view_as(slope), torch.mul(dh, x_, out=h).sum(space).view_as(slope)

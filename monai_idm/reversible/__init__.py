@@ -7,7 +7,7 @@ from monai_idm.reversible.coupling import AdditiveCoupling
 from monai_idm.reversible.engine import ACTIVATIONS, ReversibleSequence
 from monai_idm.reversible.memory_format import (
     fastest_format,
-    in_fastest_format,
+    in_format,
     is_channels_last,
     memory_format_of,
 )
@@ -33,7 +33,7 @@ __all__ = [
     "convolution",
     "fastest_format",
     "fixed_matrices",
-    "in_fastest_format",
+    "in_format",
     "is_channels_last",
     "memory_format_of",
     "recomputed_in_chunks",

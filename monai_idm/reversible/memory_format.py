@@ -11,34 +11,50 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["fastest_format", "in_fastest_format", "is_channels_last", "memory_format_of"]
+__all__ = ["fastest_format", "in_format", "is_channels_last", "memory_format_of"]
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def fastest_format(x: Tensor) -> torch.memory_format:
-    """The memory format in which the network computes fastest on the device of x, ``(B, C, *spatial)``."""
+    """The memory format in which the network computes fastest on a device.
+
+    Args:
+        x: A tensor on this device, ``(B, C, *spatial)``.
+    """
     if x.device.type != "cpu" or torch.compiler.is_exporting():
         return torch.contiguous_format
     return _CHANNELS_LAST.get(x.ndim, torch.contiguous_format)
 
 
-def in_fastest_format(x: Tensor) -> Tensor:
-    """The tensor in its fastest format.
+def in_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """The tensor in a memory format, copied if need be.
 
-    With one sample or one channel, ``x.contiguous(memory_format=...)`` can return x as it is, in strides by which
+    With one sample or one channel, ``x.contiguous(memory_format=...)`` may return x as it is, in strides by which
     torch's kernels recognise another format.
+
+    Args:
+        x: ``(B, C, *spatial)``.
+        memory_format: ``contiguous_format``, ``channels_last`` or ``channels_last_3d``.
     """
-    if fastest_format(x) == torch.contiguous_format:
+    if memory_format == torch.contiguous_format:
         return x.contiguous()
     return x.movedim(1, -1).flatten().view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(-1, 1)
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the channels of a voxel lie next to each other, without gaps."""
+    """Whether the channels of a voxel lie next to each other, without gaps.
+
+    Args:
+        x: A tensor of any shape; only ``(B, C, H, W)`` and ``(B, C, H, W, D)`` can be so.
+    """
     return x.ndim in _CHANNELS_LAST and x.stride(1) == 1 and x.is_contiguous(memory_format=_CHANNELS_LAST[x.ndim])
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
-    """The memory format of a tensor without gaps; ``contiguous_format`` for any other."""
+    """The memory format of a tensor without gaps; ``contiguous_format`` for any other.
+
+    Args:
+        x: A tensor of any shape.
+    """
     return _CHANNELS_LAST[x.ndim] if is_channels_last(x) else torch.contiguous_format

@@ -15,7 +15,6 @@ from monai_idm.reversible import (
     OrthogonalUpsample,
     Split,
     is_channels_last,
-    memory_format,
     memory_format_of,
 )
 
@@ -95,7 +94,6 @@ def test_a_network_does_the_same_in_both_formats(spatial_dims, batch, images, ac
     last = step()
     assert all(is_channels_last(stream) for stream in streams)
     assert last[0].is_contiguous()
-    monkeypatch.setattr(memory_format, "fastest_format", lambda x: torch.contiguous_format)
     monkeypatch.setattr(bookends, "fastest_format", lambda x: torch.contiguous_format)
     streams.clear()
     ordinary = step()
