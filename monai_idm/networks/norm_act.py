@@ -19,7 +19,7 @@ from monai_idm.reversible import in_format, is_channels_last, memory_format_of
 
 __all__ = ["NormSiLU"]
 
-_SLICED_VOXELS = 2**20
+_SLICED_VOXELS = 2**19
 """Voxels from which on one group is processed at a time, so that float32 copies of large volumes stay small."""
 
 
