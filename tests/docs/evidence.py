@@ -781,7 +781,7 @@ TEXT: dict[str, list[Evidence]] = {
         ("0.4 dB", "by hand: runs that were not kept (commit 36c4cdb)"),
     ],
     BENCHMARKS: [
-        ("3.06 GB", gb(PAPER, LOW)),
+        ("3.08 GB", gb(PAPER, LOW)),
         *((figure, CARD) for figure in ("4.2", "4.4 GB", "6.0", "6.5 GB", "0.5", "1 GB")),
         ("1e9", "a unit"),
         ("1e6", "a unit"),
@@ -830,8 +830,10 @@ TEXT: dict[str, list[Evidence]] = {
         ("0.125", PATCHED["reversible, 16^3, three regions, seed 0"]["dice_enhancing"]),
         ("4.21 GB", gb(PAPER, "PatchDDM, low memory")),
         ("4.16", "what this was before commit 1a3d474"),
-        ("3.29 GB", gb(PAPER, "paper, low memory, exact")),
+        ("3.29 GB", "what low memory, exact, was in version 0.4.0"),
         ("3.28", "what this was before version 0.4.0"),
+        ("3.061 GB", "the estimate at bbc08fd"),
+        ("0.1 GB", "largest difference between the rows at 62d9f89 and at 3d4efe0"),
     ],
     RELIABILITY: [
         ("30", KILLS["AdamW"]["kills"]),
@@ -900,13 +902,13 @@ ROWS: dict[str, dict[str, list[Evidence]]] = {
         "`base`": [
             ("24M", OURS_BASE),
             ("0.86 GB", gb(PAPER, "base")),
-            ("0.62 GB", gb(PAPER, "base, low memory")),
+            ("0.63 GB", gb(PAPER, "base, low memory")),
             ("6.13 GB", gb(PAPER, "PatchDDM")),
         ],
         "`paper`": [
             ("344M", OURS_PAPER),
             ("6.88 GB", gb(PAPER, "paper")),
-            ("3.06 GB", gb(PAPER, LOW)),
+            ("3.08 GB", gb(PAPER, LOW)),
             ("6 GB", CARD),
             ("8 GB", CARD),
         ],
