@@ -18,7 +18,7 @@ from idm_bundle.installed import installed_bundle
 from idm_bundle.optional import OPTIONAL
 from monai_idm.atomic_file import write_json
 from monai_idm.bundle_root import find_bundle_root
-from monai_idm.machine import VERSIONS, device_name
+from monai_idm.machine import VERSIONS, device_name, has_bfloat16
 from monai_idm.meters import EnergyMeter
 
 __all__ = ["doctor"]
@@ -98,9 +98,7 @@ def _devices() -> Iterator[str]:
 def _gpu(device: torch.device) -> Iterator[str]:
     free, total = torch.cuda.mem_get_info(device)
     yield f"{device}: {device_name(device)}, {total / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
-    with torch.cuda.device(device):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    if not native:
+    if not has_bfloat16(device):
         yield (
             f"! {device} has no native bfloat16 (cards from Ampere on have): precision=mixed saves memory there, "
             f"but is emulated and slow; take precision=float32 where it fits"

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import on_fake_cuda
+
 PROGRAM = """
 import json, logging, warnings
 warnings.simplefilter("ignore")
@@ -104,13 +101,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def waits():
-    import torch
-
-    if shutil.which("g++") is None or torch.version.cuda is not None:
-        pytest.skip("needs a C++ compiler and a PyTorch without CUDA")
-    run = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return json.loads(on_fake_cuda.run(PROGRAM).splitlines()[-1])
 
 
 @pytest.mark.parametrize("case", ["float32", "mixed", "exact", "stored"])

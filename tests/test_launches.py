@@ -6,15 +6,11 @@ Each takes some 5 microseconds of the host, which is more than the GPU needs for
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import torch
 
-ROOT = Path(__file__).parents[1]
+from tests import on_fake_cuda
+
 PROGRAM = """
 import json, os, sys
 from tests.fake_cuda import fake_cuda
@@ -55,9 +51,6 @@ os._exit(0)  # torch's thread for the device never ends
 """
 
 
-@pytest.mark.skipif(
-    shutil.which("g++") is None or torch.version.cuda is not None, reason="needs a compiler, and a PyTorch without CUDA"
-)
 @pytest.mark.parametrize(
     ("preset", "activations", "shape", "limit"),
     [
@@ -67,7 +60,4 @@ os._exit(0)  # torch's thread for the device never ends
     ],
 )
 def test_a_step_launches_few_kernels(preset, activations, shape, limit):
-    arguments = [sys.executable, "-c", PROGRAM, json.dumps([preset, activations, *shape])]
-    run = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) <= limit
+    assert int(on_fake_cuda.run(PROGRAM, json.dumps([preset, activations, *shape]))) <= limit

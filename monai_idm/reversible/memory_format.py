@@ -8,10 +8,12 @@ of its input, in the forward and in the backward pass, so that both run the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["fastest_format", "in_format", "is_channels_last", "memory_format_of"]
+__all__ = ["fastest_format", "from_voxel_rows", "in_format", "is_channels_last", "memory_format_of", "voxel_rows"]
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -40,6 +42,18 @@ def in_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     if memory_format == torch.contiguous_format:
         return x.contiguous()
     return x.movedim(1, -1).flatten().view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(-1, 1)
+
+
+@torch.jit.unused
+def voxel_rows(x: Tensor) -> Tensor:
+    """The channels of every voxel of a channels-last tensor, ``(B * voxels, C)``, without a copy."""
+    return x.movedim(1, -1).flatten(0, -2)
+
+
+@torch.jit.unused
+def from_voxel_rows(rows: Tensor, batch: int, sides: Sequence[int]) -> Tensor:
+    """The reverse of :func:`voxel_rows`, for contiguous rows."""
+    return rows.unflatten(0, (batch, *sides)).movedim(-1, 1)
 
 
 def is_channels_last(x: Tensor) -> bool:

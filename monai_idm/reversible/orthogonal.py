@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from monai_idm.reversible.chunks import chunk_size, chunks, in_chunks
 from monai_idm.reversible.fixed_point import remainder, restore, snap, snap_
-from monai_idm.reversible.memory_format import is_channels_last, memory_format_of
+from monai_idm.reversible.memory_format import from_voxel_rows, is_channels_last, memory_format_of, voxel_rows
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
 from monai_idm.reversible.replay import full_precision
 
@@ -237,8 +237,8 @@ class OrthogonalMixing(Orthogonal):
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
         if is_channels_last(inputs[0]):
-            columns = [_voxel_rows(x) for x in inputs]
-            return torch.cat([torch.cat([_voxel_rows(dy).mT @ x for x in columns], 1) for dy in gradients], 0)
+            columns = [voxel_rows(x) for x in inputs]
+            return torch.cat([torch.cat([voxel_rows(dy).mT @ x for x in columns], 1) for dy in gradients], 0)
         transposed = [x.flatten(2).mT for x in inputs]
         rows = [torch.cat([(dy.flatten(2) @ xt).sum(0) for xt in transposed], 1) for dy in gradients]
         return torch.cat(rows, 0)
@@ -286,19 +286,13 @@ def _blocks(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
 
 @torch.jit.unused
 def _blocks_of_rows(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
-    a_, b_ = _voxel_rows(a), _voxel_rows(b)
+    a_, b_ = voxel_rows(a), voxel_rows(b)
     outputs = []
     for rows in w.chunk(2, 0):
         w1, w2 = rows.chunk(2, 1)
         y = torch.mm(a_, w1.mT).addmm_(b_, w2.mT)
-        outputs.append(y.unflatten(0, (a.shape[0], *a.shape[2:])).movedim(-1, 1))
+        outputs.append(from_voxel_rows(y, a.shape[0], a.shape[2:]))
     return outputs
-
-
-@torch.jit.unused
-def _voxel_rows(x: Tensor) -> Tensor:
-    """The channels of every voxel of a channels-last tensor, ``(B * voxels, C)``, without a copy."""
-    return x.movedim(1, -1).flatten(0, -2)
 
 
 class _Product(torch.autograd.Function):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_idm.reversible.memory_format import is_channels_last, memory_format_of
+from monai_idm.reversible.memory_format import from_voxel_rows, is_channels_last, memory_format_of, voxel_rows
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
 from monai_idm.reversible.orthogonal import Orthogonal, cayley
 
@@ -150,7 +150,9 @@ def _down(w: Tensor, fine: Tensors) -> Tensors:
     """From the fine to the coarse grid: W times the voxels of every cell."""
     if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips a block only for this exact condition
         if is_channels_last(fine[0]):
-            return [_coarse(torch.mm(_cell_rows(x), _dense(v).mT), x) for v, x in zip(w.chunk(2), fine, strict=True)]
+            coarse = [side // 2 for side in fine[0].shape[2:]]
+            rows = [torch.mm(_cell_rows(x), _dense(v).mT) for v, x in zip(w.chunk(2), fine, strict=True)]
+            return [from_voxel_rows(y, fine[0].shape[0], coarse) for y in rows]
     w1, w2 = w.chunk(2)
     a, b = fine
     sides = [side // 2 for side in a.shape[2:]]
@@ -161,7 +163,7 @@ def _up(w: Tensor, coarse: Tensors) -> Tensors:
     """From the coarse to the fine grid: W^T times the channels of every cell."""
     if not torch.jit.is_scripting():  # noqa: SIM102
         if is_channels_last(coarse[0]):
-            return [_fine(torch.mm(_channel_rows(y), _dense(v)), y) for v, y in zip(w.chunk(2), coarse, strict=True)]
+            return [_fine(torch.mm(voxel_rows(y), _dense(v)), y) for v, y in zip(w.chunk(2), coarse, strict=True)]
     w1, w2 = w.transpose(1, 2).chunk(2)
     a, b = coarse
     cell = w.shape[2]
@@ -173,7 +175,7 @@ def _outer(coarse: Tensors, fine: Tensors) -> Tensor:
     cell = 2 ** (fine[0].ndim - 2)
     pairs = zip(coarse, fine, strict=True)
     if is_channels_last(fine[0]):
-        return torch.cat([_blocks(torch.mm(_channel_rows(y).mT, _cell_rows(x)), cell) for y, x in pairs])
+        return torch.cat([_of_channels(torch.mm(voxel_rows(y).mT, _cell_rows(x)), cell) for y, x in pairs])
     return torch.cat([(_columns(y, cell) @ _cells(x).mT).sum(0) for y, x in pairs])
 
 
@@ -232,16 +234,6 @@ def _fine(rows: Tensor, coarse: Tensor) -> Tensor:
 
 
 @torch.jit.unused
-def _channel_rows(coarse: Tensor) -> Tensor:
-    return coarse.movedim(1, -1).flatten(0, -2)
-
-
-@torch.jit.unused
-def _coarse(rows: Tensor, fine: Tensor) -> Tensor:
-    return rows.unflatten(0, (fine.shape[0], *[side // 2 for side in fine.shape[2:]])).movedim(-1, 1)
-
-
-@torch.jit.unused
 def _dense(w: Tensor) -> Tensor:
     """Channel c's matrix at the rows ``c * cell + i`` of the coarse channels and the columns ``j * C + c`` of cells."""
     c, cell, _ = w.shape
@@ -249,7 +241,7 @@ def _dense(w: Tensor) -> Tensor:
 
 
 @torch.jit.unused
-def _blocks(dense: Tensor, cell: int) -> Tensor:
+def _of_channels(dense: Tensor, cell: int) -> Tensor:
     """The matrices of the channels from the large one."""
     c = len(dense) // cell
     return dense.reshape(c, cell, cell, c).diagonal(dim1=0, dim2=3).permute(2, 0, 1)
