@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ __all__ = ["Phantom", "generate_phantom", "write_phantoms"]
 MODALITIES = tuple(CONTRASTS)
 FIELD_OF_VIEW_MM = (240.0, 240.0, 155.0)
 SAMPLING_MM = 2.0  # shapes are sampled this densely, then averaged: sulci are narrower than voxels
+_THREADS = 4  # at most: each takes some 100 bytes per sample of its head
 NOISE = 0.02  # standard deviation, relative to the brightest healthy tissue
 RECORD_NAME = "phantoms.json"
 GENERATOR = "monai_idm phantom 2"  # the number changes whenever the same seed gives different voxels
@@ -132,12 +134,16 @@ def write_phantoms(
     _refuse_foreign_files(directory, present, files, record)
     if present == files | {RECORD_NAME}:
         return directory
-    for subject, subject_seed in tqdm(subjects.items(), "phantoms", disable=None):
-        phantom = generate_phantom(subject_seed, size, modalities)
+
+    def write(subject: str) -> None:
+        phantom = generate_phantom(subjects[subject], size, modalities)
         for kind, voxels in {**phantom.images, "seg": phantom.label.astype(np.int16)}.items():
             path = directory / subject / f"{subject}_{kind}.nii.gz"
             with atomic_file(path) as unfinished:
                 unfinished.write_bytes(gzip.compress(_nifti_bytes(voxels, phantom.affine), compresslevel=1, mtime=0))
+
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+        list(tqdm(threads.map(write, subjects), "phantoms", num_subjects, disable=None))
     write_json(directory / RECORD_NAME, record)
     return directory
 
