@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from monai_idm.networks.norm_act import NormSiLU
@@ -39,4 +40,12 @@ class ResidualBranch(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(self.norm1(x))
         # converted to the stream's precision here, so that backward frees the bfloat16 copy of its gradient early
-        return self.conv2(self.norm2(h, self.project(embedding))).to(x.dtype)
+        return self.conv2(self.norm2(h, self._shift(embedding))).to(x.dtype)
+
+    def _shift(self, embedding: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self.project(embedding)
+        else:
+            # in float32 under autocast too: to convert these few numbers would take longer than to compute with them
+            with torch.autocast(embedding.device.type, enabled=False):
+                return nn.functional.linear(embedding, self.project.weight.to(embedding.dtype), self.project.bias)

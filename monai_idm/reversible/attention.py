@@ -29,6 +29,9 @@ from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
 
 __all__ = ["AttentionScale", "CheckerboardAttention"]
 
+_SHORT = 512
+"""Sites up to which attention on a CPU is faster in float32: in bfloat16, its backward pass takes 2 ms at least."""
+
 
 class CheckerboardAttention(ReversibleOperation):
     """Scale each parity of the skip connection by attention to the other parity; the low pair passes unchanged.
@@ -141,15 +144,31 @@ class AttentionScale(nn.Module):
             grid = v.new_zeros([v.shape[0]] + list(shape) + [channels]).movedim(-1, 1)  # noqa: RUF005
         else:
             grid = v.new_zeros([v.shape[0], channels] + list(shape))  # noqa: RUF005
-        q = _gather(self.neighbours(_scatter(grid, known, v)), free)
+        q = _gather(self._neighbourhoods(_scatter(grid, known, v)), free)
         # contiguous: on strided tokens a linear layer's kernel, and so the last bit, depends on requires_grad
         v = v.transpose(1, 2).contiguous()
         query = self._heads(self.to_q((q.transpose(1, 2) + position.index_select(0, free)).contiguous()))
         key = self._heads(self.to_k(v + position.index_select(0, known)))
-        attended = scaled_dot_product_attention(query, key, self._heads(self.to_v(v)))
+        attended = self._attended(query, key, self._heads(self.to_v(v)))
         u = self.out(attended.transpose(1, 2).flatten(2)).transpose(1, 2)
         # in the stream's precision: under autocast u is bfloat16
         return torch.exp(math.log(2.0) * torch.tanh(u.to(y1.dtype)))
+
+    def _neighbourhoods(self, grid: Tensor) -> Tensor:
+        """The depthwise convolution, in float32 under autocast too: a CPU then needs half the time."""
+        if torch.jit.is_scripting():
+            return self.neighbours(grid)
+        else:
+            with torch.autocast(grid.device.type, enabled=False):
+                return self.neighbours._conv_forward(grid, self.neighbours.weight.to(grid.dtype), None)
+
+    def _attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return scaled_dot_product_attention(query, key, value)
+        else:
+            if query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.shape[2] <= _SHORT:
+                query, key, value = query.float(), key.float(), value.float()
+            return scaled_dot_product_attention(query, key, value)
 
     def _heads(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(2, [self.num_heads, -1]).transpose(1, 2)

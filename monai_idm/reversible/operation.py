@@ -165,7 +165,8 @@ def _linearise(
         wanted = [t for t in (*leaves, *weights.values()) if t.requires_grad]
         if not reached or not wanted:
             return [None] * len(leaves), [None] * len(weights)
-        gradients = torch.autograd.grad([e for e, _ in reached], wanted, [g for _, g in reached], allow_unused=True)
+        with torch.autocast(wanted[0].device.type, enabled=False):  # as in a backward pass that autograd runs itself
+            gradients = torch.autograd.grad([e for e, _ in reached], wanted, [g for _, g in reached], allow_unused=True)
         gradient_of = dict(zip(map(id, wanted), gradients, strict=True))
         return [gradient_of.get(id(t)) for t in leaves], [gradient_of.get(id(t)) for t in weights.values()]
 

@@ -38,11 +38,11 @@ def cayley(generator: Tensor) -> Tensor:
     a = generator.double()
     s = (a - a.transpose(-1, -2)) / 2
     identity = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
-    if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips a block only for this exact condition
+    if not torch.jit.is_scripting():
         if torch.onnx.is_in_onnx_export():
             return 2 * _newton_inverse(identity + s, identity) - identity
-    # without linalg.solve's check, for which the host would wait: I + S is never singular
-    return torch.linalg.solve_ex(identity + s, identity - s)[0]
+        return _Cayley.apply(identity, s)
+    return torch.linalg.solve(identity + s, identity - s)
 
 
 class Orthogonal(ReversibleOperation):
@@ -255,6 +255,24 @@ class _FrozenFrom:
 
     def is_edited(self) -> bool:
         return (self.parameter._version, self.parameter.data_ptr()) != (self.version, self.address)
+
+
+class _Cayley(torch.autograd.Function):
+    """W of S. Since (I + S)^-1 = (I + W) / 2, the gradient -(I + W)^T dW (I + W)^T / 2 needs no solver."""
+
+    @staticmethod
+    def forward(ctx, identity, s):
+        # without linalg.solve's check, for which the host would wait: I + S is never singular
+        w = torch.linalg.solve_ex(identity + s, identity - s)[0]
+        ctx.save_for_backward(identity, w)
+        return w
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dw):
+        identity, w = ctx.saved_tensors
+        doubled = (identity + w).mT
+        return None, doubled @ dw @ doubled / -2
 
 
 @torch.jit.unused

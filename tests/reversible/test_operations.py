@@ -57,6 +57,15 @@ def test_orthogonal_operations_keep_the_norm(name):
     torch.testing.assert_close(after, before, rtol=1e-12, atol=0)
 
 
+def test_the_gradient_of_cayley_is_that_of_its_formula():
+    generator = torch.randn(3, 5, 5, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn(3, 5, 5, dtype=torch.float64)
+    (actual,) = torch.autograd.grad(cayley(generator), generator, cotangent)
+    s, identity = (generator - generator.mT) / 2, torch.eye(5, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(torch.linalg.solve(identity + s, identity - s), generator, cotangent)
+    assert torch.allclose(actual, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_cayley_is_orthogonal_to_float32_rounding():
     w = cayley(torch.randn(512, 512)).float()
     torch.testing.assert_close(w @ w.mT, torch.eye(512), rtol=0, atol=2e-6)
