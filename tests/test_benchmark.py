@@ -37,7 +37,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(operations.InvertibleDiffusionUNet, "from_preset", small)
     patch = PatchDiffusionUNet(3, 8, 1, channels=(8, 16), norm_num_groups=4)
     monkeypatch.setattr(cases.PatchDiffusionUNet, "from_preset", lambda _, activations, **__: patch)
-    for name in ("MONAI 24M", "MONAI 348M"):
+    for name in ("MONAI 3M", "MONAI 24M", "MONAI 348M"):
         monkeypatch.setitem(cases.NETWORKS, name, lambda case: patch)
     monkeypatch.setattr(
         Case, "shape", property(lambda case: (1, 2 if case.network in OURS and not case.segments else 8, 8, 8, 8))

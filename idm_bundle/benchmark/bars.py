@@ -65,6 +65,15 @@ def _card(measured: str, estimated: str) -> Callable[[Rows], float]:
     return lambda rows: rows[measured].card_bytes / rows[estimated].peak_bytes  # type: ignore[operator]
 
 
+def _default(size: str, rebuilt: float, monai: float) -> list[tuple[str, float, Callable[[Rows], float]]]:
+    """Limits on the time of a step with the default of train.yaml."""
+    default = f"light, {size}, default"
+    others = {f"light, {size}, rebuilt": rebuilt, f"MONAI's UNet, 3M, {size}": monai}
+    return [
+        (f"time of a step, {default} / {other}", bar, _ratio("step_s", default, other)) for other, bar in others.items()
+    ]
+
+
 def _missed_laws(rows: Rows) -> int:
     laws = [row for row in rows.values() if row.suite == "verify"]
     if not laws:
@@ -93,6 +102,10 @@ BARS: dict[str, list[tuple[str, float, Callable[[Rows], float]]]] = {
     "volume": [
         ("256 x 256 x 192, bookend stride 2, GB", 4.7, _gb(BRAIN)),
         ("128^3, bookend stride 1, GB", 5.2, _gb("paper, 128 x 128 x 128, stride 1")),
+    ],
+    "speed": [
+        *_default("32^3", 0.4, 0.15),
+        *_default("64^3", 0.3, 0.07),
     ],
     "all": [
         ("laws of verify that do not hold", 0, _missed_laws),

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
+from monai_idm.machine import has_bfloat16
 from monai_idm.meters import EnergyMeter
 from monai_idm.networks import InvertibleDiffusionUNet, PatchDiffusionUNet
 
@@ -82,14 +84,14 @@ def _patch(preset: str, case: Case) -> nn.Module:
     return PatchDiffusionUNet.from_preset(preset, precision=case.precision, activations=case.activations)
 
 
-def _monai(channels: tuple[int, ...], num_head_channels: int, case: Case) -> nn.Module:
+def _monai(channels: tuple[int, ...], num_head_channels: int, case: Case, num_res_blocks: int = 2) -> nn.Module:
     return DiffusionModelUNet(
         spatial_dims=3,
         in_channels=2,
         out_channels=2,
         channels=channels,
         attention_levels=[False] * (len(channels) - 1) + [True],
-        num_res_blocks=2,
+        num_res_blocks=num_res_blocks,
         norm_num_groups=16,
         num_head_channels=num_head_channels,
     )
@@ -99,15 +101,16 @@ NETWORKS: dict[str, Callable[[Case], nn.Module]] = {
     **dict.fromkeys(("light", "base", "paper"), _ours),
     "PatchDDM": partial(_patch, "patchddm"),
     "PatchDDM light": partial(_patch, "light"),
-    # MONAI's, at the size of PatchDDM's network and at the size of our largest
-    "MONAI 24M": lambda case: _monai((32, 64, 128, 176), 16, case),
-    "MONAI 348M": lambda case: _monai((64, 128, 256, 512, 640), 64, case),
-    "MONAI small": lambda case: _monai((16, 32), 16, case),
+    # MONAI's, at the size of our smallest network, of PatchDDM's and of our largest
+    "MONAI 3M": partial(_monai, (32, 48, 48, 64), 8, num_res_blocks=1),
+    "MONAI 24M": partial(_monai, (32, 64, 128, 176), 16),
+    "MONAI 348M": partial(_monai, (64, 128, 256, 512, 640), 64),
+    "MONAI small": partial(_monai, (16, 32), 16),
 }
 SMALL = {
     **dict.fromkeys(("base", "paper"), "light"),
     "PatchDDM": "PatchDDM light",
-    **dict.fromkeys(("MONAI 24M", "MONAI 348M"), "MONAI small"),
+    **dict.fromkeys(("MONAI 3M", "MONAI 24M", "MONAI 348M"), "MONAI small"),
 }
 
 # everything that saves memory; the same for every network, as far as it has the switch
@@ -201,6 +204,21 @@ def _optimizer(device: str) -> list[Case]:
     ]
 
 
+def _speed(device: str) -> list[Case]:
+    """The default of train.yaml, the same network rebuilt in float32, and MONAI's of the same size."""
+    low = device == "estimate" or has_bfloat16(torch.device(device))
+    default = {"precision": "mixed" if low else "float32", **STORED}  # what "auto" stands for where there is room
+    cases = []
+    for side, batch in ((32, 2), (64, 1)):
+        size: dict[str, Any] = {"volume": (side,) * 3, "batch": batch, "optimizer": "AdamW, fused"}
+        cases += [
+            Case(f"light, {side}^3, default", "light", **default, **size),
+            Case(f"light, {side}^3, rebuilt", "light", **size),
+            Case(f"MONAI's UNet, 3M, {side}^3", "MONAI 3M", **size, **STORED),
+        ]
+    return cases
+
+
 def _energy(device: str) -> list[Case]:
     """Joules per step, over two minutes as in the paper's figures 4 and 5: 64^3, batch 4."""
     reason = "nothing is run" if device == "estimate" else EnergyMeter(device).reason
@@ -220,5 +238,6 @@ STEP_SUITES: dict[str, Callable[[str], list[Case]]] = {
     "volume": _volume,
     "segmentation": _segmentation,
     "optimizer": _optimizer,
+    "speed": _speed,
     "energy": _energy,
 }

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from monai.utils import set_determinism
 
+from monai_idm import keep_freed_memory
 from monai_idm.reversible import true_float32
 
 __all__ = ["kernels_of_training", "shrink"]
@@ -15,8 +16,9 @@ __all__ = ["kernels_of_training", "shrink"]
 
 @contextmanager
 def kernels_of_training(device: str) -> Iterator[None]:
-    """Choose kernels as a training does: deterministic ones of cuDNN, and no TF32."""
+    """Choose kernels as a training does, deterministic ones of cuDNN and no TF32, and keep freed memory as it does."""
     if device != "estimate":
+        keep_freed_memory()
         set_determinism(0)
     with true_float32():
         yield
