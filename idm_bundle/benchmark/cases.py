@@ -84,13 +84,17 @@ def _patch(preset: str, case: Case) -> nn.Module:
     return PatchDiffusionUNet.from_preset(preset, precision=case.precision, activations=case.activations)
 
 
-def _monai(channels: tuple[int, ...], num_head_channels: int, case: Case, num_res_blocks: int = 2) -> nn.Module:
+def _monai(
+    channels: tuple[int, ...], num_head_channels: int, case: Case, num_res_blocks: int = 2, attention: int = -1
+) -> nn.Module:
+    attention_levels = [False] * len(channels)
+    attention_levels[attention] = True
     return DiffusionModelUNet(
         spatial_dims=3,
         in_channels=2,
         out_channels=2,
         channels=channels,
-        attention_levels=[False] * (len(channels) - 1) + [True],
+        attention_levels=attention_levels,
         num_res_blocks=num_res_blocks,
         norm_num_groups=16,
         num_head_channels=num_head_channels,
@@ -101,8 +105,8 @@ NETWORKS: dict[str, Callable[[Case], nn.Module]] = {
     **dict.fromkeys(("light", "base", "paper"), _ours),
     "PatchDDM": partial(_patch, "patchddm"),
     "PatchDDM light": partial(_patch, "light"),
-    # MONAI's, at the size of our smallest network, of PatchDDM's and of our largest
-    "MONAI 3M": partial(_monai, (32, 48, 48, 64), 8, num_res_blocks=1),
+    # MONAI's, at the size of our smallest network and with its attention, of PatchDDM's and of our largest
+    "MONAI 3M": partial(_monai, (32, 48, 48, 64), 8, num_res_blocks=1, attention=2),
     "MONAI 24M": partial(_monai, (32, 64, 128, 176), 16),
     "MONAI 348M": partial(_monai, (64, 128, 256, 512, 640), 64),
     "MONAI small": partial(_monai, (16, 32), 16),

@@ -84,8 +84,8 @@ class ParameterStep:
             group: Settings of its parameter group.
             state: Its state, changed in place.
             norm: Norm of the weights, needed if ``group["lambda_l2"]`` is not 0.
-            number: Number of the parameter. With the step count, it seeds the stochastic rounding, which is thus the
-                same on all processes and after a resume.
+            number: Number of the parameter. With the count of its roundings, which is part of the state, it seeds the
+                stochastic rounding, which is thus the same on all processes and after a resume.
             skip: A boolean on the device: true leaves weight and state as they are. On CUDA the host does not wait for
                 it if the states are 8-bit or ``group["fused"]`` is set.
         """
@@ -118,7 +118,9 @@ class ParameterStep:
             adamw.step()
         weights.grad = grad = None
         if p.dtype == torch.bfloat16:
-            _round_(to_local(weights), seed=number * 1_000_003 + int(state["step"]))
+            # counted on the host: a fused AdamW counts its steps on the device, for which the host would wait
+            state["roundings"] = state["roundings"] + 1 if "roundings" in state else int(state["step"])
+            _round_(to_local(weights), seed=number * 1_000_003 + state["roundings"])
         # weights can be a copy: in float32, or one that bitsandbytes made to have it contiguous
         if to_local(weights).data_ptr() != to_local(p).data_ptr():
             to_local(p).copy_(to_local(weights))
