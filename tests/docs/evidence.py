@@ -443,6 +443,28 @@ def couplings(case: str) -> str:
     return match[1]
 
 
+def speed() -> Table:
+    found: list[Any] = rows("speed_cpu")
+    default = {row.volume: row.step_s for row in found if row.case.endswith("default")}
+    names = {"light": "`light`", "MONAI 3M": "MONAI's UNet"}
+    return [
+        ["volume", "network", "parameters", "precision", "activations", "peak, MB", "GFLOP", "time, relative to the default"],
+        *(
+            [
+                f"{row.volume[0]}^3",
+                names[row.network] + (", default" if row.case.endswith("default") else ""),
+                million(row.parameters),
+                row.precision,
+                row.activations,
+                f"{row.peak_bytes / 1e6:.0f}",
+                f"{row.flops / 1e9:.0f}",
+                f"{row.step_s / default[row.volume]:.2f}",
+            ]
+            for row in found
+        ),
+    ]
+
+
 def depth() -> Table:
     return [
         ["couplings per level", "activations", "parameters", *SIZE],
@@ -637,6 +659,7 @@ TABLES: dict[tuple[str, str], list[Callable[[], Table] | None]] = {
     (BENCHMARKS, "Memory of the paper's setting"): [lambda: steps("paper_estimate"), limits, full_size_steps],
     (BENCHMARKS, "Larger volumes"): [volumes],
     (BENCHMARKS, "One switch after the other"): [lambda: steps("optimizer_estimate")],
+    (BENCHMARKS, "Speed on a CPU"): [speed],
     (BENCHMARKS, "Depth"): [depth, depth_measured],
     (BENCHMARKS, "Do rebuilt activations give the same gradients?"): [laws],
     (BENCHMARKS, "Layer by layer"): [layers],
