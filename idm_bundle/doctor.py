@@ -18,7 +18,7 @@ from idm_bundle.installed import installed_bundle
 from idm_bundle.optional import OPTIONAL
 from monai_idm.atomic_file import write_json
 from monai_idm.bundle_root import find_bundle_root
-from monai_idm.machine import VERSIONS, device_name, has_bfloat16
+from monai_idm.machine import VERSIONS, check_compiler, device_name, has_bfloat16
 from monai_idm.meters import EnergyMeter
 
 __all__ = ["doctor"]
@@ -93,6 +93,11 @@ def _devices() -> Iterator[str]:
         yield f"! no CUDA device: {reason}; trainings run on the CPU"
     for index in range(torch.cuda.device_count()):
         yield from _gpu(torch.device("cuda", index))
+    try:
+        check_compiler()
+        yield "torch.compile: works"
+    except ValueError as error:
+        yield f"! {error}"
 
 
 def _gpu(device: torch.device) -> Iterator[str]:

@@ -28,6 +28,16 @@ def test_a_missing_package_is_named_with_what_it_is_for(monkeypatch):
     assert 'pip install "monai-idm[low-memory]"' in line
 
 
+def test_a_machine_that_cannot_compile_is_said(monkeypatch):
+    def fail():
+        raise ValueError("no compiler")
+
+    monkeypatch.setattr(module, "check_compiler", fail)
+    assert "! no compiler" in doctor()
+    monkeypatch.setattr(module, "check_compiler", lambda: None)
+    assert "torch.compile: works" in doctor()
+
+
 def test_a_folder_without_a_bundle_is_said(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert any(line.startswith("! ") and "bundle_root" in line for line in doctor())

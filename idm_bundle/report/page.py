@@ -33,7 +33,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
             "classes class_file class_columns channel_order air fractions demo#num_subjects demo#phantom_size",
         ),
         ("Preprocessing", "spatial_size patch_size zoom window_percentiles network_range flip_prob"),
-        ("Network", "preset bookend_stride coordinates activations memory_budget_gib precision weight_dtype"),
+        (
+            "Network",
+            "preset bookend_stride coordinates activations memory_budget_gib precision weight_dtype compile_branches",
+        ),
         (
             "Diffusion",
             "num_train_timesteps schedule prediction_type zero_terminal_snr variance_type timestep_power",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from monai_idm.networks.branch import ResidualBranch
+from monai_idm.networks.compiled_branch import CompiledBranch
 from monai_idm.reversible import (
     AdditiveCoupling,
     AttentionScale,
@@ -30,6 +31,7 @@ def invertible_core(
     norm_num_groups: int,
     embedding_channels: int,
     branch_batch: int | str,
+    compile_branches: bool,
 ) -> tuple[list[ReversibleOperation], list[int]]:
     """The operations in the order in which they run, and the level of each.
 
@@ -43,10 +45,12 @@ def invertible_core(
     """
     _check_arguments(spatial_dims, channels, num_res_blocks, attention_levels, norm_num_groups)
 
+    branch = CompiledBranch if compile_branches else ResidualBranch
+
     def couplings(level: int, count: int) -> list[ReversibleOperation]:
         width = channels[level] // 2
         return [
-            AdditiveCoupling(ResidualBranch(spatial_dims, width, embedding_channels, norm_num_groups), branch_batch)
+            AdditiveCoupling(branch(spatial_dims, width, embedding_channels, norm_num_groups), branch_batch)
             for _ in range(count)
         ]
 
