@@ -36,7 +36,7 @@ class NormSiLU(nn.GroupNorm):
         if torch.jit.is_scripting():
             return self._unfused(x, shift)
         else:
-            if torch.compiler.is_exporting():
+            if torch.compiler.is_compiling():
                 return self._unfused(x, shift)
             # the type in which the next convolution computes
             low = torch.is_autocast_enabled(x.device.type)
