@@ -448,7 +448,16 @@ def speed() -> Table:
     default = {row.volume: row.step_s for row in found if row.case.endswith("default")}
     names = {"light": "`light`", "MONAI 3M": "MONAI's UNet"}
     return [
-        ["volume", "network", "parameters", "precision", "activations", "peak, MB", "GFLOP", "time, relative to the default"],
+        [
+            "volume",
+            "network",
+            "parameters",
+            "precision",
+            "activations",
+            "peak, MB",
+            "GFLOP",
+            "time, relative to the default",
+        ],
         *(
             [
                 f"{row.volume[0]}^3",
