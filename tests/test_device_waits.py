@@ -1,4 +1,4 @@
-"""How often a training step waits for the GPU, counted on fake tensors."""
+"""How often training, sampling and evaluation wait for the GPU, counted on fake tensors."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from monai.inferers import SimpleInferer
 from monai.handlers import MeanAbsoluteError
 from monai_idm.handlers import DataWaitHandler, HostEMA, StepGuard, UpdateEMA
 from monai_idm.losses import InvertibleDiffusionLoss
+from monai_idm.metrics import ReconstructionMetrics
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
 from monai_idm.inferers import InvertibleDiffusionInferer
@@ -90,10 +91,21 @@ def drawing_together(waits):
     waits.counts = found
 
 
+def evaluation(waits):
+    volumes = {
+        name: torch.rand(2, 16, 16, 16, device="cuda")
+        for name in ("pred", "reference", "noisy", "noise", "predicted_noise", "one_step")
+    }
+    waits.counts.clear()
+    # the mask is the batch's, on the host
+    ReconstructionMetrics(["t1", "t2"]).update("case", mask=torch.ones(1, 16, 16, 16), **volumes)
+
+
 CASES = {
     "sampling": lambda waits: sampling(waits, "cpu"),
     "sampling, timesteps on the device": lambda waits: sampling(waits, "cuda"),
     "drawing": drawing_together,
+    "evaluation": evaluation,
     "float32": lambda waits: passes(waits),
     "mixed": lambda waits: passes(waits, precision="mixed"),
     "exact": lambda waits: passes(waits, precision="exact"),
@@ -133,6 +145,10 @@ def test_forward_and_backward_wait_for_nothing(case, waits):
 def test_no_step_of_a_sampling_waits(case, expected, waits):
     assert len(waits[case]) == 4
     assert {*waits[case].values()} == {expected}
+
+
+def test_the_metrics_of_a_case_are_read_at_once(waits):
+    assert waits["evaluation"] == {"copy from cuda to cpu": 1, "copy from cpu to cuda": 3}  # MONAI's kernels of 3 SSIMs
 
 
 @pytest.mark.parametrize("case", ["training", "training in backward"])
