@@ -1,4 +1,4 @@
-"""How often a training step waits for the GPU, counted on fake tensors."""
+"""How often training, sampling and evaluation wait for the GPU, counted on fake tensors."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from monai.inferers import SimpleInferer
 from monai.handlers import MeanAbsoluteError
 from monai_idm.handlers import DataWaitHandler, HostEMA, StepGuard, UpdateEMA
 from monai_idm.losses import InvertibleDiffusionLoss
+from monai_idm.metrics import ReconstructionMetrics
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
 from monai_idm.inferers import InvertibleDiffusionInferer
 from monai_idm.schedulers import SAMPLERS, StridedDDPMScheduler
-from monai_idm.tasks import Generation, TrainingStep
+from monai_idm.tasks import DrawingInferer, Generation, Segmentation, TrainingStep, drawing
 
 logging.disable(logging.CRITICAL)
 LEVELS = dict(channels=(16, 32, 64), attention_levels=(False, True, False), num_head_channels=12, embedding_channels=64)
@@ -65,22 +66,46 @@ def training(waits, make_optimizer, steps=20, **settings):
     trainer.run()
 
 
-def sampling(waits):
-    net = network()
-    for sampler in SAMPLERS.values():
+def sampling(waits, device):
+    net, found = network(), {}
+    for name, sampler in SAMPLERS.items():
         scheduler = sampler(1000, schedule="cosine", prediction_type="v_prediction")
-        scheduler.set_timesteps(6, device="cuda")
-        with torch.no_grad():
-            noise = torch.rand(2, 2, 16, 16, 16, device="cuda")
-            waits.counts.clear()
-            InvertibleDiffusionInferer(scheduler).sample(noise, net, verbose=False, seeds=[1, 2])
-        most[sampler.__name__] = sum(waits.counts.values())
-    waits.counts = most
+        scheduler.set_timesteps(6, device=device)
+        noise = torch.rand(2, 2, 16, 16, 16, device="cuda")
+        waits.counts.clear()
+        InvertibleDiffusionInferer(scheduler).sample(noise, net, verbose=False, seeds=[1, 2])
+        found[name] = sum(waits.counts.values())
+    waits.counts = found
 
 
-most = {}
+def drawing_together(waits):
+    drawing.free_memory_bytes = lambda device: 2**40
+    net, found = network(), {}
+    for name, sampler in SAMPLERS.items():
+        scheduler = sampler(1000, schedule="cosine", prediction_type="v_prediction", num_inference_steps=6)
+        inferer = DrawingInferer(scheduler, Segmentation([], ["whole"]), num_draws=5)
+        condition = torch.rand(2, 1, 16, 16, 16, device="cuda")
+        waits.counts.clear()
+        inferer.draws(condition, lambda x, timesteps: net(x, timesteps)[:, :1])
+        found[name] = sum(waits.counts.values())
+    waits.counts = found
+
+
+def evaluation(waits):
+    volumes = {
+        name: torch.rand(2, 16, 16, 16, device="cuda")
+        for name in ("pred", "reference", "noisy", "noise", "predicted_noise", "one_step")
+    }
+    waits.counts.clear()
+    # the mask is the batch's, on the host
+    ReconstructionMetrics(["t1", "t2"]).update("case", mask=torch.ones(1, 16, 16, 16), **volumes)
+
+
 CASES = {
-    "sampling": sampling,
+    "sampling": lambda waits: sampling(waits, "cpu"),
+    "sampling, timesteps on the device": lambda waits: sampling(waits, "cuda"),
+    "drawing": drawing_together,
+    "evaluation": evaluation,
     "float32": lambda waits: passes(waits),
     "mixed": lambda waits: passes(waits, precision="mixed"),
     "exact": lambda waits: passes(waits, precision="exact"),
@@ -109,11 +134,21 @@ def test_forward_and_backward_wait_for_nothing(case, waits):
     assert waits[case] == {}
 
 
-def test_sampling_starts_from_timesteps_on_the_device_and_draws_there(waits):
-    assert len(waits["sampling"]) == 4
-    for sampler, count in waits["sampling"].items():
-        passes = 11 if "Heun" in sampler else 6
-        assert count <= passes + 1 + 5, sampler  # MONAI's copy of each timestep; tables; numbers of DPM-Solver++
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("sampling", 0),
+        ("sampling, timesteps on the device", 1),  # the host reads them once
+        ("drawing", 2),  # noise goes to the device: of the pass whose memory is counted, and of all draws together
+    ],
+)
+def test_no_step_of_a_sampling_waits(case, expected, waits):
+    assert len(waits[case]) == 4
+    assert {*waits[case].values()} == {expected}
+
+
+def test_the_metrics_of_a_case_are_read_at_once(waits):
+    assert waits["evaluation"] == {"copy from cuda to cpu": 1, "copy from cpu to cuda": 3}  # MONAI's kernels of 3 SSIMs
 
 
 @pytest.mark.parametrize("case", ["training", "training in backward"])

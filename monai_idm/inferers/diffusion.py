@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from monai.inferers import DiffusionInferer, Inferer
 from monai.networks.nets import ControlNet, SPADEDiffusionModelUNet
+from monai.networks.schedulers import RFlowScheduler
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from monai_idm.reversible import fixed_matrices
 from monai_idm.schedulers import StridedScheduler, check_noise_levels, check_sampler, fresh_sampler, sampler_starting_at
@@ -61,6 +63,7 @@ class InvertibleDiffusionInferer(DiffusionInferer):
         # a MetaTensor's metadata costs time in every operation
         return super().__call__(_without_metadata(inputs), network, noise, timesteps, condition, mode)
 
+    @torch.no_grad()
     def sample(
         self,
         input_noise: Tensor,
@@ -99,8 +102,9 @@ class InvertibleDiffusionInferer(DiffusionInferer):
                 batch on that kind of device.
             others: Must be empty; it catches the arguments of MONAI's ControlNet inferers, to refuse them by name.
         Raises:
-            ValueError: If ``scheduler`` cannot be sampled with, if ``cfg`` has no class to guide away from, if a
-                ControlNet is given, or a ``seg`` to a network that takes none.
+            ValueError: If ``scheduler`` cannot be sampled with, if ``mode`` is unknown or lacks ``conditioning``, if
+                ``cfg`` has no class to guide away from, if a ControlNet is given, or a ``seg`` to a network that takes
+                none.
         """
         _refuse_controlnet(scheduler, others)
         sampler = fresh_sampler(self.scheduler if scheduler is None else scheduler, self.scheduler, strict=False)
@@ -112,18 +116,20 @@ class InvertibleDiffusionInferer(DiffusionInferer):
             if class_labels is not None:
                 away_from = class_labels if cfg_class_label is None else torch.full_like(class_labels, cfg_class_label)
                 class_labels = torch.cat([away_from, class_labels])
-        intermediates = _record_intermediates(sampler, intermediate_steps) if save_intermediates else []
+        every = intermediate_steps or 0
+        if save_intermediates and every < 1:
+            raise ValueError(f"intermediate_steps={intermediate_steps}; choose a number of timesteps from 1 on")
+        network = _with_arguments(diffusion_model, seg, class_labels)
+        image, intermediates, kept = _without_metadata(input_noise), [], False
+        steps = _steps(image, network, sampler, conditioning, mode, cfg, cfg_fill_value)
         with fixed_matrices(diffusion_model):
-            image = super().sample(
-                _without_metadata(input_noise),
-                _with_arguments(diffusion_model, seg, class_labels),
-                sampler,
-                conditioning=conditioning,
-                mode=mode,
-                verbose=verbose,
-                cfg=cfg,
-                cfg_fill_value=cfg_fill_value,
-            )
+            for t, end, image in tqdm(steps, total=len(sampler.timesteps), disable=not verbose):
+                if not save_intermediates:
+                    continue
+                if end != t and (kept := end // every < t // every):  # a multiple of every is in (end, t]
+                    intermediates.append(image)
+                elif end == t and kept:  # Heun's second pass, which corrects the image of the step that ended at t
+                    intermediates[-1] = image
         return (image, intermediates) if save_intermediates else image
 
     def reconstruct(
@@ -191,6 +197,32 @@ class SamplingInferer(Inferer):
         return self.inferer.sample(inputs, network, scheduler=self.scheduler, verbose=self.verbose, **kwargs)
 
 
+def _steps(
+    image: Tensor, network: Any, sampler: Any, conditioning: Any, mode: str, cfg: float | None, fill: float
+) -> Iterator[tuple[int, int, Tensor]]:
+    """The loop of MONAI's DiffusionInferer: yields where each step starts and ends, -1 after the last, and its image.
+
+    MONAI's copies a timestep to the device in each step, and waits for it; here they are copied once.
+    """
+    if mode != "crossattn" and (mode != "concat" or conditioning is None):
+        raise ValueError(f'mode={mode!r}; choose "crossattn", or "concat" with images as conditioning')
+    ends = [*sampler.timesteps[1:], sampler.timesteps.new_tensor(-1)]
+    on_device = sampler.timesteps.to(image.device, torch.float32, non_blocking=True).split(1)
+    if cfg is not None and conditioning is not None:
+        conditioning = torch.cat([torch.full_like(conditioning, fill), conditioning])
+    for t, end, timestep in zip(sampler.timesteps, ends, on_device, strict=True):
+        x, context = image if cfg is None else torch.cat([image, image]), conditioning
+        if mode == "concat":
+            x, context = torch.cat([x, context], 1), None
+        output = network(x, timesteps=timestep, context=context)
+        if cfg is not None:
+            away, towards = output.chunk(2)
+            output = away + cfg * (towards - away)
+        flow = [end.clamp(min=0)] if isinstance(sampler, RFlowScheduler) else []
+        image, _ = sampler.step(output, t, image, *flow)
+        yield int(t), int(end), image
+
+
 def _without_metadata(x: Tensor) -> Tensor:
     return x.as_subclass(Tensor)
 
@@ -249,28 +281,3 @@ def _refuse_controlnet(third: Any, others: dict[str, Any]) -> None:
         )
     if others:
         raise TypeError(f"InvertibleDiffusionInferer takes no argument {', '.join(map(repr, others))}")
-
-
-def _record_intermediates(sampler: Any, every: int | None) -> list[Tensor]:
-    """Replace the sampler's ``step`` by one that also appends images to the returned list; it must be a copy."""
-    if every is None or every < 1:
-        raise ValueError(f"intermediate_steps={every}; choose a number of timesteps from 1 on")
-    intermediates: list[Tensor] = []
-    timesteps = [int(t) for t in sampler.timesteps]
-    ends = iter([*timesteps[1:], -1])
-    step = sampler.step
-    previous_recorded = False
-
-    def recording_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        nonlocal previous_recorded
-        result = step(model_output, timestep, sample, *args, **kwargs)
-        t, end = int(timestep), next(ends)
-        if end == t:  # Heun's second pass, which corrects the image of the step that ended at t
-            if previous_recorded:
-                intermediates[-1] = result[0]
-        elif previous_recorded := end // every < t // every:  # a multiple of every is in (end, t]
-            intermediates.append(result[0])
-        return result
-
-    sampler.step = recording_step
-    return intermediates

@@ -21,7 +21,7 @@ from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from monai_idm.metrics.volume import psnr
+from monai_idm.metrics.volume import counted, psnr
 
 __all__ = ["BLUR_SIGMAS", "best_gaussian_blur", "best_threshold", "otsu_threshold"]
 
@@ -61,7 +61,7 @@ def best_gaussian_blur(
     if len(sigmas) == 0 or min(sigmas) < 0:
         raise ValueError(f"sigmas are {tuple(sigmas)}; give one or more standard deviations in voxels, 0 or larger")
     noisy = convert_to_tensor(noisy, dtype=torch.float32, device=reference.device, track_meta=False)
-    channels = noisy.shape[0]
+    channels, inside = noisy.shape[0], None if mask is None else counted(mask)
     column = (-1, *[1] * (noisy.ndim - 1))
     best_psnr = noisy.new_full((channels,), -torch.inf, dtype=torch.float64)
     best_sigma = noisy.new_full((channels,), float(sigmas[0]), dtype=torch.float32)
@@ -70,7 +70,7 @@ def best_gaussian_blur(
         blurred = _blur(noisy, sigma)
         if value_range is not None:
             blurred = blurred.clamp(*value_range)
-        score = psnr(blurred, reference, mask).to(best_psnr)
+        score = psnr(blurred, reference, inside).to(best_psnr)
         better = score > best_psnr
         best = torch.where(better.view(column), blurred, best)
         best_psnr = torch.where(better, score, best_psnr)
@@ -119,7 +119,7 @@ def best_threshold(values: Tensor, reference: Tensor) -> float:
 def _blur(volume: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return volume
-    kernel = gaussian_1d(torch.tensor(float(sigma)), normalize=True)
+    kernel = gaussian_1d(torch.tensor(float(sigma)), normalize=True).to(volume, non_blocking=True)
     # the border is replicated, not padded with zeros as by GaussianFilter: a cropped brain touches it, and would be
     # darkened there, which would weaken the baseline
     return separable_filtering(volume[:, None], [kernel] * (volume.ndim - 1), mode="replicate")[:, 0]

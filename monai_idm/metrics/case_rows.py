@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 __all__ = ["CaseRows"]
 
@@ -43,4 +45,12 @@ class CaseRows:
         self._cases = list(pooled.values())
 
     def _add(self, subject: str, rows: Iterable[dict[str, Any]]) -> None:
-        self._cases.append([{"subject": subject, **row} for row in rows])
+        """Add the rows of a case; their numbers may be tensors, which are read from the device all at once."""
+        case = [{"subject": subject, **row} for row in rows]
+        tensors = {(place, key): x for place, row in enumerate(case) for key, x in row.items() if isinstance(x, Tensor)}
+        if tensors:
+            device = next(iter(tensors.values())).device
+            numbers = torch.stack([number.to(device) for number in tensors.values()]).cpu().tolist()
+            for (place, key), number in zip(tensors, numbers, strict=True):
+                case[place][key] = number
+        self._cases.append(case)

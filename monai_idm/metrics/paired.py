@@ -78,7 +78,7 @@ class PairedMetrics(CaseRows):
     ) -> list[dict[str, Any]]:
         measured = {
             region: {
-                key: metric.measure(pair, mask if region == "brain" else None).tolist()
+                key: metric.measure(pair, mask if region == "brain" else None)
                 if metric.is_defined(space, region, pair.reference)
                 else [None] * len(self.modalities)
                 for key, metric in METRICS.items()
@@ -89,7 +89,7 @@ class PairedMetrics(CaseRows):
             {
                 **{"modality": modality, "space": space, "region": region, "method": method},
                 **{key: channels[c] for key, channels in metrics.items()},
-                "sigma_voxels": None if sigma is None else float(sigma[c]),
+                "sigma_voxels": None if sigma is None else sigma[c],
             }
             for c, modality in enumerate(self.modalities)
             for region, metrics in measured.items()

@@ -12,6 +12,7 @@ from monai_idm.metrics.baselines import best_gaussian_blur
 from monai_idm.metrics.comparison import METRICS, Comparison
 from monai_idm.metrics.paired import PairedMetrics, mean_of_all
 from monai_idm.metrics.paired_table import paired_table
+from monai_idm.metrics.volume import counted
 
 __all__ = ["ReconstructionMetrics"]
 
@@ -84,12 +85,13 @@ class ReconstructionMetrics(PairedMetrics):
                 volume is smaller than SSIM's window.
         """
         self._check_channels(subject, reference)
-        rows = self._image_rows("reconstruction", pred, reference, mask)
+        inside = counted(mask)
+        rows = self._image_rows("reconstruction", pred, reference, inside)
         if one_step is not None:
-            rows += self._image_rows("one_step", one_step.clamp(0, self.data_range), reference, mask)
+            rows += self._image_rows("one_step", one_step.clamp(0, self.data_range), reference, inside)
         if noisy is not None:
-            blurred, sigma = best_gaussian_blur(noisy, reference, mask, value_range=(0.0, self.data_range))
-            rows += self._image_rows("gaussian_blur", blurred, reference, mask, sigma)
+            blurred, sigma = best_gaussian_blur(noisy, reference, inside, value_range=(0.0, self.data_range))
+            rows += self._image_rows("gaussian_blur", blurred, reference, inside, sigma)
         if noise is not None and predicted_noise is not None:
             rows += self._rows("noise", "reconstruction", Comparison(predicted_noise, noise))
         self._add(subject, rows)

@@ -11,6 +11,7 @@ from torch import Tensor
 from monai_idm.metrics.paired import PairedMetrics
 from monai_idm.metrics.paired_table import paired_table
 from monai_idm.metrics.training_baselines import TrainingBaselines
+from monai_idm.metrics.volume import counted
 
 __all__ = ["SynthesisMetrics"]
 
@@ -75,13 +76,14 @@ class SynthesisMetrics(PairedMetrics):
         draws, reference, mask = (x.as_subclass(Tensor).cpu() for x in (draws, reference, mask))
         unknown = [self.all.index(name) for name in self.modalities]
         truth = reference[unknown]
-        rows = [row for draw in draws for row in self._image_rows("draw", draw[unknown], truth, mask)]
+        inside = counted(mask)
+        rows = [row for draw in draws for row in self._image_rows("draw", draw[unknown], truth, inside)]
         if len(draws) > 1:
-            rows += self._image_rows("ensemble", draws.mean(0)[unknown], truth, mask)
+            rows += self._image_rows("ensemble", draws.mean(0)[unknown], truth, inside)
         if self.baselines is not None:
             looked_up = self.baselines.lookup(reference[self.baselines.known], mask)
-            rows += self._image_rows("lookup", looked_up, truth, mask)
-            rows += self._image_rows("mean_image", self.baselines.mean_image(), truth, mask)
+            rows += self._image_rows("lookup", looked_up, truth, inside)
+            rows += self._image_rows("mean_image", self.baselines.mean_image(), truth, inside)
         self._add(subject, rows)
 
     def scalars(self) -> dict[str, float]:

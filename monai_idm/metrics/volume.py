@@ -23,7 +23,7 @@ from torch import Tensor
 
 from monai_idm.reversible import true_float32
 
-__all__ = ["SSIM_WINDOW", "mae", "masked_mean", "ms_ssim", "psnr", "rmse", "ssim3d", "ssim_map"]
+__all__ = ["SSIM_WINDOW", "counted", "mae", "masked_mean", "ms_ssim", "psnr", "rmse", "ssim3d", "ssim_map"]
 
 SSIM_WINDOW = 7  # voxels a side
 _SCALES = (0.0448, 0.2856, 0.3001)  # weights of the scales, finest first
@@ -130,19 +130,46 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return values.flatten(1).mean(1)
-    mask = convert_to_tensor(mask, track_meta=False).to(values.device).bool()
-    for axis, size in enumerate(values.shape[1:], start=1):
-        mask = mask.narrow(axis, (mask.shape[axis] - size) // 2, size)
-    mask = mask.expand_as(values)
-    count = mask.flatten(1).sum(1)
-    if not bool(count.all()):
-        empty = [channel for channel, voxels in enumerate(count.tolist()) if voxels == 0]
-        raise ValueError(
-            f"the mask holds no voxel to average over in channel {empty} (of {tuple(values.shape[1:])} voxels "
-            "or windows); a brain mask is `reference != 0`, and mask=None means the whole volume"
-        )
+    inside, count = counted(mask).over(values)
     # where, not a product: 0 * nan is nan, and values outside the mask must not matter
-    return torch.where(mask, values, 0).flatten(1).sum(1) / count
+    return torch.where(inside, values, 0).flatten(1).sum(1) / count
+
+
+class CountedMask(Tensor):
+    """A mask whose voxels are counted once for all means over it, and which goes to their device once."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] # its results are plain
+    _counted: dict[tuple[torch.Size, torch.device], tuple[Tensor, Tensor]]
+
+    def over(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The part of the mask that values ``(C, ...)`` cover, its centre, and how many voxels it holds, ``(C,)``.
+
+        Raises:
+            ValueError: If that is no voxel in a channel.
+        """
+        key = (values.shape, values.device)
+        if key not in self._counted:
+            mask: Tensor = self
+            for axis, size in enumerate(values.shape[1:], start=1):
+                mask = mask.narrow(axis, (mask.shape[axis] - size) // 2, size)
+            count = mask.flatten(1).sum(1).expand(len(values))
+            if not bool(count.all()):
+                empty = [channel for channel, voxels in enumerate(count.tolist()) if voxels == 0]
+                raise ValueError(
+                    f"the mask holds no voxel to average over in channel {empty} (of {tuple(values.shape[1:])} voxels "
+                    "or windows); a brain mask is `reference != 0`, and mask=None means the whole volume"
+                )
+            self._counted[key] = mask.to(values.device, non_blocking=True), count.to(values.device, non_blocking=True)
+        return self._counted[key]
+
+
+def counted(mask: Tensor) -> CountedMask:
+    """A mask ``(1, ...)`` or ``(C, ...)``, true where voxels count, for several means over it."""
+    if isinstance(mask, CountedMask):
+        return mask
+    inside = convert_to_tensor(mask, track_meta=False).bool().as_subclass(CountedMask)
+    inside._counted = {}
+    return inside
 
 
 def _checked(

@@ -53,9 +53,9 @@ class DPMSolverPlusPlusScheduler(StridedScheduler):
         self._last = (s, x0, h)
         direction = x0
         if last is not None and last[0] == t:
-            direction = x0 + (h / (2 * last[2])).to(x0) * (x0 - last[1])
+            direction = x0 + (h / (2 * last[2])).to(x0.dtype) * (x0 - last[1])
         shrink = ((1 - alpha_bar_next) / (1 - alpha_bar)).sqrt()
-        return shrink * sample - alpha_bar_next.sqrt() * torch.expm1(-h).to(x0) * direction, x0
+        return shrink * sample - alpha_bar_next.sqrt() * torch.expm1(-h).to(x0.dtype) * direction, x0
 
     def _forget(self) -> None:
         self._last = None

@@ -5,20 +5,25 @@ r"""Draw images under a condition, in validation and inference.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.engines.utils import IterationEvents
-from monai.inferers import DiffusionInferer, Inferer, SlidingWindowInferer
+from monai.inferers import Inferer, SlidingWindowInferer
 from monai.networks.schedulers.scheduler import Scheduler
 from monai.utils.enums import CommonKeys
-from torch import Tensor
+from torch import Tensor, nn
 
+from monai_idm.inferers import InvertibleDiffusionInferer
+from monai_idm.meters import free_memory_bytes, live_bytes
+from monai_idm.networks.plan import SHARES
 from monai_idm.noise import seeded_noise
 from monai_idm.reversible import fixed_matrices
-from monai_idm.schedulers import StridedScheduler, check_sampler, fresh_sampler
+from monai_idm.schedulers import check_sampler
 from monai_idm.tasks.task import Task
 
 __all__ = ["DrawingInferer", "DrawingIteration"]
@@ -30,13 +35,16 @@ class DrawingInferer(Inferer):
     An inferer for MONAI's evaluators, MONAI Label and MONAI Deploy, and for any task with a condition. The task decides
     how draws are combined; by default their mean is taken.
 
+    As many draws as fit into the free memory pass through the network together: a small volume alone leaves most of a
+    GPU idle. How many they are changes a draw by no more than rounding.
+
     Args:
         scheduler: Scheduler to sample with, at the timesteps that are set in it.
         task: Task of the network, which defines what the condition and the drawn channels are.
         num_draws: Number of draws N.
         window: MONAI's SlidingWindowInferer, which at every step cuts the volume into patches and blends the network's
-            predictions; or the size of such patches in voxels, which then overlap by a quarter; None: the network sees
-            the whole volume.
+            predictions (its ``sw_batch_size`` is that of a single draw); or the size of such patches in voxels, which
+            then overlap by a quarter; None: the network sees the whole volume.
         seed: Seed of the first draw. Draw i of every case uses the noise of ``seed + i``, whatever the state of torch's
             random generator.
     Raises:
@@ -79,24 +87,54 @@ class DrawingInferer(Inferer):
             ValueError: If the network has a different number of input channels than the task packs.
         """
         condition = inputs.as_subclass(Tensor)
-        channels = len(self.task.drawn)
         self._check_channels(condition, network)
-        inferer = DiffusionInferer(self.scheduler)
+        check_sampler(self.scheduler)
+        inferer, images = InvertibleDiffusionInferer(self.scheduler), []
+        all_seeds = list(range(self.seed, self.seed + self.num_draws))
+        with fixed_matrices(network):
+            together = self._draws_per_pass(condition, network)
+            for first in range(0, self.num_draws, together):
+                seeds = all_seeds[first : first + together]
+                image = inferer.sample(
+                    self._noise(condition, seeds),
+                    self._predictor(network, len(seeds)),
+                    conditioning=condition[:, None].expand(-1, len(seeds), *condition.shape[1:]).flatten(0, 1),
+                    mode="concat",
+                    verbose=False,
+                    seeds=seeds * len(condition),
+                )
+                images.append(image.unflatten(0, (-1, len(seeds))))
+        return self.task.finished(torch.cat(images, 1), condition)
+
+    def _noise(self, condition: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Noise ``(B * seeds, C, *spatial)``, the same for every case, so that a draw does not depend on the batch."""
+        shape = (len(self.task.drawn), *condition.shape[2:])
+        noise = torch.stack([seeded_noise(shape, seed) for seed in seeds]).to(condition)
+        return noise.expand(len(condition), *noise.shape).flatten(0, 1)
+
+    def _predictor(self, network: Callable, draws: int) -> Callable:
+        """The network under the condition, for this many draws of each case."""
         under_condition = self.task.under_condition(network)
-        predict = under_condition if self.window is None else partial(self.window, network=under_condition)
-        images = []
-        for seed in range(self.seed, self.seed + self.num_draws):
-            noise = seeded_noise((channels, *condition.shape[2:]), seed).to(condition)
-            # the same for every case, so that a draw does not depend on the batch
-            noise = noise.expand(len(condition), *noise.shape)
-            sampler = fresh_sampler(self.scheduler)
-            if isinstance(sampler, StridedScheduler):
-                sampler = sampler.seeded([seed] * len(condition))
-            with fixed_matrices(network):
-                image = inferer.sample(noise, predict, sampler, conditioning=condition, mode="concat", verbose=False)  # type: ignore[arg-type]
-            assert isinstance(image, Tensor)  # a pair only with save_intermediates
-            images.append(image)
-        return self.task.finished(torch.stack(images, 1), condition)
+        if self.window is None:
+            return under_condition
+        window = copy.copy(self.window)
+        window.sw_batch_size *= draws
+        return partial(window, network=under_condition)
+
+    def _draws_per_pass(self, condition: Tensor, network: Callable) -> int:
+        """As many draws as fit into the free memory, at least one; what a draw needs is counted in a pass with one."""
+        weights = network.parameters() if isinstance(network, nn.Module) else ()
+        sharded = any(hasattr(p, "to_local") for p in weights)  # then all processes must make the same passes
+        if self.num_draws == 1 or sharded:
+            return 1
+        x = torch.cat([self._noise(condition, [self.seed]), condition], 1)
+        with live_bytes() as memory:
+            self._predictor(network, 1)(x, timesteps=x.new_zeros(1), context=None)
+        share = SHARES.get(x.device.type, 0.0) / (idist.get_nproc_per_node() if x.device.type == "cpu" else 1)
+        needed = memory.peak_bytes + 5 * x.nbytes  # x_t, x_0, noise, and what the sampler keeps of earlier steps
+        fit = int(share * (free_memory_bytes(x.device) or 0) // needed)
+        passes = -(-self.num_draws // max(1, fit))
+        return -(-self.num_draws // passes)
 
     def _check_channels(self, condition: Tensor, network: Any) -> None:
         voxel = condition[(slice(1), slice(None), *[slice(1)] * (condition.ndim - 2))]

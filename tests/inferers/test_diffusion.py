@@ -251,6 +251,13 @@ def test_guidance_towards_nothing_is_refused():
         inferer.sample(noise, net, cfg=2.0, cfg_class_label=0)
 
 
+@pytest.mark.parametrize("mode", ["concat", "concatenate"])
+def test_a_mode_that_cannot_be_sampled_in_is_refused(mode):
+    inferer, noise = InvertibleDiffusionInferer(StridedDDIMScheduler(20, "cosine")), torch.randn(1, 1, 8, 8)
+    with pytest.raises(ValueError, match=f"mode='{mode}'; choose .* with images as conditioning"):
+        inferer.sample(noise, our_network(), mode=mode, verbose=False)
+
+
 def control():
     return ControlNet(2, 1, channels=(8, 16), attention_levels=(False, False), num_res_blocks=1, norm_num_groups=4,
                       conditioning_embedding_num_channels=(8,)).eval()  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from monai_idm.metrics import ReconstructionMetrics, best_gaussian_blur, mae, psnr, rmse, ssim3d
+from monai_idm.metrics.volume import CountedMask
 from tests.distributed.two_processes import meet, run_two
 
 SIZE = (10, 12, 9)
@@ -36,6 +37,14 @@ def accumulated(count, **options):
     for seed in range(count):
         metrics.update(f"case{seed}", **make_case(seed))
     return metrics
+
+
+def test_the_mask_of_a_case_is_counted_once_for_volumes_and_once_for_windows(monkeypatch):
+    counts = []
+    count = CountedMask.narrow
+    monkeypatch.setattr(CountedMask, "narrow", lambda self, *args: counts.append(args) or count(self, *args))
+    accumulated(1)
+    assert len(counts) == 2
 
 
 def test_rows_hold_what_the_single_metrics_say():
