@@ -40,7 +40,7 @@ def tiny(monkeypatch):
     for name in ("MONAI 3M", "MONAI 24M", "MONAI 348M"):
         monkeypatch.setitem(cases.NETWORKS, name, lambda case: patch)
     monkeypatch.setattr(
-        Case, "shape", property(lambda case: (1, 2 if case.network in OURS and not case.segments else 8, 8, 8, 8))
+        Case, "shape", property(lambda case: (2, 2 if case.network in OURS and not case.segments else 8, 8, 8, 8))
     )
 
 

@@ -9,7 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ["EmulatedTF32"]
 
 _aten = torch.ops.aten
-_CONVOLUTIONS = {_aten.convolution.default: 2, _aten.convolution_backward.default: 3}
+_CONVOLUTIONS = {
+    _aten.convolution.default: 2,
+    _aten.mkldnn_convolution.default: 2,
+    _aten.convolution_backward.default: 3,
+}
 _PRODUCTS = {_aten.mm.default: 2, _aten.bmm.default: 2}
 
 

@@ -16,7 +16,7 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
 from monai_idm.networks.norm_act import NormSiLU
-from monai_idm.reversible import fastest_format, in_format, recomputed_in_chunks
+from monai_idm.reversible import convolution, fastest_format, in_format, recomputed_in_chunks
 
 __all__ = ["DepthToSpace", "EntryBookend", "ExitBookend", "Shortcut", "SpaceToDepth", "enter", "halves", "leave"]
 
@@ -34,15 +34,11 @@ class EntryBookend(nn.Module):
 
     def __init__(self, spatial_dims: int, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        convolution = Conv[Conv.CONV, spatial_dims]
+        conv = convolution(spatial_dims)
         hidden = _hidden(channels, stride)
-        self.conv1 = (
-            convolution(in_channels, hidden, 3, padding=1)
-            if stride == 1
-            else convolution(in_channels, hidden, 2, stride=2)
-        )
+        self.conv1 = conv(in_channels, hidden, 3, padding=1) if stride == 1 else conv(in_channels, hidden, 2, stride=2)
         self.act = nn.SiLU()
-        self.conv2 = convolution(hidden, channels, 3, padding=1)
+        self.conv2 = conv(hidden, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.act(self.conv1(x)))
@@ -57,13 +53,13 @@ class ExitBookend(nn.Module):
 
     def __init__(self, spatial_dims: int, channels: int, out_channels: int, stride: int, norm_num_groups: int) -> None:
         super().__init__()
-        convolution = Conv[Conv.CONV, spatial_dims]
+        conv = convolution(spatial_dims)
         hidden = _hidden(channels, stride)
         self.norm = NormSiLU(norm_num_groups, channels)
         self.act = nn.SiLU()
-        self.conv1 = convolution(channels, hidden, 3, padding=1)
+        self.conv1 = conv(channels, hidden, 3, padding=1)
         self.conv2 = (
-            convolution(hidden, out_channels, 3, padding=1)
+            conv(hidden, out_channels, 3, padding=1)
             if stride == 1
             else Conv[Conv.CONVTRANS, spatial_dims](hidden, out_channels, 2, stride=2)
         )

@@ -30,9 +30,34 @@ def test_bfloat16_has_the_gradients_of_float32(size, groups):
         assert (found - expected).norm() <= 0.02 * expected.norm()
 
 
-def test_in_float32_it_is_torchs():
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("stride", "padding", "bias"), [(1, 1, True), (2, 0, False)])
+def test_in_float32_it_is_torchs(batch, stride, padding, bias):
     torch.manual_seed(0)
-    ours, torchs, x = convolution(3)(4, 4, 3, padding=1), nn.Conv3d(4, 4, 3, padding=1), torch.randn(1, 4, 2, 5, 3)
+    arguments = {"kernel_size": 3, "stride": stride, "padding": padding, "bias": bias}
+    ours, torchs = convolution(3)(4, 6, **arguments), nn.Conv3d(4, 6, **arguments).double()
     torchs.load_state_dict(ours.state_dict())
-    assert torch.equal(ours(x), torchs(x))
+    x = torch.randn(batch, 4, 5, 7, 6).contiguous(memory_format=torch.channels_last_3d)
+    assert ours(x).is_contiguous(memory_format=torch.channels_last_3d)
+    for found, expected in zip(gradients(ours, x, False), gradients(torchs, x.double(), False), strict=True):
+        torch.testing.assert_close(found, expected.float())
+
+
+def test_a_single_small_volume_does_not_take_the_slow_kernel():
+    x = torch.randn(1, 4, 5, 7, 6, requires_grad=True)
+    with torch.profiler.profile() as profile:
+        convolution(3)(4, 6, 3)(x).sum().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::mkldnn_convolution" in names
+    assert not any("slow" in name for name in names)
+
+
+def test_frozen_weights_get_no_gradient():
+    conv, x = convolution(3)(4, 6, 3).requires_grad_(False), torch.randn(1, 4, 5, 7, 6, requires_grad=True)
+    conv(x).sum().backward()
+    assert x.grad is not None
+    assert conv.weight.grad is None
+
+
+def test_in_two_dimensions_it_is_torchs_class():
     assert convolution(2) is nn.Conv2d
