@@ -110,9 +110,14 @@ CASES = {
     "mixed": lambda waits: passes(waits, precision="mixed"),
     "exact": lambda waits: passes(waits, precision="exact"),
     "stored": lambda waits: passes(waits, activations="stored"),
-    "training": lambda waits: training(waits, lambda groups: AdamWWeightNorm(groups, lr=1e-3), precision="mixed"),
+    "training": lambda waits: training(
+        waits, lambda groups: AdamWWeightNorm(groups, lr=1e-3, fused=True), precision="mixed"
+    ),
     "training in backward": lambda waits: training(
         waits, lambda groups: AdamWInBackward(groups, lr=1e-3, lambda_l2=1e-4, fused=True), precision="mixed"
+    ),
+    "training in backward, bfloat16 weights": lambda waits: training(
+        waits, lambda groups: AdamWInBackward(groups, lr=1e-3, fused=True), precision="mixed", weight_dtype="bfloat16"
     ),
 }
 found = {}
@@ -151,7 +156,7 @@ def test_the_metrics_of_a_case_are_read_at_once(waits):
     assert waits["evaluation"] == {"copy from cuda to cpu": 1, "copy from cpu to cuda": 3}  # MONAI's kernels of 3 SSIMs
 
 
-@pytest.mark.parametrize("case", ["training", "training in backward"])
+@pytest.mark.parametrize("case", ["training", "training in backward", "training in backward, bfloat16 weights"])
 def test_a_step_waits_once_with_all_handlers(case, waits):
     assert waits[case].pop("copy from cuda to cpu") == 20  # the numbers of each step
     assert waits[case].pop("synchronize") == 2  # all weights, every tenth step

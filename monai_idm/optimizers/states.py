@@ -110,6 +110,9 @@ class ParameterStep:
         if skip is not None and on_device:
             _skip_on_device(adamw, grad, skip, self.states)
         weights.grad = grad
+        rounds = p.dtype == torch.bfloat16
+        if rounds:  # counted on the host, which would wait for the steps that a fused AdamW counts on the device
+            roundings = 1 + (state["roundings"] if "roundings" in state else int(state.get("step", 0)))
         if self.states == "8bit":
             if not state:
                 adamw.init_state(param_groups[0], weights, 0, 0)
@@ -117,10 +120,9 @@ class ParameterStep:
         else:
             adamw.step()
         weights.grad = grad = None
-        if p.dtype == torch.bfloat16:
-            # counted on the host: a fused AdamW counts its steps on the device, for which the host would wait
-            state["roundings"] = state["roundings"] + 1 if "roundings" in state else int(state["step"])
-            _round_(to_local(weights), seed=number * 1_000_003 + state["roundings"])
+        if rounds:
+            state["roundings"] = roundings
+            _round_(to_local(weights), seed=number * 1_000_003 + roundings)
         # weights can be a copy: in float32, or one that bitsandbytes made to have it contiguous
         if to_local(weights).data_ptr() != to_local(p).data_ptr():
             to_local(p).copy_(to_local(weights))
