@@ -53,7 +53,7 @@ def has_bfloat16(device: torch.device | str) -> bool:
         device: The device.
     """
     device = torch.device(device)
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
