@@ -42,7 +42,7 @@ def passes(waits, **settings):
     nn.functional.mse_loss(net(x, torch.zeros(2, device="cuda")), x).backward()
 
 
-def training(waits, make_optimizer, steps=20, **settings):
+def training(waits, make_optimizer, steps=10, **settings):
     net = network(**settings)
     optimizer = make_optimizer(weight_norm_groups(net))
     scheduler = StridedDDPMScheduler(1000, schedule="cosine", prediction_type="v_prediction")
@@ -158,6 +158,6 @@ def test_the_metrics_of_a_case_are_read_at_once(waits):
 
 @pytest.mark.parametrize("case", ["training", "training in backward", "training in backward, bfloat16 weights"])
 def test_a_step_waits_once_with_all_handlers(case, waits):
-    assert waits[case].pop("copy from cuda to cpu") == 20  # the numbers of each step
-    assert waits[case].pop("synchronize") == 2  # all weights, every tenth step
+    assert waits[case].pop("copy from cuda to cpu") == 10  # the numbers of each step
+    assert waits[case].pop("synchronize") == 1  # all weights, every tenth step
     assert sum(waits[case].values()) <= 3  # once in a run: the scheduler's tables, the metric at its end

@@ -33,11 +33,14 @@ def test_without_onednn_instructions_are_of_no_use(monkeypatch):
 @pytest.mark.parametrize("native", [True, False])
 def test_emulation_on_a_gpu_does_not_count(native, monkeypatch):
     asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append(device) or nullcontext())
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native)
     assert has_bfloat16("cuda:1") == native
     assert asked == [torch.device("cuda:1")]
 
 
-def test_other_devices_count_as_without():
+def test_other_devices_count_as_without(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not has_bfloat16("cuda")
     assert not has_bfloat16("meta")
