@@ -54,10 +54,11 @@ def compare_region_shares(
         regions: Label numbers by region.
     Returns:
         For each region ``generated`` and ``real``, each with ``mean``, ``sd``, ``n`` and ``ci95`` of the share; and
-        ``distance``, the Wasserstein-1 distance in standard deviations of the real cases, with ``distance_ci95``, its
-        95 % interval by the percentile bootstrap over the cases of both sets, and ``distance_by_chance``, which two
-        such sets exceed in 5 % of cases if they are of one distribution (all cases dealt out anew). The bootstrap and
-        the dealing are seeded. The three are None if a set holds fewer than two maps or the real share does not vary.
+        ``distance``, the Wasserstein-1 distance in standard deviations of the real cases. ``distance_ci95`` is its
+        95 % interval by the percentile bootstrap over the cases of both sets, which lies too high for distances near 0
+        and may even leave them out. ``distance_by_chance`` is exceeded by 5 % of pairs of such sets of one
+        distribution (all cases dealt out anew). Both are seeded. The three are None if a set holds fewer than two maps
+        or the real share does not vary.
     Raises:
         ValueError: If a set is empty, a map has no brain, or no real map has a label of a region.
     """

@@ -10,7 +10,7 @@ from monai.metrics.mmd import compute_mmd
 
 from monai_idm.metrics import ms_ssim
 from monai_idm.metrics.diversity import pair_similarities, scales_that_fit
-from monai_idm.metrics.set_figures import nearness, set_distances
+from monai_idm.metrics.set_figures import diversity, nearness, set_distances
 from monai_idm.metrics.subsets import over_subsets
 from monai_idm.metrics.volume import smallest_side
 from monai_idm.metrics.volume_features import BINS, FEATURES
@@ -91,3 +91,11 @@ def test_pairs_are_all_or_a_seeded_part_of_them():
     assert pair_similarities(volumes, 4) == some
     half = pair_similarities([volume.half() for volume in volumes], 10)
     assert max(abs(half[pair] - every[pair]) for pair in every) < 2e-4
+
+
+def test_the_diversity_of_a_subset_is_of_its_own_pairs():
+    volumes = [seeded(1, 14, 14, 14, seed=seed).float() for seed in (0, 0, 0, 1)]
+    figure = diversity(volumes, 10)["diversity_ms_ssim"]
+    assert figure.measure(torch.tensor([0, 1, 2])) == pytest.approx(1, abs=1e-5)
+    assert figure.measure(torch.tensor([2])) is None
+    assert figure.of_all() == pytest.approx((3 + 3 * figure.measure(torch.tensor([0, 3]))) / 6, abs=1e-5)
