@@ -32,12 +32,19 @@ _WORDS = {
     "real": "real cases, for comparison",
 }
 _REGION_WORDS = {"image": REGIONS_IN_WORDS, "noise": REGIONS_IN_WORDS, "regions": REGION_TITLES}
-_COUNTS = {"cases": "cases", "data_range": "data range", "real": "real cases", "training": "training cases"}
+_COUNTS = {
+    "cases": "cases",
+    "data_range": "data range",
+    "real": "real cases",
+    "training": "training cases",
+    "scales": "scales of MS-SSIM",
+}
 _SPACES = {
     "image": ("images", ("contrast", "region", "method")),
     "noise": ("predicted noise, in standard deviations of the noise", ("contrast", "region", "method")),
     "regions": ("masks", ("region", "method")),
     "methods": ("sets of volumes", ("set",)),
+    "by_number": ("subsets of so many volumes, means", ("set", "volumes")),
 }
 _TITLES = {
     **{key: metric.title for key, metric in METRICS.items()},
@@ -48,7 +55,10 @@ _TITLES = {
     "mmd_layout": "MMD of layout",
     "histogram_distance": "histogram distance",
     "diversity_ssim": "SSIM between pairs",
+    "diversity_ms_ssim": "MS-SSIM between pairs",
     "nearest_rmse": "RMSE to the nearest training case",
+    "nearest_rmse_median": "its median",
+    "share_too_near": "share too near",
 }
 
 

@@ -3,6 +3,7 @@
 from monai_idm.handlers.attach_all import AttachAll
 from monai_idm.handlers.best_weights import BestWeights
 from monai_idm.handlers.checked_checkpoint_loader import CheckedCheckpointLoader
+from monai_idm.handlers.closing_montage import ClosingMontage
 from monai_idm.handlers.data_wait import DataWaitHandler
 from monai_idm.handlers.ema import HostEMA, UpdateEMA, UseEMA
 from monai_idm.handlers.energy import EnergyHandler
@@ -22,6 +23,7 @@ __all__ = [
     "AttachAll",
     "BestWeights",
     "CheckedCheckpointLoader",
+    "ClosingMontage",
     "DataWaitHandler",
     "EnergyHandler",
     "EvaluationReport",

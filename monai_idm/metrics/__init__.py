@@ -3,6 +3,7 @@
 from monai_idm.metrics.baselines import best_gaussian_blur, best_threshold, otsu_threshold
 from monai_idm.metrics.generation import GenerationMetrics
 from monai_idm.metrics.reconstruction import ReconstructionMetrics
+from monai_idm.metrics.region_shares import compare_region_shares, region_shares
 from monai_idm.metrics.sample_faults import SampleFaults
 from monai_idm.metrics.segmentation import SegmentationMetrics
 from monai_idm.metrics.synthesis import SynthesisMetrics
@@ -18,10 +19,12 @@ __all__ = [
     "TrainingBaselines",
     "best_gaussian_blur",
     "best_threshold",
+    "compare_region_shares",
     "mae",
     "ms_ssim",
     "otsu_threshold",
     "psnr",
+    "region_shares",
     "rmse",
     "ssim3d",
 ]

@@ -1,70 +1,49 @@
 r"""Metrics of generated volumes, which have no reference: how similar to real volumes they are as a set.
 
-- MMD (Gretton et al. 2012; MONAI's, with a linear kernel) of three simple features, each divided by its standard
+- MMD (Gretton et al. 2012, unbiased, with a linear kernel) of three simple features, each divided by its standard
   deviation over the real cases: ``intensity``, a histogram of the foreground; ``texture``, the logarithm of the power
   spectrum in bands of spatial frequency; ``layout``, the means of 4 x 4 x 4 blocks. 0: the same distribution.
 - Histogram distance: Wasserstein-1 distance between the pooled foreground intensities, in units of the image.
-- Diversity: mean SSIM of pairs of samples (MS-SSIM from 64 voxels a side). If it is above that of real pairs, the
-  samples are too similar to each other.
+- Diversity: mean MS-SSIM of pairs of samples, at as many scales as the volume has room for (3 at 32^3, 4 at 64^3). If
+  it is above that of real pairs, the samples are too similar to each other.
 - Nearest training case: root mean square distance on a grid of at most 32 voxels a side, to the case or its mirror
-  image. If samples are much closer than real cases of another split are, training cases are being repeated.
+  image; its mean and median, and the share of samples that are nearer than the nearest 5 % of real cases that were not
+  trained on. If samples are much nearer than those, training cases are being repeated.
 
-Every figure is also computed for training cases in place of samples, against the same real cases.
+The figures of the samples stand beside those of real volumes. Distances from the real cases are computed for training
+cases in place of samples; diversity and distances to the nearest training case for the real cases themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from itertools import combinations, islice
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
-from monai.metrics.mmd import compute_mmd
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
 from monai_idm.metrics.case_rows import CaseRows
+from monai_idm.metrics.diversity import scales_that_fit
+from monai_idm.metrics.set_figures import diversity, nearness, set_distances
 from monai_idm.metrics.table import aligned
-from monai_idm.metrics.volume import ms_ssim, ssim3d
+from monai_idm.metrics.volume_features import FEATURES, features
 
-__all__ = ["FEATURES", "GenerationMetrics", "features"]
+__all__ = ["GenerationMetrics"]
 
-FEATURES = ("intensity", "texture", "layout")
-FOREGROUND = 0.05  # share of the intensity range above which a voxel of any modality is foreground
-BINS, BANDS = 32, 8  # of the histogram; of the spectrum
-BLOCKS, COARSE = 4, 32  # a side: blocks of the layout; most voxels of the grid for nearest cases
-CASES, PAIRED = 256, 10  # most real and most training cases that are used; volumes whose pairs are all compared
+COARSE = 32  # most voxels a side of the grid for nearest cases
+CASES, PAIRED = 256, 32  # most real and most training cases that are used; most real cases whose pairs are compared
 COLUMNS = {
     "mmd_intensity": ".3f",
     "mmd_texture": ".3f",
     "mmd_layout": ".3f",
     "histogram_distance": ".4f",
-    "diversity_ssim": ".4f",
+    "diversity_ms_ssim": ".4f",
     "nearest_rmse": ".4f",
+    "nearest_rmse_median": ".4f",
+    "share_too_near": ".2f",
 }
-
-
-def features(volume: Tensor) -> dict[str, Tensor]:
-    """The features that MMD compares, see the head of this module.
-
-    Args:
-        volume: Volume ``(C, D, H, W)``, 0 to 1.
-    Returns:
-        One-dimensional tensors by the names in ``FEATURES``.
-    """
-    inside = (volume > FOREGROUND).any(0)
-    values = volume[:, inside] if inside.any() else volume.flatten(1)
-    histograms = [torch.histc(channel, BINS, 0, 1) / channel.numel() for channel in values]
-    power = torch.fft.rfftn(volume - volume.mean((1, 2, 3), keepdim=True), dim=(1, 2, 3)).abs().square()
-    axes = [torch.fft.fftfreq(n) for n in volume.shape[1:3]] + [torch.fft.rfftfreq(volume.shape[3])]
-    frequency = sum(f.square() for f in torch.meshgrid(*axes, indexing="ij")).sqrt()  # type: ignore[union-attr]
-    band = (frequency * 2 * BANDS).long()
-    spectrum = [power[:, band == number].mean(1) for number in range(BANDS)]
-    return {
-        "intensity": torch.stack(histograms).flatten(),
-        "texture": torch.stack(spectrum).clamp(min=1e-8).log10().flatten(),
-        "layout": adaptive_avg_pool3d(volume, BLOCKS).flatten(),
-    }
 
 
 class GenerationMetrics(CaseRows):
@@ -76,6 +55,7 @@ class GenerationMetrics(CaseRows):
         training: Preprocessed cases of the training split, likewise. None, for example for a folder of other patients:
             figures that need training cases are left out.
         network_range: Range of the cases' intensities, which is mapped to 0 to 1.
+        max_pairs: Most pairs of samples, and of real cases, that diversity is a mean of.
     """
 
     required: ClassVar = {"pred": "volume"}
@@ -84,15 +64,19 @@ class GenerationMetrics(CaseRows):
     def __init__(
         self,
         modalities: Sequence[str],
-        real: Iterable[Mapping[Hashable, Any]],
-        training: Iterable[Mapping[Hashable, Any]] | None,
+        real: Sequence[Mapping[Hashable, Any]],
+        training: Sequence[Mapping[Hashable, Any]] | None,
         network_range: Sequence[float] = (-1.0, 1.0),
+        max_pairs: int = 100,
     ) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
         self._sets = {"real": real, "training": training}
         self.network_range = tuple(network_range)
+        self.max_pairs = max_pairs
         self._described_sets: dict[str, list[dict[str, Any]]] = {}
+        self._rows: list[dict[str, Any]] | None = None
+        self._summary: dict[str, Any] | None = None
 
     @torch.no_grad()
     def update(self, subject: str, volume: Tensor) -> None:
@@ -109,52 +93,63 @@ class GenerationMetrics(CaseRows):
                 f"{subject}: a volume of shape {tuple(volume.shape)}; it must be (C, D, H, W), a channel for each of "
                 f"{', '.join(self.modalities)}"
             )
-        self._cases.append([self._describe(subject, volume, len(self._cases))])
+        self._cases.append([_described(subject, volume, keep=True)])
+        self._forget()
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        super().reset()
+        self._forget()
+
+    def gather(self) -> None:
+        """Pool the samples of all processes, see :meth:`CaseRows.gather`."""
+        super().gather()
+        self._forget()
 
     def rows(self) -> list[dict[str, Any]]:
-        """The nearest training case of each sample and of each real case; without training cases, only the samples."""
-        rows: list[dict[str, Any]] = []
-        if self._sets["training"] is None:
-            return [{"case": n, "subject": c["subject"], "method": "generated"} for n, c in enumerate(self._samples())]
-        for method, cases in (("generated", self._samples()), ("real", self._reference("real"))):
-            for number, case in enumerate(cases if self._cases else []):
-                nearest, distance = min(
-                    (
-                        (other["subject"], _distance(case["coarse"], other["coarse"]))
-                        for other in self._reference("training")
-                    ),
-                    key=lambda pair: pair[1],
+        """The nearest training case of each sample and of each real case, and whether it is the mirror image that is
+        nearest; without training cases, only the samples."""
+        if self._rows is None:
+            self._rows = self._nearest()
+        return self._rows
+
+    def nearest_volumes(self) -> dict[str, Tensor]:
+        """The sample that is nearest to a training case, this case, and the same for the real cases, for a picture.
+
+        Returns:
+            Four volumes ``(C, D, H, W)``, 0 to 1, by headings that name them, the training cases mirrored if their
+            mirror image is nearest; none without samples or training cases.
+        """
+        volumes: dict[str, Tensor] = {}
+        for method in ("generated", "real"):
+            rows = [row for row in self.rows() if row["method"] == method and "nearest_rmse" in row]
+            for row in sorted(rows, key=lambda row: row["nearest_rmse"])[:1]:
+                subject, nearest = row["subject"], row["nearest_training_case"]
+                own = self._samples()[row["case"]]["volume"].float() if method == "generated" else None
+                volumes[f"{method}: {subject}"] = self._volume("real", subject) if own is None else own
+                training = self._volume("training", nearest)
+                volumes[f"{nearest}, RMSE {row['nearest_rmse']:.4f}"] = (
+                    training.flip(1) if row["mirrored"] else training
                 )
-                subject = case["subject"]
-                row = {"case": number, "subject": subject, "method": method}
-                rows.append({**row, "nearest_training_case": nearest, "nearest_rmse": distance})
-        return rows
+        return volumes
 
     def summary(self) -> dict[str, Any]:
         """The metrics described at the head of this module.
 
         Returns:
-            ``summary["methods"][method][figure]``. The methods are ``"generated"`` and ``"real"``, training cases in
-            place of samples (for ``nearest_rmse``, the real cases). A figure is None if there are too few volumes for
-            it. The summary also holds the number of samples, ``cases``, and of ``real`` and ``training`` cases.
+            ``summary["methods"][method][figure]``. The methods are ``"generated"`` and ``"real"``, the real volumes
+            beside them. A figure is None if there are too few volumes for it, and left out if it needs training cases
+            and there are none.
+            ``summary["by_number"][method][number][figure]`` shows how it depends on the number of volumes, for a
+            quarter and half of the number of samples and for all: ``mean`` and ``sd_of_subsets`` of 8 random subsets.
+            The summary also holds the number of samples, ``cases``, and of ``real`` and ``training`` cases, and the
+            number of ``scales`` of MS-SSIM.
         """
         if not self._cases:
             return {"cases": 0}
-        rows = self.rows()
-        methods = {}
-        sets = {"generated": self._samples(), "real": self._reference("training")}
-        for method, cases in sets.items():
-            if not cases:
-                continue
-            distances = [row["nearest_rmse"] for row in rows if row["method"] == method and "nearest_rmse" in row]
-            nearest = sum(distances) / len(distances) if distances else None
-            methods[method] = {**self._compare(cases, self._reference("real")), "nearest_rmse": nearest}
-        return {
-            "cases": len(self._cases),
-            "real": len(self._reference("real")),
-            "training": len(self._reference("training")),
-            "methods": methods,
-        }
+        if self._summary is None:
+            self._summary = self._summarized()
+        return self._summary
 
     def scalars(self) -> dict[str, float]:
         """The figures of the samples by name, and those of real cases with the prefix ``real_``."""
@@ -172,14 +167,21 @@ class GenerationMetrics(CaseRows):
             return f"{title}\n(no sample was drawn)"
         lines = [["method", *COLUMNS]]
         for method, figures in summary["methods"].items():
-            lines.append([method, *("-" if figures[k] is None else format(figures[k], f) for k, f in COLUMNS.items())])
+            cells = [(figures.get(name), form) for name, form in COLUMNS.items()]
+            lines.append([method, *("-" if value is None else format(value, form) for value, form in cells)])
         notes = [
             f"Compared with {summary['real']} real cases that are not in the training split.",
-            "real: training cases in place of samples; its nearest_rmse is that of the real cases.",
-            "MMD and histogram distance: 0 is best. diversity_ssim: mean over pairs; best if close to that of real.",
+            "real: for MMD and histogram distance, training cases in place of samples; else the real cases themselves.",
+            "MMD and histogram distance: 0 is best.",
+            f"diversity_ms_ssim: mean over pairs, at {summary['scales']} scales; lower: more diverse; best if close to "
+            "that of real.",
             "nearest_rmse: distance to the nearest training case; far below that of real: training cases are repeated.",
+            "share_too_near: samples that are nearer to a training case than the nearest 5 % of the real cases.",
         ]
         return "\n".join([title, aligned(lines), *notes])
+
+    def _forget(self) -> None:
+        self._rows = self._summary = None
 
     def _samples(self) -> list[dict[str, Any]]:
         return [case for (case,) in self._cases]
@@ -190,47 +192,86 @@ class GenerationMetrics(CaseRows):
         if cases is None:
             return []
         if name not in self._described_sets:
-            low, high = self.network_range
             self._described_sets[name] = [
-                self._describe(str(item["subject"]), (item["image"] - low) / (high - low), number)
+                _described(str(item["subject"]), self._image(item), keep=name == "real" and number < PAIRED)
                 for number, item in enumerate(islice(iter(cases), CASES))
             ]
             if not self._described_sets[name]:
                 raise ValueError(f"no {name} case to compare samples with; give a dataset that holds some")
         return self._described_sets[name]
 
-    def _describe(self, subject: str, volume: Tensor, number: int) -> dict[str, Any]:
-        volume = volume.as_subclass(Tensor).detach().cpu().float().clamp(0, 1)
-        depth, height, width = (min(n, COARSE) for n in volume.shape[1:])
-        coarse = adaptive_avg_pool3d(volume, (depth, height, width))
-        paired = volume if number < PAIRED else None
-        return {"subject": subject, "features": features(volume), "coarse": coarse, "volume": paired}
+    def _image(self, item: Mapping[Hashable, Any]) -> Tensor:
+        low, high = self.network_range
+        image: Tensor = (item["image"] - low) / (high - low)
+        return image
 
-    def _compare(self, cases: list[dict[str, Any]], real: list[dict[str, Any]]) -> dict[str, float | None]:
-        figures: dict[str, float | None] = {}
-        size = min(len(cases), len(real))  # MONAI's MMD needs two sets of the same size
-        for name in FEATURES:
-            of_real, of_samples = (torch.stack([c["features"][name] for c in some]).double() for some in (real, cases))
-            figures[f"mmd_{name}"] = None
-            if size > 1:
-                spread = of_real.std(0)
-                spread = spread.clamp(min=0.1 * float(spread.mean()) + 1e-6) * len(spread) ** 0.5
-                # centring changes only the rounding errors
-                a, b = ((x[:size] - of_real.mean(0)) / spread for x in (of_real, of_samples))
-                figures[f"mmd_{name}"] = float(compute_mmd(a, b, None))
-        pooled = [torch.stack([c["features"]["intensity"] for c in some]).mean(0) for some in (real, cases)]
-        gap = (pooled[0] - pooled[1]).view(len(self.modalities), BINS).cumsum(1).abs().sum(1) / BINS
-        figures["histogram_distance"] = float(gap.mean())
-        volumes = [case["volume"] for case in cases if case["volume"] is not None]
-        similarities = [_similarity(a, b) for a, b in combinations(volumes, 2)]
-        figures["diversity_ssim"] = sum(similarities) / len(similarities) if similarities else None
-        return figures
+    def _volume(self, name: str, subject: str) -> Tensor:
+        """The volume of a case of a set, read anew: most are not kept."""
+        place = next(n for n, case in enumerate(self._reference(name)) if case["subject"] == subject)
+        cases = self._sets[name]
+        assert cases is not None
+        return self._image(cases[place]).as_subclass(Tensor).cpu().clamp(0, 1)
+
+    def _nearest(self) -> list[dict[str, Any]]:
+        training = self._reference("training") if self._cases else []
+        sets = {"generated": self._samples(), "real": self._reference("real") if training else []}
+        return [
+            {"case": number, "subject": case["subject"], "method": method, **_nearest_case(case["coarse"], training)}
+            for method, cases in sets.items()
+            for number, case in enumerate(cases)
+        ]
+
+    def _distances(self, method: str) -> Tensor:
+        distances = [row["nearest_rmse"] for row in self.rows() if row["method"] == method]
+        return torch.tensor(distances, dtype=torch.float64)
+
+    def _summarized(self) -> dict[str, Any]:
+        samples, real, training = self._samples(), self._reference("real"), self._reference("training")
+        methods: dict[str, Any] = {}
+        by_number: dict[str, Any] = {}
+        sizes = sorted({len(samples) // 4, len(samples) // 2, len(samples)} - {0})
+        for method, compared, own in (("generated", samples, samples), ("real", training, real)):
+            figures = set_distances(_stacked(compared), _stacked(real)) if compared else {}
+            figures |= diversity([case["volume"] for case in own if case["volume"] is not None], self.max_pairs)
+            if training:
+                figures |= nearness(self._distances(method), self._distances("real"))
+            methods[method] = {name: figure.of_all() for name, figure in figures.items()}
+            by_number[method] = {
+                str(size): {name: figure.of_subsets(size) for name, figure in figures.items()} for size in sizes
+            }
+        return {
+            "cases": len(samples),
+            "real": len(real),
+            "training": len(training),
+            "scales": scales_that_fit(samples[0]["volume"]),
+            "methods": methods,
+            "by_number": by_number,
+        }
 
 
-def _similarity(a: Tensor, b: Tensor) -> float:
-    return float((ms_ssim if min(a.shape[1:]) >= 64 else ssim3d)(a, b).mean())
+def _described(subject: str, volume: Tensor, keep: bool) -> dict[str, Any]:
+    volume = volume.as_subclass(Tensor).detach().cpu().float().clamp(0, 1)
+    depth, height, width = (min(n, COARSE) for n in volume.shape[1:])
+    coarse = adaptive_avg_pool3d(volume, (depth, height, width))
+    return {
+        "subject": subject,
+        "features": features(volume),
+        "coarse": coarse,
+        "volume": volume.half() if keep else None,  # half: SSIM differs by about 1e-4 at most
+    }
 
 
-def _distance(a: Tensor, b: Tensor) -> float:
-    # left and right are flipped to augment the training data
-    return min(float((a - other).square().mean().sqrt()) for other in (b, b.flip(1)))
+def _stacked(cases: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return {name: torch.stack([case["features"][name] for case in cases]).double() for name in FEATURES}
+
+
+def _nearest_case(coarse: Tensor, training: list[dict[str, Any]]) -> dict[str, Any]:
+    if not training:
+        return {}
+    distance, mirrored, subject = min(
+        (float((coarse - image).square().mean().sqrt()), mirrored, other["subject"])
+        for other in training
+        # left and right are flipped to augment the training data
+        for mirrored, image in ((False, other["coarse"]), (True, other["coarse"].flip(1)))
+    )
+    return {"nearest_training_case": subject, "nearest_rmse": distance, "mirrored": mirrored}

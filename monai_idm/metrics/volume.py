@@ -9,7 +9,8 @@ With reference :math:`x`, prediction :math:`y`, mask :math:`M` and data range :m
 
 SSIM is MONAI's map over uniform windows of 7 voxels a side that lie entirely inside the volume, averaged over the
 windows whose centre is in the mask. Without a mask all voxels, or all windows, count. MS-SSIM is computed for whole
-volumes only: it is MONAI's, over the same windows at 3 scales, with the first three weights of its source.
+volumes only: it is MONAI's, over the same windows at 3 scales (or as many as asked for), with the first weights of its
+source, divided by their sum.
 
 Source: Wang et al. 2004, doi:10.1109/TIP.2003.819861; MS-SSIM: Wang et al. 2003, doi:10.1109/ACSSC.2003.1292216.
 """
@@ -23,10 +24,22 @@ from torch import Tensor
 
 from monai_idm.reversible import true_float32
 
-__all__ = ["SSIM_WINDOW", "counted", "mae", "masked_mean", "ms_ssim", "psnr", "rmse", "ssim3d", "ssim_map"]
+__all__ = [
+    "SCALES",
+    "SSIM_WINDOW",
+    "counted",
+    "mae",
+    "masked_mean",
+    "ms_ssim",
+    "psnr",
+    "rmse",
+    "smallest_side",
+    "ssim3d",
+    "ssim_map",
+]
 
 SSIM_WINDOW = 7  # voxels a side
-_SCALES = (0.0448, 0.2856, 0.3001)  # weights of the scales, finest first
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of the scales, finest first
 
 
 def psnr(pred: Tensor, reference: Tensor, mask: Tensor | None = None, data_range: float = 1.0) -> Tensor:
@@ -91,18 +104,19 @@ def ssim_map(pred: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor
     return similarity[:, 0]
 
 
-def ms_ssim(pred: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor:
-    """Structural similarity at 3 scales, each at half the resolution of the last, over the whole volume: ``(C,)``.
+def ms_ssim(pred: Tensor, reference: Tensor, data_range: float = 1.0, scales: int = 3) -> Tensor:
+    """MS-SSIM of the whole volume, each scale at half the resolution of the last: ``(C,)``.
 
-    Arguments and errors as in :func:`ssim3d`; a volume must be at least 4 windows wide on every axis.
+    Arguments and errors as in :func:`ssim3d`, without a mask; ``scales`` is the number of scales, 1 to 5. A volume must
+    be at least :func:`smallest_side` wide on every axis.
     """
     pred, reference, _ = _checked(pred, reference, None, data_range)
-    if min(pred.shape[1:]) < 4 * SSIM_WINDOW:
+    if min(pred.shape[1:]) < smallest_side(scales):
         raise ValueError(
-            f"volume size {tuple(pred.shape[1:])} is smaller than {4 * SSIM_WINDOW} voxels on some axis, which 3 "
-            "scales of MS-SSIM need; use SSIM instead"
+            f"volume size {tuple(pred.shape[1:])} is smaller than {smallest_side(scales)} voxels on some axis, which "
+            f"{scales} scales of MS-SSIM need; use SSIM instead"
         )
-    dims = pred.ndim - 1
+    dims, weights = pred.ndim - 1, SCALES[:scales]
     with true_float32():
         return compute_ms_ssim(
             pred[:, None],
@@ -112,8 +126,14 @@ def ms_ssim(pred: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor:
             kernel_type=KernelType.UNIFORM,
             kernel_size=SSIM_WINDOW,
             kernel_sigma=1.0,  # not used by the uniform window
-            weights=[weight / sum(_SCALES) for weight in _SCALES],
+            weights=[weight / sum(weights) for weight in weights],
         ).flatten()
+
+
+def smallest_side(scales: int) -> int:
+    """Voxels that every side of a volume must have for MS-SSIM at this number of scales: 7, 14, 28, 63, 112."""
+    # the coarsest scale must hold a window; MONAI asks for more at 4 scales
+    return SSIM_WINDOW * max(2 ** (scales - 1), (scales - 1) ** 2)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -157,6 +157,7 @@ def test_samples_are_compared_with_real_cases(trained):
     assert set(table["summary"]["methods"]) == {"generated", "real"}
     assert {row["nearest_training_case"][:8] for row in table["cases"]} == {"PHANTOM_"}
     assert (output / "sample_000.png").stat().st_size > 10_000
+    assert (output / "nearest_pair.png").stat().st_size > 10_000
 
 
 def sample(trained, folder, **overrides):

@@ -9,7 +9,7 @@ import torch
 
 from monai_idm.data import generate_phantom
 from monai_idm.metrics import GenerationMetrics
-from monai_idm.metrics.generation import FEATURES, features
+from monai_idm.metrics.volume_features import FEATURES, features
 
 SIZE = (24, 24, 16)
 
@@ -63,13 +63,13 @@ def test_a_fault_shows_in_the_figure_that_is_for_it(good, fault, worse):
 def test_good_samples_are_like_real_ones(good):
     for name in FEATURES:
         assert abs(good[f"mmd_{name}"]) < 0.5
-    assert good["diversity_ssim"] == pytest.approx(good["real_diversity_ssim"], abs=0.05)
+    assert good["diversity_ms_ssim"] == pytest.approx(good["real_diversity_ms_ssim"], abs=0.03)
     assert good["nearest_rmse"] == pytest.approx(good["real_nearest_rmse"], rel=0.15)
 
 
 def test_samples_that_are_all_alike_show_in_their_pairs(good):
     alike = evaluated([noisy(VOLUMES[16] * (1 - 0.01 * i)) for i in range(8)]).scalars()
-    assert alike["diversity_ssim"] > good["real_diversity_ssim"] + 0.2
+    assert 1 - alike["diversity_ms_ssim"] < 0.02 * (1 - good["real_diversity_ms_ssim"])
 
 
 def test_repeated_training_cases_are_found_by_name_also_mirrored():
@@ -89,7 +89,7 @@ def test_figures_that_need_more_samples_are_none():
     metrics = evaluated(VOLUMES[16:17])
     figures = metrics.summary()["methods"]["generated"]
     assert figures["mmd_texture"] is None
-    assert figures["diversity_ssim"] is None
+    assert figures["diversity_ms_ssim"] is None
     assert "generated  -" in metrics.table()
     json.dumps([metrics.summary(), metrics.rows()], allow_nan=False)
     empty = evaluated([])
@@ -108,7 +108,54 @@ def test_without_cases_of_the_training_samples_are_compared_all_the_same(good):
     metrics = GenerationMetrics(["t1"], items(VOLUMES[8:16]), None)
     for number, sample in enumerate(VOLUMES[16:]):
         metrics.update(f"sample_{number}", sample)
-    expected = {name: value for name, value in good.items() if "nearest" not in name and not name.startswith("real_")}
+    of_training = ("nearest", "share_too_near", "real_mmd", "real_histogram")
+    expected = {name: value for name, value in good.items() if not any(part in name for part in of_training)}
     assert metrics.scalars() == pytest.approx(expected)
     assert [row["subject"] for row in metrics.rows()] == [f"sample_{i}" for i in range(8)]
     assert "generated" in metrics.table()
+
+
+def test_rarely_is_a_good_sample_too_near_and_a_copy_always():
+    copies = evaluated([*VOLUMES[:2], VOLUMES[20], VOLUMES[21]])
+    figures = copies.summary()["methods"]
+    assert figures["generated"]["share_too_near"] == 0.5
+    assert figures["real"]["share_too_near"] == 1 / 8  # of 8 real cases only the nearest is nearer than 5 % of them
+    distances = sorted(row["nearest_rmse"] for row in copies.rows() if row["method"] == "real")
+    assert figures["real"]["nearest_rmse_median"] == pytest.approx((distances[3] + distances[4]) / 2)
+
+
+def test_every_figure_of_the_whole_set_ends_its_course_over_the_number_of_samples(good):
+    summary = evaluated(VOLUMES[16:]).summary()
+    course = summary["by_number"]["generated"]
+    assert list(course) == ["2", "4", "8"]
+    assert {name: found["mean"] for name, found in course["8"].items()} == pytest.approx(
+        summary["methods"]["generated"]
+    )
+    # few samples: their pooled histogram is farther from that of the real cases; MMD is unbiased
+    assert course["2"]["histogram_distance"]["mean"] > course["8"]["histogram_distance"]["mean"]
+    for number in ("2", "4"):
+        assert course[number]["nearest_rmse"]["mean"] == pytest.approx(good["nearest_rmse"], rel=0.1)
+        assert course[number]["mmd_layout"]["sd_of_subsets"] > 0
+    assert summary["by_number"] == evaluated(VOLUMES[16:]).summary()["by_number"]
+
+
+def test_the_nearest_pairs_are_found_again_as_volumes():
+    metrics = evaluated([VOLUMES[20], VOLUMES[2].flip(1), VOLUMES[21]])
+    sample, copied, real, nearest = metrics.nearest_volumes().items()
+    assert (sample[0], copied[0]) == ("generated: sample_1", "case_2, RMSE 0.0000")
+    torch.testing.assert_close(sample[1], copied[1], rtol=0, atol=5e-4)  # the sample is kept in half precision
+    assert real[0].startswith("real: case_")
+    on_grid = float((real[1] - nearest[1]).square().mean().sqrt())  # 24 x 24 x 16: the grid of nearest cases
+    assert nearest[0].endswith(f"RMSE {on_grid:.4f}")
+    assert GenerationMetrics(["t1"], items(VOLUMES[:2]), None).nearest_volumes() == {}
+    assert evaluated([]).nearest_volumes() == {}
+
+
+def test_results_follow_samples_that_come_later():
+    metrics = evaluated(VOLUMES[16:18])
+    first = metrics.scalars()
+    metrics.update("one_more", VOLUMES[18])
+    assert metrics.summary()["cases"] == 3
+    assert metrics.scalars() != first
+    metrics.reset()
+    assert metrics.rows() == []
