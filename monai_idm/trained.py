@@ -28,6 +28,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "schedule": "cosine",
     "prediction_type": "v_prediction",
     "zero_terminal_snr": False,
+    "noise_shift": 1.0,
     "zoom": True,
     "spatial_size": None,
 }
@@ -131,7 +132,7 @@ class TrainedModel:
             variance_type: Variance of DDPM's steps.
         """
         low, high = self["network_range"]
-        training = ("num_train_timesteps", "schedule", "prediction_type", "zero_terminal_snr")
+        training = ("num_train_timesteps", "schedule", "prediction_type", "zero_terminal_snr", "noise_shift")
         noise = {**{setting: self[setting] for setting in training}, "clip_sample_min": low, "clip_sample_max": high}
         if num_inference_steps is None:
             return StridedDDPMScheduler(**noise, variance_type=variance_type)

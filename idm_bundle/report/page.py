@@ -39,7 +39,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         ),
         (
             "Diffusion",
-            "num_train_timesteps schedule prediction_type zero_terminal_snr variance_type timestep_power",
+            "num_train_timesteps schedule prediction_type zero_terminal_snr noise_shift variance_type timestep_power",
         ),
         (
             "Training",

@@ -6,8 +6,9 @@ r"""The paper's loss, and min-SNR weights that keep single noise levels from dom
 The last term is the optimizer's (:class:`~monai_idm.optimizers.AdamWWeightNorm`). In the paper :math:`w_t = 1`;
 min-SNR-:math:`\gamma` weights the error of the predicted image by :math:`\min(\text{SNR}, \gamma)`, with
 :math:`\text{SNR} = \bar\alpha_t / (1 - \bar\alpha_t)`, and so the error of predicted noise by
-:math:`\min(1, \gamma / \text{SNR})` and that of a predicted velocity by
-:math:`\min(\text{SNR}, \gamma) / (\text{SNR} + 1)`.
+:math:`\min(1, \gamma / \text{SNR})`, that of a predicted velocity by
+:math:`\min(\text{SNR}, \gamma) / (\text{SNR} + 1)`, and that of a flow by :math:`\min(\text{SNR}, \gamma) \sigma_t^2`
+with :math:`\text{SNR} = (1 - \sigma_t)^2 / \sigma_t^2`.
 
 Source: eq. 8 of arXiv:2504.10883; min-SNR: Hang et al. 2023, arXiv:2303.09556.
 """
@@ -20,6 +21,8 @@ import torch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 from torch.nn.functional import mse_loss
+
+from monai_idm.schedulers import is_flow, noise_levels
 
 __all__ = ["InvertibleDiffusionLoss", "min_snr_weights"]
 
@@ -109,6 +112,9 @@ def min_snr_weights(scheduler: Scheduler, timesteps: Tensor, gamma: float) -> Te
     Returns:
         Weights ``(B,)``, float32.
     """
+    if is_flow(scheduler):
+        alpha, sigma = noise_levels(scheduler, timesteps.float())
+        return (alpha / sigma).square().clamp(max=gamma) * sigma.square()
     alpha_bar = scheduler.alphas_cumprod[timesteps.to(scheduler.alphas_cumprod.device).long()].float()
     snr = alpha_bar / (1 - alpha_bar)
     if scheduler.prediction_type == "sample":

@@ -8,6 +8,8 @@ from monai_idm.schedulers.heun import StridedHeunScheduler
 from monai_idm.schedulers.named import SAMPLERS, few_step_sampler, named_sampler
 from monai_idm.schedulers.prediction import (
     check_prediction_type,
+    is_flow,
+    noise_levels,
     predicted_noise,
     predicted_sample,
     prediction_target,
@@ -27,7 +29,9 @@ __all__ = [
     "check_sampler",
     "few_step_sampler",
     "fresh_sampler",
+    "is_flow",
     "named_sampler",
+    "noise_levels",
     "predicted_noise",
     "predicted_sample",
     "prediction_target",

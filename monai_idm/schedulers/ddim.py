@@ -41,7 +41,8 @@ class StridedDDIMScheduler(StridedScheduler):
             The sample at the next noise level, and the predicted noiseless sample.
         """
         t = int(timestep)
-        alpha_bar, alpha_bar_next = self._alpha_bar(t), self._alpha_bar(self._next(t))
+        s = self._next(t)
+        alpha_bar, alpha_bar_next = self._alpha_bar(t), self._alpha_bar(s)
         x0 = self._predicted_sample(model_output, t, sample)
         noise = predicted_noise(self, model_output, t, sample)
         variance = eta**2 * (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
@@ -49,4 +50,4 @@ class StridedDDIMScheduler(StridedScheduler):
         following = alpha_bar_next.sqrt() * x0 + direction
         if eta > 0:
             following = following + variance.sqrt() * self._noise(sample, generator)
-        return following, x0
+        return self._as_trained(following, s), x0

@@ -52,14 +52,16 @@ class StridedHeunScheduler(StridedScheduler):
         s = self._next(t)
         alpha_bar, alpha_bar_next = self._alpha_bar(t), self._alpha_bar(s)
         x0 = self._predicted_sample(model_output, t, sample)
+        sample = self._as_diffusion(sample, t)
         noise = (sample - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
         velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
         if self._start is not None and self._next(self._start[0]) == t:
             start, x_start, v_start = self._start
             self._start = None
-            return x_start - (self._angle(start) - self._angle(t)) * (v_start + velocity) / 2, x0
+            corrected = x_start - (self._angle(start) - self._angle(t)) * (v_start + velocity) / 2
+            return self._as_trained(corrected, t), x0
         self._start = None if s is None else (t, sample, velocity)
-        return alpha_bar_next.sqrt() * x0 + (1 - alpha_bar_next).sqrt() * noise, x0
+        return self._as_trained(alpha_bar_next.sqrt() * x0 + (1 - alpha_bar_next).sqrt() * noise, s), x0
 
     def _forget(self) -> None:
         self._start = None

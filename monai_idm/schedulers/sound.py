@@ -8,13 +8,14 @@ MONAI's own schedulers:
 - ``DDPMScheduler`` always steps to t - 1, and ``DDIMScheduler`` by T // n, whatever the next timestep is. This is right
   only if they step to the next timestep, as with all T timesteps. Otherwise DDPM is refused; DDIM, whose images are off
   by 0.1 to 0.7, warns.
-- ``RFlowScheduler`` can be sampled with, but has no noise levels, which reconstruction needs.
+- ``RFlowScheduler`` can be sampled with.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler, RFlowScheduler
 from monai.networks.schedulers.scheduler import Scheduler
 
+from monai_idm.schedulers.prediction import is_flow
 from monai_idm.schedulers.strided import StridedScheduler
 
 __all__ = ["check_noise_levels", "check_sampler", "fresh_sampler", "sampler_starting_at"]
@@ -47,18 +49,18 @@ def check_sampler(scheduler: Scheduler | None, reconstructs: bool = False) -> No
 
 
 def check_noise_levels(scheduler: Scheduler, purpose: str) -> None:
-    """Refuse a scheduler without noise levels, such as one for flow matching.
+    """Refuse a scheduler without noise levels.
 
     Args:
         scheduler: Any scheduler.
         purpose: What needs the noise levels, for the message.
     Raises:
-        ValueError: If the scheduler has no ``alphas_cumprod``.
+        ValueError: If the scheduler has no ``alphas_cumprod`` and is not for flow matching.
     """
-    if not hasattr(scheduler, "alphas_cumprod"):
+    if not hasattr(scheduler, "alphas_cumprod") and not isinstance(scheduler, RFlowScheduler):
         raise ValueError(
-            f"{_name(scheduler)} has no noise levels (alphas_cumprod), which {purpose} needs; train and sample with a "
-            f"diffusion scheduler: {_OURS}"
+            f"{_name(scheduler)} has no noise levels (alphas_cumprod), which {purpose} needs; train and sample with "
+            f"{_OURS}"
         )
 
 
@@ -163,12 +165,10 @@ def _step_of(scheduler: Any) -> str | None:
 
 def _warn_of_disagreement(scheduler: Any, training: Any) -> None:
     different = [
-        f"{name}={getattr(scheduler, name, None)}, not {getattr(training, name, None)}"
-        for name in ("num_train_timesteps", "prediction_type")
-        if getattr(scheduler, name, None) != getattr(training, name, None)
+        f"{name}={ours}, not {theirs}" for name, (ours, theirs) in _meanings(scheduler, training) if ours != theirs
     ]
     levels, trained = (getattr(one, "alphas_cumprod", None) for one in (scheduler, training))
-    if not _same_levels(levels, trained):
+    if not (is_flow(scheduler) and is_flow(training)) and not _same_levels(levels, trained):
         different.append("other noise levels")
     if different:
         warnings.warn(
@@ -176,6 +176,11 @@ def _warn_of_disagreement(scheduler: Any, training: Any) -> None:
             f"give both the same num_train_timesteps, schedule, zero_terminal_snr and prediction_type",
             stacklevel=4,
         )
+
+
+def _meanings(*schedulers: Any) -> Iterator[tuple[str, list[Any]]]:
+    yield "num_train_timesteps", [getattr(one, "num_train_timesteps", None) for one in schedulers]
+    yield "prediction_type", ["flow" if is_flow(one) else getattr(one, "prediction_type", None) for one in schedulers]
 
 
 def _same_levels(levels: torch.Tensor | None, others: torch.Tensor | None) -> bool:

@@ -9,7 +9,15 @@ With zero terminal SNR the last timestep is pure noise, as is the start of sampl
 .. math:: \sqrt{\bar\alpha_t} \leftarrow (\sqrt{\bar\alpha_t} - \sqrt{\bar\alpha_T})
     \frac{\sqrt{\bar\alpha_1}}{\sqrt{\bar\alpha_1} - \sqrt{\bar\alpha_T}}.
 
-Source: trailing timesteps and algorithm 1: Lin et al. 2024, arXiv:2305.08891.
+For flow matching, :math:`x_t` divided by :math:`\sqrt{\alpha_t^2 + \sigma_t^2}` is the noisy image of a diffusion model
+with :math:`\bar\alpha_t = \alpha_t^2 / (\alpha_t^2 + \sigma_t^2)`, so that every sampler also samples flows: DDIM then takes
+Euler steps, as MONAI's RFlowScheduler does. Timesteps run from T, which is pure noise, to 1.
+
+Larger images show more of their structure at the same noise level, so noise has to reach further. A shift r multiplies
+all :math:`\sigma_t / \alpha_t`; for a flow this turns t / T into :math:`r (t/T) / (1 + (r - 1) (t/T))`.
+
+Source: trailing timesteps and algorithm 1: Lin et al. 2024, arXiv:2305.08891; shift: Hoogeboom et al. 2023,
+arXiv:2301.11093, for flows Esser et al. 2024, arXiv:2403.03206.
 """
 
 from __future__ import annotations
@@ -20,10 +28,11 @@ from typing import Self
 
 import torch
 from monai.networks.schedulers.scheduler import NoiseSchedules, Scheduler
+from monai.utils import unsqueeze_right
 from torch import Tensor
 
 from monai_idm.noise import mixed_seed
-from monai_idm.schedulers.prediction import check_prediction_type, predicted_sample
+from monai_idm.schedulers.prediction import check_prediction_type, is_flow, noise_levels, predicted_sample
 
 __all__ = ["StridedScheduler"]
 
@@ -33,17 +42,20 @@ class StridedScheduler(Scheduler):
 
     Args:
         num_train_timesteps: Number of timesteps T, as in training.
-        schedule: Name in MONAI's ``NoiseSchedules``, as in training.
-        prediction_type: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``, as in training.
+        schedule: Name in MONAI's ``NoiseSchedules``, as in training; a flow has its own.
+        prediction_type: ``"epsilon"``, ``"sample"``, ``"v_prediction"`` or ``"flow"``, as in training.
         clip_sample: Clip the predicted sample to the data range.
         clip_sample_min: Lower end of the range.
         clip_sample_max: Upper end of the range.
         num_inference_steps: Number of steps, as in ``set_timesteps``; None: all T.
-        zero_terminal_snr: Rescale the schedule so that the last timestep is pure noise, as in training.
+        zero_terminal_snr: Rescale the schedule so that the last timestep is pure noise, as in training; that of a flow
+            always is.
+        noise_shift: Factor r of the ratio of noise to image at every timestep, as in training; 1 leaves it as it is.
         schedule_args: Arguments of the schedule.
     Raises:
-        ValueError: If T < 1, if the schedule or the prediction type is unknown, or if the latter is ``"epsilon"`` with
-            ``zero_terminal_snr``: the noise in pure noise carries no information about the image.
+        ValueError: If T < 1, if the schedule or the prediction type is unknown, if ``noise_shift`` is not above 0, or
+            if the prediction type is ``"epsilon"`` with ``zero_terminal_snr``: the noise in pure noise carries no
+            information about the image.
     """
 
     _seeds: Sequence[int] | None = None
@@ -59,30 +71,40 @@ class StridedScheduler(Scheduler):
         clip_sample_max: float = 1.0,
         num_inference_steps: int | None = None,
         zero_terminal_snr: bool = False,
+        noise_shift: float = 1.0,
         **schedule_args: float,
     ) -> None:
         if not isinstance(num_train_timesteps, int) or num_train_timesteps < 1:
             raise ValueError(f"num_train_timesteps={num_train_timesteps!r}; choose an integer of 1 or more")
         if schedule not in NoiseSchedules:
             raise ValueError(f"schedule={schedule!r} is unknown; choose one of {', '.join(NoiseSchedules.components)}")
+        if not noise_shift > 0:
+            raise ValueError(f"noise_shift={noise_shift}; choose a factor above 0, such as 1, or 2 for 64^3 voxels")
         super().__init__(num_train_timesteps, schedule, **schedule_args)
         check_prediction_type(prediction_type)
-        if zero_terminal_snr:
+        self.prediction_type = prediction_type
+        if is_flow(self):
+            alpha, sigma = noise_levels(self, torch.arange(num_train_timesteps + 1, dtype=torch.float64))
+            self._set_levels(alpha.square() / (alpha.square() + sigma.square()))
+        elif zero_terminal_snr:
             if prediction_type == "epsilon":
                 raise ValueError(
                     "prediction_type='epsilon' with zero_terminal_snr: at the last timestep the noise carries no "
                     "information about the image; choose 'v_prediction' or 'sample'"
                 )
             self._rescale()
+        if noise_shift != 1 and not is_flow(self):  # training and sampling shift a flow's timesteps instead
+            self._shift(noise_shift)
+        self.noise_shift = noise_shift
         self.settings = {
             "num_train_timesteps": num_train_timesteps,
             "schedule": schedule,
             "prediction_type": prediction_type,
             "zero_terminal_snr": zero_terminal_snr,
+            "noise_shift": noise_shift,
             **schedule_args,
         }
         """The arguments that a trained network depends on; a sampler for it needs the same."""
-        self.prediction_type = prediction_type
         self.clip_sample = clip_sample
         self.clip_sample_values = (clip_sample_min, clip_sample_max)
         self.set_timesteps(num_train_timesteps if num_inference_steps is None else num_inference_steps)
@@ -103,8 +125,23 @@ class StridedScheduler(Scheduler):
         self.num_inference_steps = num_inference_steps
         stride = self.num_train_timesteps / num_inference_steps
         ends = self.num_train_timesteps - stride * torch.arange(num_inference_steps, dtype=torch.float64)
-        self.timesteps = (ends.round().long() - 1).to(device)
+        if is_flow(self):
+            ends = self.shifted(ends / self.num_train_timesteps) * self.num_train_timesteps
+            self.timesteps = ends.round().long().clamp(min=1).unique_consecutive().to(device)
+        else:
+            self.timesteps = (ends.round().long() - 1).to(device)
         self._forget()
+
+    def shifted(self, t: Tensor) -> Tensor:
+        """Shift a flow's timesteps, given as parts of T, by ``noise_shift``."""
+        return self.noise_shift * t / (1 + (self.noise_shift - 1) * t)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t of images and noise, ``(B, C, *spatial)``, at timesteps ``(B,)``."""
+        if not is_flow(self):
+            return super().add_noise(original_samples, noise, timesteps)
+        alpha, sigma = (unsqueeze_right(level, noise.ndim) for level in noise_levels(self, timesteps))
+        return alpha * original_samples + sigma * noise
 
     def fresh(self) -> Self:
         """A copy without the memory of earlier steps, such as those of an interrupted sampling."""
@@ -132,7 +169,13 @@ class StridedScheduler(Scheduler):
     def _rescale(self) -> None:
         root = torch.cumprod(1 - self.betas.double(), 0).sqrt()
         root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-        alpha_bar = root.square()
+        self._set_levels(root.square())
+
+    def _shift(self, factor: float) -> None:
+        alpha_bar = torch.cumprod(1 - self.betas.double(), 0)
+        self._set_levels(alpha_bar / (alpha_bar + factor**2 * (1 - alpha_bar)))
+
+    def _set_levels(self, alpha_bar: Tensor) -> None:
         alphas = torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
         self.betas, self.alphas, self.alphas_cumprod = (x.to(self.betas) for x in (1 - alphas, alphas, alpha_bar))
 
@@ -143,6 +186,14 @@ class StridedScheduler(Scheduler):
 
     def _alpha_bar(self, t: int | None) -> Tensor:
         return self.one.to(self.alphas_cumprod) if t is None else self.alphas_cumprod[t]
+
+    def _as_diffusion(self, sample: Tensor, t: int) -> Tensor:
+        """x_t of a diffusion model from that of a flow."""
+        return sample / torch.hypot(*noise_levels(self, t)) if is_flow(self) else sample
+
+    def _as_trained(self, sample: Tensor, t: int | None) -> Tensor:
+        """The reverse of :meth:`_as_diffusion`."""
+        return sample if t is None or not is_flow(self) else sample * torch.hypot(*noise_levels(self, t))
 
     def _predicted_sample(self, model_output: Tensor, t: int, sample: Tensor) -> Tensor:
         x0 = predicted_sample(self, model_output, t, sample)

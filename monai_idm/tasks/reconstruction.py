@@ -11,7 +11,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from monai_idm.noise import mixed_seed, seeded_noise
-from monai_idm.schedulers import check_sampler, predicted_noise, predicted_sample
+from monai_idm.schedulers import check_sampler, noise_levels, predicted_noise, predicted_sample
 
 __all__ = ["ReconstructionIteration"]
 
@@ -59,7 +59,7 @@ class ReconstructionIteration:
         engine.state.output = {
             CommonKeys.IMAGE: image,
             CommonKeys.PRED: pred,
-            "noisy": x_t / training.alphas_cumprod[self.timestep].sqrt(),
+            "noisy": x_t / noise_levels(training, self.timestep)[0],
             "noise": noise,
             "noise_pred": predicted_noise(training, output, self.timestep, x_t),
             "one_step": predicted_sample(training, output, self.timestep, x_t),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 __all__ = ["Task", "predicted_channels", "task_named"]
 
-_PREDICTED = {"v_prediction": "velocity of", "epsilon": "noise of", "sample": ""}
+_PREDICTED = {"v_prediction": "velocity of", "epsilon": "noise of", "sample": "", "flow": "flow to"}
 
 
 class Task(ABC):
@@ -137,7 +137,7 @@ def predicted_channels(task: Task, prediction_type: str) -> list[str]:
 
     Args:
         task: Task of the network.
-        prediction_type: What it predicts: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
+        prediction_type: What it predicts: ``"epsilon"``, ``"sample"``, ``"v_prediction"`` or ``"flow"``.
     """
     return [f"{_PREDICTED[prediction_type]} {name}".strip() for name in task.drawn]
 

@@ -8,15 +8,18 @@ r"""One training step: draw timesteps and noise, noise the images, predict, comp
     x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad
     \hat y = w(c) \odot U(\mathrm{pack}(x_t, c), t), \qquad L(\hat y, w(c) \odot y)
 
-The target :math:`y` is the noise, the image or the velocity, depending on the scheduler's prediction type; the task
+The target :math:`y` is the noise, the image, the velocity or the flow, depending on the scheduler's prediction type; the task
 defines :math:`x_0`, :math:`c`, pack and :math:`w`.
 
 Each :math:`u_i` is uniform, and together they cover the interval evenly. Even a small batch then mixes low and high
 noise levels, and its gradient varies less (on phantoms at 32^3, batch 2: +0.2 dB in the same time). p = 1 is uniform,
 as in the paper. p = 2 draws timesteps below T / 5 more than twice as often: there the network learns the fine structure
-of an image, little of which is left at later timesteps.
+of an image, little of which is left at later timesteps. Flows are usually trained with t / T from a logit-normal
+distribution, :math:`t_i / T = 1 / (1 + \exp(-\Phi^{-1}(u_i)))`, which prefers the middle; it is then shifted by the
+scheduler's ``noise_shift``.
 
-Source: :math:`u_i` as in appendix I of Kingma et al. 2021, arXiv:2107.00630.
+Source: :math:`u_i` as in appendix I of Kingma et al. 2021, arXiv:2107.00630; the logit-normal distribution and the shift
+are those of Esser et al. 2024, arXiv:2403.03206.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from monai.engines.utils import IterationEvents
+from monai.networks.schedulers import RFlowScheduler
 from monai.networks.schedulers.scheduler import Scheduler
 from monai.utils.enums import CommonKeys
 from torch import Tensor
@@ -35,7 +39,7 @@ from monai_idm.handlers import StepGuard
 from monai_idm.losses import InvertibleDiffusionLoss
 from monai_idm.noise import mixed_seed
 from monai_idm.reversible import true_float32
-from monai_idm.schedulers import check_noise_levels, check_prediction_type, prediction_target
+from monai_idm.schedulers import check_noise_levels, check_prediction_type, is_flow, prediction_target
 from monai_idm.tasks.task import Task
 
 __all__ = ["TrainingStep"]
@@ -59,7 +63,7 @@ class TrainingStep:
     Args:
         task: Task of the network, which defines what a batch holds and how the network is called.
         scheduler: Training scheduler.
-        timestep_power: Power p of the timesteps' distribution, at least 1.
+        timestep_power: Power p of the timesteps' distribution, at least 1; None: the logit-normal distribution.
         seed: Seed of timesteps and noise.
         guard: Checks the loss and the gradients, and leaves the weights unchanged if they are bad. It must also be one
             of the trainer's handlers. None: every step is taken.
@@ -72,12 +76,14 @@ class TrainingStep:
         self,
         task: Task,
         scheduler: Scheduler,
-        timestep_power: float = 1.0,
+        timestep_power: float | None = 1.0,
         seed: int = 0,
         guard: StepGuard | None = None,
     ) -> None:
-        if timestep_power < 1:
-            raise ValueError(f"timestep_power={timestep_power}; choose 1 (uniform) or more (towards little noise)")
+        if timestep_power is not None and timestep_power < 1:
+            raise ValueError(
+                f"timestep_power={timestep_power}; choose 1 (uniform), more (towards little noise), or null (logit-normal)"
+            )
         check_noise_levels(scheduler, "the training target")
         check_prediction_type(str(scheduler.prediction_type))
         self.task = task
@@ -141,10 +147,17 @@ class TrainingStep:
         return torch.stack(noise).to(images.dtype)
 
     def get_timesteps(self, images: Tensor) -> Tensor:
-        """Timesteps for this process's images, ``(B,)``."""
-        batch = len(images) * idist.get_world_size()
+        """Timesteps for this process's images, ``(B,)``; MONAI's RFlowScheduler draws its own."""
+        batch, scheduler = len(images) * idist.get_world_size(), self.scheduler
+        if isinstance(scheduler, RFlowScheduler):
+            return _of_this_process(scheduler.sample_timesteps(images[:1].expand(batch, *images.shape[1:])))
         u = _of_this_process((torch.rand(1, dtype=torch.float64) + torch.arange(batch) / batch) % 1)
-        return (self.scheduler.num_train_timesteps * u**self.timestep_power).long().to(images.device, non_blocking=True)
+        t = torch.special.ndtri(u).sigmoid() if self.timestep_power is None else u**self.timestep_power
+        if is_flow(scheduler):  # from 1, with hardly any noise, to T
+            t = (scheduler.num_train_timesteps * scheduler.shifted(t)).ceil().clamp(min=1)
+        else:
+            t = scheduler.num_train_timesteps * t
+        return t.long().to(images.device, non_blocking=True)
 
 
 def _on_device(engine: Any, tensor: Tensor) -> Tensor:

@@ -141,14 +141,6 @@ def test_ddpm_with_steps_left_out_is_refused_everywhere_else(use):
         uses(few(DDPMScheduler(T, "cosine"), 10))[use]()
 
 
-@pytest.mark.parametrize("use", ["reconstruct", "ReconstructionIteration"])
-def test_flow_matching_is_refused_where_noise_levels_are_needed(use):
-    with pytest.raises(ValueError, match=r"RFlowScheduler has no noise levels .* which reconstruction needs"):
-        uses(few(RFlowScheduler(T), 10))[use]()
-    with pytest.raises(ValueError, match="RFlowScheduler has no noise levels"):
-        InvertibleDiffusionInferer(RFlowScheduler(T)).reconstruct(torch.zeros(1, 1, 4, 4), None, 50)
-
-
 def test_flow_matching_samples_the_image_and_without_timesteps_is_refused():
     x0, noise = case()
     scheduler = RFlowScheduler(T)

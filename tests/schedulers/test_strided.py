@@ -15,6 +15,7 @@ from monai_idm.schedulers import (
     StridedDDIMScheduler,
     StridedDDPMScheduler,
     StridedHeunScheduler,
+    noise_levels,
     predicted_noise,
     predicted_sample,
 )
@@ -26,11 +27,11 @@ MEAN, SD = 0.3, 0.2
 
 def exact(scheduler, x, t):
     """What a perfect network predicts at x_t if the data are N(MEAN, SD^2)."""
-    a = scheduler.alphas_cumprod[t].double()
-    x0 = MEAN + a.sqrt() * SD**2 / (a * SD**2 + 1 - a) * (x - a.sqrt() * MEAN)
-    noise = (x - a.sqrt() * x0) / (1 - a).sqrt()
-    velocity = a.sqrt() * noise - (1 - a).sqrt() * x0
-    return {"sample": x0, "epsilon": noise, "v_prediction": velocity}[scheduler.prediction_type]
+    alpha, sigma = (level.double() for level in noise_levels(scheduler, t))
+    x0 = MEAN + alpha * SD**2 / (alpha**2 * SD**2 + sigma**2) * (x - alpha * MEAN)
+    noise = (x - alpha * x0) / sigma
+    outputs = {"sample": x0, "epsilon": noise, "v_prediction": alpha * noise - sigma * x0, "flow": x0 - noise}
+    return outputs[scheduler.prediction_type]
 
 
 def drawn(scheduler):
@@ -42,7 +43,7 @@ def drawn(scheduler):
 
 
 @pytest.mark.parametrize("steps", [5, 10, 20, 50])
-@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction", "flow"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_mean_is_right_at_few_steps(sampler, prediction_type, steps):
     scheduler = sampler(

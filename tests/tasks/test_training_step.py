@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import ignite.distributed as idist
 import pytest
@@ -18,7 +19,7 @@ from monai_idm.inferers import InvertibleDiffusionInferer
 from monai_idm.losses import InvertibleDiffusionLoss
 from monai_idm.noise import mixed_seed
 from monai_idm.optimizers import AdamWInBackward
-from monai_idm.schedulers import predicted_noise, predicted_sample
+from monai_idm.schedulers import StridedDDPMScheduler, predicted_noise, predicted_sample
 from monai_idm.tasks import ChooseKnownd, Generation, Segmentation, Synthesis, TrainingStep
 from tests.networks.test_invertible_unet import small
 from tests.tasks.supervised import SAMPLE, Supervised, Timed, trainer
@@ -86,9 +87,15 @@ CASES = {  # task, batch, x_0
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-def test_the_target_is_what_the_scheduler_takes_for_a_prediction(prediction_type):
-    scheduler = DDPMScheduler(100, "cosine", prediction_type=prediction_type)
+SCHEDULERS = {
+    **{kind: DDPMScheduler(100, "cosine", prediction_type=kind) for kind in ("epsilon", "sample", "v_prediction")},
+    "flow": StridedDDPMScheduler(100, prediction_type="flow"),
+    "MONAI's flow": RFlowScheduler(100),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_the_target_is_what_the_scheduler_takes_for_a_prediction(scheduler):
     x0 = images(1, 4).double()
     step = TrainingStep(ONE, scheduler)
     output, seen = one_step(step, {"image": x0})
@@ -216,6 +223,23 @@ def test_a_batch_covers_all_timesteps_evenly():
     assert sorted((t // 500).tolist()) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_timesteps_of_a_flow_are_logit_normal_and_shifted(shift):
+    step = TrainingStep(ONE, StridedDDPMScheduler(2000, prediction_type="flow", noise_shift=shift), None)
+    t = torch.cat([step.get_timesteps(torch.empty(3, 1)) for _ in range(20_000)]) / 2000
+    assert 0 < t.min() < t.max() <= 1
+    normal = (t / (1 - t.clamp(max=0.9999)) / shift).log()  # of t = shift x / (1 + (shift - 1) x) with x = 1 / (1 + e^-n)
+    assert normal.mean() == pytest.approx(0, abs=0.02)
+    assert normal.std() == pytest.approx(1, abs=0.02)
+
+
+def test_monais_flow_draws_its_own_timesteps():
+    torch.manual_seed(0)
+    step = TrainingStep(ONE, RFlowScheduler(1000, sample_method="logit-normal", use_timestep_transform=True))
+    small, large = (step.get_timesteps(torch.empty(5000, 1, side, side, side)) for side in (2, 64))
+    assert small.float().mean() < 100 < 500 < large.float().mean()
+
+
 def test_processes_draw_together_what_one_would_draw(monkeypatch):
     step = TrainingStep(ONE, DDPMScheduler(2000, "cosine"), 2.0)
     x0 = images(1, 4)
@@ -292,10 +316,10 @@ def test_impossible_choices_are_refused():
     with pytest.raises(ValueError, match="choose 1"):
         TrainingStep(ONE, SAMPLE, 0.5)
     scheduler = DDPMScheduler(100, "cosine")
-    scheduler.prediction_type = "flow"
-    with pytest.raises(ValueError, match="choose one of epsilon, sample, v_prediction"):
+    scheduler.prediction_type = "noise"
+    with pytest.raises(ValueError, match="choose one of epsilon, sample, v_prediction, flow"):
         TrainingStep(ONE, scheduler)
-    with pytest.raises(ValueError, match=r"RFlowScheduler has no noise levels .* which the training target needs"):
-        TrainingStep(ONE, RFlowScheduler(100))
+    with pytest.raises(ValueError, match=r"SimpleNamespace has no noise levels .* which the training target needs"):
+        TrainingStep(ONE, SimpleNamespace(num_train_timesteps=100, prediction_type="epsilon"))
     with pytest.raises(ValueError, match=r"amp=True .* build the network with precision=\"mixed\""):
         one_step(TrainingStep(ONE, SAMPLE), {"image": images(1)}, amp=True)
