@@ -275,7 +275,7 @@ def test_the_network_and_the_task_are_those_of_the_training(task, changes, tmp_p
 
 def test_sampler_inferer_and_preprocessing_are_those_of_the_training(tmp_path):
     scheduler = {"num_train_timesteps": 40, "schedule": "cosine", "prediction_type": "sample"}
-    scheduler["zero_terminal_snr"] = True
+    scheduler |= {"zero_terminal_snr": True, "noise_shift": 2.0}
     grid = {"network_range": (-2, 3), "zoom": False, "window_percentiles": (1, 99)}
     trained = TrainedModel(save(tmp_path, ANY, scheduler=scheduler, **grid), "synthesis")
     for sampler in (trained.sampler("StridedHeunScheduler", 5), trained.sampler("any", None, "fixed_large")):

@@ -20,7 +20,7 @@ __all__ = ["PHANTOM", "RunRecord", "fingerprint", "grid_is_fixed", "read_record"
 PHANTOM = "phantom"
 
 _SECTION = "record"
-SINCE_0_4 = {"noise_shift": 1.0}  # settings that came later, with what trainings did before
+LATER = {"noise_shift": 1.0}  # settings that came later, with what trainings did before
 ADDED = ("zoom", "window_percentiles", "label_map", "coordinates")  # settings that version 0.1.0 did not record
 _logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class RunRecord:
 
     def _check(self, record: Mapping[str, Any]) -> None:
         ours = self.content["convention"]
-        trained = {**{k: v for k, v in SINCE_0_4.items() if k in ours}, **record["convention"]}
+        trained = {**{k: v for k, v in LATER.items() if k in ours}, **record["convention"]}
         recorded = [name for name in {**ours, **trained} if name in trained or name not in ADDED]
         different = differences(trained, ours, recorded)
         size = record.get("data", {}).get("spatial_size")

@@ -68,6 +68,8 @@ class StridedDDPMScheduler(StridedScheduler):
         # by a sum of logarithms: 1 minus the ratio would lose half of its digits at low noise
         beta = -torch.expm1(torch.log1p(-self.betas[s + 1 : t + 1].double()).sum()).to(alpha_bar)
         rest = (1 - alpha_bar_next) / (1 - alpha_bar)
-        mean = alpha_bar_next.sqrt() * beta / (1 - alpha_bar) * x0 + (1 - beta).sqrt() * rest * self._as_diffusion(sample, t)
+        mean = alpha_bar_next.sqrt() * beta / (1 - alpha_bar) * x0 + (1 - beta).sqrt() * rest * self._as_diffusion(
+            sample, t
+        )
         variance = beta * rest if self.variance_type == "fixed_small" else beta
         return self._as_trained(mean + variance.sqrt() * self._noise(sample, generator), s), x0

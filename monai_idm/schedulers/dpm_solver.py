@@ -55,7 +55,9 @@ class DPMSolverPlusPlusScheduler(StridedScheduler):
         if last is not None and last[0] == t:
             direction = x0 + (h / (2 * last[2])).to(x0.dtype) * (x0 - last[1])
         shrink = ((1 - alpha_bar_next) / (1 - alpha_bar)).sqrt()
-        following = shrink * self._as_diffusion(sample, t) - alpha_bar_next.sqrt() * torch.expm1(-h).to(x0.dtype) * direction
+        following = (
+            shrink * self._as_diffusion(sample, t) - alpha_bar_next.sqrt() * torch.expm1(-h).to(x0.dtype) * direction
+        )
         return self._as_trained(following, s), x0
 
     def _forget(self) -> None:

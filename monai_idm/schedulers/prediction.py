@@ -4,9 +4,9 @@ The noisy image of timestep t is
 
 .. math:: x_t = \alpha_t x_0 + \sigma_t \epsilon .
 
-In a diffusion model :math:`\alpha_t = \sqrt{\bar\alpha_t}` and :math:`\sigma_t = \sqrt{1 - \bar\alpha_t}`. In flow
-matching (rectified flow) the image moves along a straight line, :math:`\sigma_t = t / T = 1 - \alpha_t`, and the network
-predicts its direction, :math:`x_0 - \epsilon`.
+In a diffusion model :math:`\alpha_t = \sqrt{\bar\alpha_t}` and :math:`\sigma_t = \sqrt{1 - \bar\alpha_t}`. In
+flow matching (rectified flow) the image moves along a straight line, :math:`\sigma_t = t / T = 1 - \alpha_t`, and the
+network predicts its direction, :math:`x_0 - \epsilon`.
 
 Source: flow matching after Liu et al. 2022, arXiv:2209.03003; sign and timesteps are those of MONAI's RFlowScheduler.
 """

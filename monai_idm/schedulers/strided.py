@@ -10,8 +10,8 @@ With zero terminal SNR the last timestep is pure noise, as is the start of sampl
     \frac{\sqrt{\bar\alpha_1}}{\sqrt{\bar\alpha_1} - \sqrt{\bar\alpha_T}}.
 
 For flow matching, :math:`x_t` divided by :math:`\sqrt{\alpha_t^2 + \sigma_t^2}` is the noisy image of a diffusion model
-with :math:`\bar\alpha_t = \alpha_t^2 / (\alpha_t^2 + \sigma_t^2)`, so that every sampler also samples flows: DDIM then takes
-Euler steps, as MONAI's RFlowScheduler does. Timesteps run from T, which is pure noise, to 1.
+with :math:`\bar\alpha_t = \alpha_t^2 / (\alpha_t^2 + \sigma_t^2)`, so that every sampler also samples flows: DDIM then
+takes Euler steps, as MONAI's RFlowScheduler does. Timesteps run from T, which is pure noise, to 1.
 
 Larger images show more of their structure at the same noise level, so noise has to reach further. A shift r multiplies
 all :math:`\sigma_t / \alpha_t`; for a flow this turns t / T into :math:`r (t/T) / (1 + (r - 1) (t/T))`.

@@ -8,8 +8,8 @@ r"""One training step: draw timesteps and noise, noise the images, predict, comp
     x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad
     \hat y = w(c) \odot U(\mathrm{pack}(x_t, c), t), \qquad L(\hat y, w(c) \odot y)
 
-The target :math:`y` is the noise, the image, the velocity or the flow, depending on the scheduler's prediction type; the task
-defines :math:`x_0`, :math:`c`, pack and :math:`w`.
+The target :math:`y` is the noise, the image, the velocity or the flow, depending on the scheduler's prediction type;
+the task defines :math:`x_0`, :math:`c`, pack and :math:`w`.
 
 Each :math:`u_i` is uniform, and together they cover the interval evenly. Even a small batch then mixes low and high
 noise levels, and its gradient varies less (on phantoms at 32^3, batch 2: +0.2 dB in the same time). p = 1 is uniform,
@@ -18,8 +18,8 @@ of an image, little of which is left at later timesteps. Flows are usually train
 distribution, :math:`t_i / T = 1 / (1 + \exp(-\Phi^{-1}(u_i)))`, which prefers the middle; it is then shifted by the
 scheduler's ``noise_shift``.
 
-Source: :math:`u_i` as in appendix I of Kingma et al. 2021, arXiv:2107.00630; the logit-normal distribution and the shift
-are those of Esser et al. 2024, arXiv:2403.03206.
+Source: :math:`u_i` as in appendix I of Kingma et al. 2021, arXiv:2107.00630; the logit-normal distribution and the
+shift are those of Esser et al. 2024, arXiv:2403.03206.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class TrainingStep:
     ) -> None:
         if timestep_power is not None and timestep_power < 1:
             raise ValueError(
-                f"timestep_power={timestep_power}; choose 1 (uniform), more (towards little noise), or null (logit-normal)"
+                f"timestep_power={timestep_power}; choose 1 (uniform) or more (towards little noise), or null for a "
+                f"logit-normal distribution"
             )
         check_noise_levels(scheduler, "the training target")
         check_prediction_type(str(scheduler.prediction_type))
@@ -148,7 +149,8 @@ class TrainingStep:
 
     def get_timesteps(self, images: Tensor) -> Tensor:
         """Timesteps for this process's images, ``(B,)``; MONAI's RFlowScheduler draws its own."""
-        batch, scheduler = len(images) * idist.get_world_size(), self.scheduler
+        scheduler: Any = self.scheduler
+        batch = len(images) * idist.get_world_size()
         if isinstance(scheduler, RFlowScheduler):
             return _of_this_process(scheduler.sample_timesteps(images[:1].expand(batch, *images.shape[1:])))
         u = _of_this_process((torch.rand(1, dtype=torch.float64) + torch.arange(batch) / batch) % 1)

@@ -26,7 +26,8 @@ def flow(sampler=StridedDDIMScheduler, steps=10, **options):
 
 
 def test_noise_is_that_of_monai():
-    images, noise, t = torch.randn(2, 3, 1, 4, 4, 4).unbind(0)[:2] + (torch.tensor([1, 400, 1000]),)
+    images, noise = torch.randn(2, 3, 1, 4, 4, 4)
+    t = torch.tensor([1, 400, 1000])
     torch.testing.assert_close(flow().add_noise(images, noise, t), RFlowScheduler(1000).add_noise(images, noise, t))
     assert torch.equal(flow().add_noise(images, noise, torch.tensor([1000] * 3)), noise)
 

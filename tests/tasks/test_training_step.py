@@ -228,7 +228,9 @@ def test_timesteps_of_a_flow_are_logit_normal_and_shifted(shift):
     step = TrainingStep(ONE, StridedDDPMScheduler(2000, prediction_type="flow", noise_shift=shift), None)
     t = torch.cat([step.get_timesteps(torch.empty(3, 1)) for _ in range(20_000)]) / 2000
     assert 0 < t.min() < t.max() <= 1
-    normal = (t / (1 - t.clamp(max=0.9999)) / shift).log()  # of t = shift x / (1 + (shift - 1) x) with x = 1 / (1 + e^-n)
+    normal = (
+        t / (1 - t.clamp(max=0.9999)) / shift
+    ).log()  # of t = shift x / (1 + (shift - 1) x) with x = 1 / (1 + e^-n)
     assert normal.mean() == pytest.approx(0, abs=0.02)
     assert normal.std() == pytest.approx(1, abs=0.02)
 
