@@ -13,6 +13,7 @@ import torch
 
 from idm_bundle.studies.configs import SMALLEST
 from monai_idm.checkpoints import read_checkpoint, read_record
+from monai_idm.trained import TrainedModel
 from tests.bundle.workspace import CONFIGS, TINY, chain, train, workflow
 
 
@@ -258,6 +259,20 @@ def test_a_network_learns_classes_and_samples_one(tmp_path):
     evaluation.initialize()
     evaluation.run()
     assert json.loads((tmp_path / "output" / "generation" / "generation.json").read_text())["summary"]["cases"] == 2
+
+
+def test_a_flow_is_trained_resumed_evaluated_and_sampled(tmp_path):
+    train(tmp_path, prediction_type="flow", noise_shift=2.0)
+    trained = TrainedModel(tmp_path / "models" / "model.pt", "generation")
+    assert (trained["prediction_type"], trained["noise_shift"]) == ("flow", 2.0)
+    run = train(tmp_path, prediction_type="flow", noise_shift=2.0, resume=True, **{"demo#max_epochs": 2})
+    assert run.parser.get_parsed_content("train#step").timestep_power is None
+    evaluate(tmp_path)  # the weights say how they were trained
+    output = sample(tmp_path, tmp_path / "samples", num_samples=1)
+    assert json.loads((output / "sample_000.json").read_text())["settings"]["sampler"]
+    with pytest.raises(Exception, match=r"Failed to (evaluate|instantiate)") as error:
+        train(tmp_path, prediction_type="flow", resume=True, **{"demo#max_epochs": 3})
+    assert "noise_shift: 2.0 in the checkpoint, 1.0 here" in chain(error.value)
 
 
 def test_full_ddpm_sampling_takes_every_step(trained, tmp_path):

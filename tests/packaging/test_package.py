@@ -48,7 +48,7 @@ def read(folder: Path, name: str) -> dict:
 @pytest.mark.parametrize(
     ("task", "knobs"),
     [
-        ("generation", {"modalities": ["t2", "flair"], "bookend_stride": 2, "prediction_type": "epsilon"}),
+        ("generation", {"modalities": ["t2", "flair"], "bookend_stride": 2, "prediction_type": "flow"}),
         ("segmentation", {"regions": ["core", "whole"], "schedule": "linear_beta"}),
         ("synthesis", {"modalities": ["t1", "t1ce", "t2"], "known": ["t1", "t2"]}),
     ],
