@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 
 import pytest
 import torch
 
 from idm_bundle.studies import __main__ as command
-from idm_bundle.studies import kills, quality, real, segmentation, soak, synthesis, warning
+from idm_bundle.studies import brains, kills, quality, real, segmentation, soak, synthesis, warning
 from idm_bundle.studies.configs import SMALLEST, configured
 from idm_bundle.studies.runs import demo
 from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, compare, sample
 from monai_idm.data import dataset_or_phantoms
 from monai_idm.handlers import MontageHandler
+from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
 from tests.bundle.workspace import TINY
 
 DEMO = {name: TINY[name] for name in ("device", "demo#num_subjects", "demo#phantom_size")}
@@ -112,12 +114,35 @@ def test_a_folder_of_two_cases_is_trained_on_one_and_judged_on_the_other(tmp_pat
     assert {"psnr_t1_brain", "lookup_psnr_t1_brain"} <= synthetic["t2"].keys()
 
 
+def test_a_network_of_real_brains_is_trained_once_and_sampled_in_several_ways(tmp_path, monkeypatch):
+    run = brains._run
+    monkeypatch.setattr(brains, "_run", lambda *arguments: {**run(*arguments), **SMALLEST})
+    monkeypatch.setattr(brains, "_SAMPLERS", {"Heun": "StridedHeunScheduler"})
+    monkeypatch.setattr(brains, "_STEPS", (2, 3))
+    monkeypatch.setattr(brains, "_NUM_SAMPLES", 2)
+    folder = dataset_or_phantoms(None, tmp_path / "phantoms", 5, DEMO["demo#phantom_size"], 0)
+    study = partial(brains.STUDIES["brains"]["flow, shifted"], dataset_dir=folder, work=str(tmp_path / "work"))
+    found = study(steps=4, side=8)
+    assert found["reconstruction"]["gaussian_blur_psnr_brain"] > 5
+    assert found["Heun, 2 steps"] != found["Heun, 3 steps"]
+    assert "PHANTOM" not in json.dumps(found)  # no case is named
+    monkeypatch.setattr(brains, "train", None)
+    assert study(steps=4, side=8) == found
+
+
+@pytest.mark.parametrize("changes", [{}, {"noise_shift": 2.0}, {"prediction_type": "flow"}])
+def test_reconstructions_start_from_the_same_noise(changes):
+    options = {"prediction_type": "v_prediction", **changes}
+    alpha, sigma = noise_levels(StridedDDPMScheduler(2000, "cosine", **options), brains.timestep_of(changes))
+    assert sigma / alpha == pytest.approx(0.2107, abs=0.001)
+
+
 @pytest.mark.parametrize("arguments", [["real"], ["quality", "--dataset_dir", "/data"]])
 def test_only_the_study_of_real_cases_takes_a_folder_and_it_needs_one(arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["studies", *arguments])
     with pytest.raises(SystemExit):
         command.main()
-    assert "the study real needs --dataset_dir" in capsys.readouterr().err
+    assert "the studies real and brains need --dataset_dir" in capsys.readouterr().err
 
 
 def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsys):

@@ -24,7 +24,7 @@ from idm_bundle.studies.runs import demo, evaluate, train
 from monai_idm.metrics.comparison import columns
 from monai_idm.metrics.statistics import describe
 
-__all__ = ["STUDIES", "SUMMARIES"]
+__all__ = ["STUDIES", "SUMMARIES", "reconstructed"]
 
 _MONAI = {
     "network_def": {
@@ -69,14 +69,14 @@ def evaluate_variant(changes: Mapping[str, Any], steps: int, side: int, seed: in
         seed: Seed of weights and batches; the phantoms stay the same.
     Returns:
         ``parameters``, ``step_gflop``, ``step_s`` (median), ``loss`` (mean of the last tenth of the steps); for
-        ``t250`` and ``t500`` the figures of :func:`_reconstructed`; and those of GenerationMetrics, of 16 samples.
+        ``t250`` and ``t500`` the figures of :func:`reconstructed`; and those of GenerationMetrics, of 16 samples.
     """
     with tempfile.TemporaryDirectory() as folder:
         values = {**demo(folder, steps, side), **changes}
         _, found = train(values, seed=seed)
         del found["losses"]
         for t in (250, 500):
-            found[f"t{t}"] = _reconstructed(values, t)
+            found[f"t{t}"] = reconstructed(values, t)
         generated = evaluate({**values, "num_samples": _NUM_SAMPLES}, "evaluate_generation").state.metrics
         found["generation"] = dict(generated)
     return found
@@ -88,7 +88,7 @@ def chain(steps: int, side: int) -> dict[str, Any]:
         values = demo(folder, steps, side)
         train(values)
         return {
-            f"{name}, {number} of 2000 steps": _reconstructed(
+            f"{name}, {number} of 2000 steps": reconstructed(
                 {**values, "sampler": sampler, "num_inference_steps": number}, 500
             )
             for name, (sampler, numbers) in _CHAINS.items()
@@ -129,8 +129,15 @@ def compare(results: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _reconstructed(knobs: Mapping[str, Any], timestep: int) -> dict[str, Any]:
-    """Means over cases and modalities, by method, metric and region; and ``ssim_of``, each case's SSIM in the brain."""
+def reconstructed(knobs: Mapping[str, Any], timestep: int) -> dict[str, Any]:
+    """Reconstruct the test cases.
+
+    Args:
+        knobs: Values of train.yaml that are changed.
+        timestep: Timestep to which they are noised.
+    Returns:
+        Means over cases and modalities, by method, metric and region; and ``ssim_of``, each case's SSIM in the brain.
+    """
     evaluate({**knobs, "reconstruction_timestep": timestep, "evaluation_split": "test"}, "evaluate")
     rows = json.loads(Path(knobs["output_dir"], "evaluation", "reconstruction.json").read_text())["cases"]
     series: dict[str, list[float]] = {}
