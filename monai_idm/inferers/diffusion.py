@@ -28,7 +28,7 @@ __all__ = ["InvertibleDiffusionInferer", "SamplingInferer"]
 
 
 class InvertibleDiffusionInferer(DiffusionInferer):
-    """MONAI's DiffusionInferer with class labels and reconstruction, for any MONAI diffusion network.
+    """MONAI's DiffusionInferer with class labels, conditions and reconstruction, for any MONAI diffusion network.
 
     Args:
         scheduler: Training scheduler; also the scheduler to sample with if no other is given.
@@ -45,6 +45,7 @@ class InvertibleDiffusionInferer(DiffusionInferer):
         seg: Tensor | None = None,
         *,
         class_labels: Tensor | None = None,
+        conditions: Tensor | None = None,
         **others: Any,
     ) -> Tensor:
         """One training pass: noise the inputs and predict with the network.
@@ -54,12 +55,13 @@ class InvertibleDiffusionInferer(DiffusionInferer):
             diffusion_model: The network.
             noise, timesteps, condition, mode, seg: As in MONAI's DiffusionInferer.
             class_labels: Class labels ``(B,)``, for networks that take them.
+            conditions: Numeric conditions ``(B, K)``, NaN where unknown, for networks that take them.
             others: Must be empty; it catches the arguments of MONAI's ControlNet inferers, to refuse them by name.
         Raises:
             ValueError: If a ControlNet is given, or a ``seg`` to a network that takes none.
         """
         _refuse_controlnet(noise, others)
-        network = _with_arguments(diffusion_model, seg, class_labels)
+        network = _with_arguments(diffusion_model, seg, class_labels, conditions)
         # a MetaTensor's metadata costs time in every operation
         return super().__call__(_without_metadata(inputs), network, noise, timesteps, condition, mode)
 
@@ -80,6 +82,8 @@ class InvertibleDiffusionInferer(DiffusionInferer):
         *,
         class_labels: Tensor | None = None,
         cfg_class_label: int | None = None,
+        conditions: Tensor | None = None,
+        guidance_scale: float | None = None,
         seeds: Sequence[int] | None = None,
         **others: Any,
     ) -> Any:
@@ -98,13 +102,18 @@ class InvertibleDiffusionInferer(DiffusionInferer):
             class_labels: Class labels ``(B,)``, for networks that take them.
             cfg_class_label: Class to guide away from, which the network learned as "no class"; None: ``class_labels``
                 are used on both sides of the guidance.
+            conditions: Numeric conditions ``(B, K)``, NaN where unknown, for networks that take them.
+            guidance_scale: Scale of classifier-free guidance by ``conditions``, for networks trained with some of them
+                dropped: the prediction is that for unknown conditions plus ``guidance_scale`` times the difference
+                between that for ``conditions`` and it. 0 ignores them, 1 or None takes the prediction for
+                ``conditions``, more exaggerates them; other than these, every step predicts twice.
             seeds: One seed per image, for this package's samplers that add noise: an image is then the same in every
                 batch on that kind of device.
             others: Must be empty; it catches the arguments of MONAI's ControlNet inferers, to refuse them by name.
         Raises:
             ValueError: If ``scheduler`` cannot be sampled with, if ``mode`` is unknown or lacks ``conditioning``, if
-                ``cfg`` has no class to guide away from, if a ControlNet is given, or a ``seg`` to a network that takes
-                none.
+                ``cfg`` has no class to guide away from, if ``guidance_scale`` is below 0 or given besides ``cfg``, if
+                a ControlNet is given, or a ``seg`` to a network that takes none.
         """
         _refuse_controlnet(scheduler, others)
         sampler = fresh_sampler(self.scheduler if scheduler is None else scheduler, self.scheduler, strict=False)
@@ -112,16 +121,22 @@ class InvertibleDiffusionInferer(DiffusionInferer):
             sampler = sampler.seeded(seeds)
         if cfg is not None:
             _check_guidance(cfg, conditioning, class_labels, cfg_class_label)
-            seg = None if seg is None else torch.cat([seg, seg])
-            if class_labels is not None:
-                away_from = class_labels if cfg_class_label is None else torch.full_like(class_labels, cfg_class_label)
-                class_labels = torch.cat([away_from, class_labels])
+        if guidance_scale is not None:
+            _check_guidance_scale(guidance_scale, cfg, conditions)
+        guided = conditions is not None and guidance_scale not in (None, 0, 1)
+        scale = guidance_scale if guided else cfg
+        conditions = None if guidance_scale == 0 else conditions
+        if scale is not None:
+            seg = _twice(seg, None)
+            conditioning = _twice(conditioning, None if guided else cfg_fill_value)
+            class_labels = _twice(class_labels, None if guided else cfg_class_label)
+            conditions = _twice(conditions, torch.nan if guided else None)
         every = intermediate_steps or 0
         if save_intermediates and every < 1:
             raise ValueError(f"intermediate_steps={intermediate_steps}; choose a number of timesteps from 1 on")
-        network = _with_arguments(diffusion_model, seg, class_labels)
+        network = _with_arguments(diffusion_model, seg, class_labels, conditions)
         image, intermediates, kept = _without_metadata(input_noise), [], False
-        steps = _steps(image, network, sampler, conditioning, mode, cfg, cfg_fill_value)
+        steps = _steps(image, network, sampler, conditioning, mode, scale)
         with fixed_matrices(diffusion_model):
             for t, end, image in tqdm(steps, total=len(sampler.timesteps), disable=not verbose):
                 if not save_intermediates:
@@ -150,7 +165,8 @@ class InvertibleDiffusionInferer(DiffusionInferer):
             noise: Noise of the same shape as ``inputs``; None: drawn at random.
             scheduler: Scheduler of the reverse process, which starts at t and continues with the scheduler's timesteps
                 below t; None: the training scheduler, at every timestep.
-            kwargs: Further arguments of ``sample`` (``conditioning, mode, class_labels, seeds, verbose``).
+            kwargs: Further arguments of ``sample`` (``conditioning, mode, class_labels, conditions, guidance_scale,
+                seeds, verbose``).
         Raises:
             ValueError: If t is out of range, or the scheduler cannot start there.
         """
@@ -192,32 +208,31 @@ class SamplingInferer(Inferer):
         Args:
             inputs: Noise, ``(B, C, *spatial)``.
             network: The diffusion model.
-            kwargs: Further arguments of ``sample`` (``class_labels``, ``seeds``).
+            kwargs: Further arguments of ``sample`` (``class_labels``, ``conditions``, ``guidance_scale``, ``seeds``).
         """
         return self.inferer.sample(inputs, network, scheduler=self.scheduler, verbose=self.verbose, **kwargs)
 
 
 def _steps(
-    image: Tensor, network: Any, sampler: Any, conditioning: Any, mode: str, cfg: float | None, fill: float
+    image: Tensor, network: Any, sampler: Any, conditioning: Any, mode: str, scale: float | None
 ) -> Iterator[tuple[int, int, Tensor]]:
     """The loop of MONAI's DiffusionInferer: yields where each step starts and ends, -1 after the last, and its image.
 
-    MONAI's copies a timestep to the device in each step, and waits for it; here they are copied once.
+    MONAI's copies a timestep to the device in each step, and waits for it; here they are copied once. With a scale of
+    guidance, the network's arguments hold two batches: what to guide away from, and what to guide towards.
     """
     if mode != "crossattn" and (mode != "concat" or conditioning is None):
         raise ValueError(f'mode={mode!r}; choose "crossattn", or "concat" with images as conditioning')
     ends = [*sampler.timesteps[1:], sampler.timesteps.new_tensor(-1)]
     on_device = sampler.timesteps.to(image.device, torch.float32, non_blocking=True).split(1)
-    if cfg is not None and conditioning is not None:
-        conditioning = torch.cat([torch.full_like(conditioning, fill), conditioning])
     for t, end, timestep in zip(sampler.timesteps, ends, on_device, strict=True):
-        x, context = image if cfg is None else torch.cat([image, image]), conditioning
+        x, context = image if scale is None else torch.cat([image, image]), conditioning
         if mode == "concat":
             x, context = torch.cat([x, context], 1), None
         output = network(x, timesteps=timestep, context=context)
-        if cfg is not None:
+        if scale is not None:
             away, towards = output.chunk(2)
-            output = away + cfg * (towards - away)
+            output = away + scale * (towards - away)
         flow = [end.clamp(min=0)] if isinstance(sampler, RFlowScheduler) else []
         image, _ = sampler.step(output, t, image, *flow)
         yield int(t), int(end), image
@@ -227,7 +242,14 @@ def _without_metadata(x: Tensor) -> Tensor:
     return x.as_subclass(Tensor)
 
 
-def _with_arguments(diffusion_model: Any, seg: Tensor | None, class_labels: Tensor | None) -> Any:
+def _twice(x: Tensor | None, away: float | None) -> Tensor | None:
+    """A batch twice, the first time with the value ``away`` everywhere, unless that is None."""
+    return None if x is None else torch.cat([x if away is None else torch.full_like(x, away), x])
+
+
+def _with_arguments(
+    diffusion_model: Any, seg: Tensor | None, class_labels: Tensor | None, conditions: Tensor | None
+) -> Any:
     """Bind arguments that MONAI's inferer never passes to the network, or only to classes that it recognises."""
     arguments: dict[str, Tensor] = {}
     inner = _inner(diffusion_model)
@@ -243,6 +265,8 @@ def _with_arguments(diffusion_model: Any, seg: Tensor | None, class_labels: Tens
         arguments["seg"] = _without_metadata(seg)
     if class_labels is not None:
         arguments["class_labels"] = class_labels
+    if conditions is not None:
+        arguments["conditions"] = _without_metadata(conditions)
     return partial(diffusion_model, **arguments) if arguments else diffusion_model
 
 
@@ -270,6 +294,17 @@ def _check_guidance(
             f"the network learned as none of the others"
         )
     warnings.warn(f"cfg={cfg} without conditioning changes nothing; give conditioning", stacklevel=3)
+
+
+def _check_guidance_scale(scale: float, cfg: float | None, conditions: Tensor | None) -> None:
+    if not scale >= 0:
+        raise ValueError(
+            f"guidance_scale={scale}; choose 0 (ignores the conditions), 1 (no guidance) or more (exaggerates them)"
+        )
+    if cfg is not None:
+        raise ValueError(f"guidance_scale={scale} besides cfg={cfg}; guide by conditions or by cfg, not by both")
+    if conditions is None and scale not in (0, 1):
+        warnings.warn(f"guidance_scale={scale} without conditions changes nothing; give conditions", stacklevel=3)
 
 
 def _refuse_controlnet(third: Any, others: dict[str, Any]) -> None:

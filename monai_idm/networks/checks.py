@@ -105,7 +105,7 @@ def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
 
 def check_weights(network: nn.Module, arguments: Mapping[str, Any], state_dict: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of a network with other arguments or other tensors."""
-    different = differences(read_sections(state_dict).get("arguments", arguments), arguments, arguments)
+    different = differences(read_sections(state_dict).get("arguments", arguments), arguments)
     expected, loaded = ({name: t.shape for name, t in d.items()} for d in (network.state_dict(), state_dict))
     mismatched = sorted(name for name in expected.keys() | loaded.keys() if expected.get(name) != loaded.get(name))
     if mismatched and not different:

@@ -98,6 +98,7 @@ class InvertibleDiffusionUNet(nn.Module):
             kernels, which is for GPUs: on two CPU cores a step is not faster, and on a GPU it has not been measured.
             Compiling takes a minute or two for each new size; results are the same up to rounding. Not with exact
             precision.
+        num_conditions: K, the number of numeric conditions per image, such as age, sex (0 or 1) and volumes of regions.
     Raises:
         ValueError: If the arguments do not fit together, or if branches are to be compiled and no compiler is found.
     """
@@ -123,6 +124,7 @@ class InvertibleDiffusionUNet(nn.Module):
         branch_batch: int | str = "auto",
         weight_dtype: str = "float32",
         compile_branches: bool = False,
+        num_conditions: int = 0,
     ) -> None:
         super().__init__()
         blocks = [num_res_blocks] * len(channels) if isinstance(num_res_blocks, int) else list(num_res_blocks)
@@ -165,6 +167,8 @@ class InvertibleDiffusionUNet(nn.Module):
             "bookend_stride": bookend_stride,
             "inverse_head": inverse_head,
             "num_class_embeds": num_class_embeds,
+            # left out if there are none, as in checkpoints up to version 0.4.0
+            **({"num_conditions": num_conditions} if num_conditions else {}),
         }
 
         operations, self.levels = invertible_core(
@@ -178,7 +182,7 @@ class InvertibleDiffusionUNet(nn.Module):
             branch_batch,
             compile_branches,
         )
-        self.embedding = TimestepEmbedding(channels[0], embedding_channels, num_class_embeds)
+        self.embedding = TimestepEmbedding(channels[0], embedding_channels, num_class_embeds, num_conditions)
         self.core = ReversibleSequence(operations, exact=precision.startswith("exact"))
 
         def entry(image_channels: int) -> nn.Module:
@@ -229,6 +233,7 @@ class InvertibleDiffusionUNet(nn.Module):
         class_labels: Tensor | None = None,
         down_block_additional_residuals: list[Tensor] | None = None,
         mid_block_additional_residual: Tensor | None = None,
+        conditions: Tensor | None = None,
     ) -> Tensor:
         """Predict noise, velocity or sample, whatever the network is trained for.
 
@@ -239,10 +244,13 @@ class InvertibleDiffusionUNet(nn.Module):
             context: Must be None; concatenate a condition to ``x`` (``mode="concat"`` of the inferers).
             class_labels: ``(B,)``, if the network was built with ``num_class_embeds``.
             down_block_additional_residuals, mid_block_additional_residual: Must be None; ControlNet is not supported.
+            conditions: ``(B, K)``, if the network was built with ``num_conditions``: standardised values, NaN where
+                unknown; None: all are unknown.
         Returns:
             ``(B, out_channels, *spatial)``.
         Raises:
-            ValueError: If a shape does not fit, or a context or the residuals of a ControlNet are given.
+            ValueError: If a shape does not fit, or a context, the residuals of a ControlNet, or classes or conditions
+                that the network was not built for are given.
         """
         check_context(context)
         check_residuals(down_block_additional_residuals, mid_block_additional_residual)
@@ -251,12 +259,12 @@ class InvertibleDiffusionUNet(nn.Module):
             if self.num_class_embeds is not None and class_labels is None:
                 class_labels = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
         if torch.jit.is_scripting():
-            embedding = self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels)
+            embedding = self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels, conditions)
             streams = self.core.plain(halves(self.entry(x), x.dtype), embedding)
             y = self.exit(torch.cat(streams, 1))
         else:
             x = voxels(x)
-            embedding = self._embed(x, timesteps, class_labels)
+            embedding = self._embed(x, timesteps, class_labels, conditions)
             with self._in_precision(x.device):
                 policies = self._policies(x)
                 stored = policies[0] == "stored"
@@ -396,10 +404,12 @@ class InvertibleDiffusionUNet(nn.Module):
             plan = "stored"
         return [plan if isinstance(plan, str) else plan[level] for level in self.levels]
 
-    def _embed(self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
+    def _embed(
+        self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None, conditions: Tensor | None = None
+    ) -> Tensor:
         check_image(self, x, in_channels=self.in_channels)
         check_timesteps(timesteps, x.shape[0])
-        return self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels)
+        return self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels, conditions)
 
     def _in_precision(self, device: torch.device) -> AbstractContextManager:
         predicts = self.precision == "auto" and not torch.is_grad_enabled()

@@ -59,6 +59,8 @@ class TrainingStep:
     whose size is B: image i of process r of n is image r + n i of that batch, and every image has its own noise.
 
     A batch's ``class_label`` ``(B,)`` is passed to the network as ``class_labels``, unless the task packs its own.
+    Its ``conditions`` ``(B, K)``, NaN where unknown, are passed on too, but those of some images are all made unknown:
+    classifier-free guidance needs a network that also draws without conditions.
 
     Args:
         task: Task of the network, which defines what a batch holds and how the network is called.
@@ -67,9 +69,10 @@ class TrainingStep:
         seed: Seed of timesteps and noise.
         guard: Checks the loss and the gradients, and leaves the weights unchanged if they are bad. It must also be one
             of the trainer's handlers. None: every step is taken.
+        condition_dropout: Probability that the conditions of an image are made unknown, from 0 to below 1.
     Raises:
-        ValueError: If p is below 1, or the scheduler's prediction type is unknown, or it has no noise levels; during
-            training, if the trainer's ``amp`` is set.
+        ValueError: If p is below 1, or ``condition_dropout`` is out of range, or the scheduler's prediction type is
+            unknown, or it has no noise levels; during training, if the trainer's ``amp`` is set.
     """
 
     def __init__(
@@ -79,12 +82,15 @@ class TrainingStep:
         timestep_power: float | None = 1.0,
         seed: int = 0,
         guard: StepGuard | None = None,
+        condition_dropout: float = 0.1,
     ) -> None:
         if timestep_power is not None and timestep_power < 1:
             raise ValueError(
                 f"timestep_power={timestep_power}; choose 1 (uniform) or more (towards little noise), or null for a "
                 f"logit-normal distribution"
             )
+        if not 0 <= condition_dropout < 1:
+            raise ValueError(f"condition_dropout={condition_dropout}; choose 0 (none are dropped) to below 1")
         check_noise_levels(scheduler, "the training target")
         check_prediction_type(str(scheduler.prediction_type))
         self.task = task
@@ -92,6 +98,7 @@ class TrainingStep:
         self.timestep_power = timestep_power
         self.seed = seed
         self.guard = guard
+        self.condition_dropout = condition_dropout
 
     def __call__(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         if engine.amp:
@@ -126,8 +133,10 @@ class TrainingStep:
         target = target if w is None else target * w
         engine.state.output = output = {CommonKeys.IMAGE: x0, CommonKeys.LABEL: target}
 
-        classes = {"class_labels": batch["class_label"].to(t.device)} if "class_label" in batch else {}
-        arguments = {**classes, **task.pack(scheduler.add_noise(x0, noise, t), c)}
+        given = {"class_labels": batch["class_label"].to(t.device)} if "class_label" in batch else {}
+        if "conditions" in batch:
+            given["conditions"] = self.get_conditions(_on_device(engine, batch["conditions"]))
+        arguments = {**given, **task.pack(scheduler.add_noise(x0, noise, t), c)}
         x = arguments.pop("x")
         y = engine.inferer(x, engine.network, timesteps=t, **arguments)
         output[CommonKeys.PRED] = prediction = y if w is None else y * w
@@ -160,6 +169,12 @@ class TrainingStep:
         else:
             t = scheduler.num_train_timesteps * t
         return t.long().to(images.device, non_blocking=True)
+
+    def get_conditions(self, conditions: Tensor) -> Tensor:
+        """The conditions ``(B, K)`` of this process's images, with all those of some images unknown."""
+        drawn = _of_this_process(torch.rand(len(conditions) * idist.get_world_size()))
+        dropped = (drawn < self.condition_dropout).to(conditions.device, non_blocking=True)
+        return conditions.masked_fill(dropped[:, None], torch.nan)
 
 
 def _on_device(engine: Any, tensor: Tensor) -> Tensor:

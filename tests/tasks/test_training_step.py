@@ -41,8 +41,9 @@ class Watched(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.channels, self.seen = channels, []
 
-    def forward(self, x, timesteps, context=None, class_labels=None):
-        self.seen.append({"x": x.detach(), "timesteps": timesteps, "class_labels": class_labels})
+    def forward(self, x, timesteps, context=None, class_labels=None, conditions=None):
+        given = {"class_labels": class_labels, "conditions": conditions}
+        self.seen.append({"x": x.detach(), "timesteps": timesteps, **given})
         shift = timesteps / 100 + (0 if class_labels is None else class_labels)
         return self.scale * torch.tanh(x[:, : self.channels] + shift.view(-1, 1, 1, 1, 1))
 
@@ -254,6 +255,52 @@ def test_processes_draw_together_what_one_would_draw(monkeypatch):
             assert torch.equal(found, expected[rank::2])
 
 
+CONDITIONS = torch.tensor([[0.5, 1.0], [-2.0, torch.nan], [1.0, 0.0], [torch.nan, 1.0]])
+
+
+def dropped(seen):
+    """Which images lost their conditions; the others must have kept theirs."""
+    lost = seen["conditions"].isnan().all(1)
+    torch.testing.assert_close(seen["conditions"][~lost], CONDITIONS[~lost], rtol=0, atol=0, equal_nan=True)
+    return lost.tolist()
+
+
+def test_conditions_reach_the_network_except_those_that_are_dropped():
+    batch = {"image": images(1, 4), "conditions": CONDITIONS}
+
+    def steps(**options):
+        network = Watched(1)
+        trainer(TrainingStep(ONE, SAMPLE, **options), [batch] * 200, network)[0].run()
+        return network.seen
+
+    found = steps(condition_dropout=0.25, seed=3)
+    lost = [dropped(seen) for seen in found]
+    assert torch.tensor(lost).double().mean() == pytest.approx(0.25, abs=0.05)
+    assert lost == [dropped(seen) for seen in steps(condition_dropout=0.25, seed=3)]
+    assert lost != [dropped(seen) for seen in steps(condition_dropout=0.25, seed=4)]
+    assert not any(any(dropped(seen)) for seen in steps(condition_dropout=0.0))
+    _, without = one_step(TrainingStep(ONE, SAMPLE, seed=3), {"image": images(1, 4)})
+    assert without["conditions"] is None
+    assert torch.equal(without["x"], found[0]["x"])  # noise and timesteps are as without conditions
+    assert torch.equal(without["timesteps"], found[0]["timesteps"])
+
+
+def test_processes_drop_together_what_one_would_drop(monkeypatch):
+    step = TrainingStep(ONE, SAMPLE, condition_dropout=0.5)
+
+    def dropped_after_the_draws(conditions):
+        drawn(step, images(1, len(conditions)))
+        return step.get_conditions(conditions)
+
+    alone = dropped_after_the_draws(CONDITIONS)
+    assert 0 < alone.isnan().all(1).sum() < 4
+    monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
+        found = dropped_after_the_draws(CONDITIONS[rank::2])
+        torch.testing.assert_close(found, alone[rank::2], rtol=0, atol=0, equal_nan=True)
+
+
 def test_draws_depend_on_seed_and_iteration_alone():
     def labels(data, seed=3, torch_seed=0, start=0):
         torch.manual_seed(torch_seed)
@@ -317,6 +364,9 @@ def test_metadata_stays_behind():
 def test_impossible_choices_are_refused():
     with pytest.raises(ValueError, match="choose 1"):
         TrainingStep(ONE, SAMPLE, 0.5)
+    for probability in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"choose 0 .* to below 1"):
+            TrainingStep(ONE, SAMPLE, condition_dropout=probability)
     scheduler = DDPMScheduler(100, "cosine")
     scheduler.prediction_type = "noise"
     with pytest.raises(ValueError, match="choose one of epsilon, sample, v_prediction, flow"):
