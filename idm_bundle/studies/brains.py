@@ -16,14 +16,14 @@ import torch
 
 from idm_bundle.studies.quality import reconstructed
 from idm_bundle.studies.runs import evaluate, train
+from monai_idm.atomic_file import write_json
 from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
 
 __all__ = ["STUDIES", "timestep_of"]
 
-_FLOW = {"prediction_type": "flow"}
 _VARIANTS: dict[str, dict[str, Any]] = {
     "velocity": {},
-    "flow": _FLOW,
+    "flow": {"prediction_type": "flow"},
     "noise": {"prediction_type": "epsilon", "timestep_power": 1.0},
 }
 _SAMPLERS = {
@@ -33,9 +33,8 @@ _SAMPLERS = {
 }
 _STEPS = (5, 10, 20, 50)
 _NUM_SAMPLES = 30
-_NOISE = (
-    250  # timestep of 2000 of the default schedule whose ratio of noise to image all variants are reconstructed from
-)
+_NOISE = 250
+"""Timestep, of 2000 of the default schedule, whose ratio of noise to image all variants are reconstructed from."""
 
 
 def generated(
@@ -51,17 +50,17 @@ def generated(
         dataset_dir: Folder of the cases, with T1.
         work: Folder that keeps the trainings.
     Returns:
-        What the training measured (without ``losses`` if it was complete before); ``reconstruction``, see
+        What the training measured, with some 200 of its ``losses``; ``reconstruction``, see
         :func:`idm_bundle.studies.quality.reconstructed`, without the cases' names; and the metrics of the samples, by
         sampler and number of steps.
     """
-    folder = Path(work, name.replace(", ", "_").replace(" ", "_"))
+    folder = Path(work, name.replace(", ", "_"))
     values = {**_run(dataset_dir, folder, steps, side), **changes}
     done = folder / "training.json"
     if not done.is_file():
         _, measured = train({**values, "resume": True})
         measured["losses"] = measured["losses"][:: max(1, steps // 200)]
-        done.write_text(json.dumps(measured))
+        write_json(done, measured)
     found = json.loads(done.read_text())
     found["reconstruction"] = reconstructed(values, timestep_of(values))
     del found["reconstruction"]["ssim_of"]
@@ -80,13 +79,10 @@ def timestep_of(values: Mapping[str, Any]) -> int:
     Args:
         values: Values of train.yaml that are changed.
     """
-    default = {"prediction_type": "v_prediction", "noise_shift": 1.0}
-    ours, reference = (
-        StridedDDPMScheduler(2000, "cosine", **{knob: changed.get(knob, value) for knob, value in default.items()})
-        for changed in (values, {})
-    )
-    alpha, sigma = noise_levels(reference, _NOISE)
-    alphas, sigmas = noise_levels(ours, torch.arange(1, 2000))
+    default: dict[str, Any] = {"prediction_type": "v_prediction", "noise_shift": 1.0}
+    alpha, sigma = noise_levels(StridedDDPMScheduler(2000, "cosine", **default), _NOISE)
+    ours = {knob: values.get(knob, value) for knob, value in default.items()}
+    alphas, sigmas = noise_levels(StridedDDPMScheduler(2000, "cosine", **ours), torch.arange(1, 2000))
     return 1 + int((sigmas / alphas - sigma / alpha).abs().argmin())
 
 

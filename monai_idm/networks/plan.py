@@ -17,7 +17,7 @@ from monai_idm.distributed import all_gather_objects, to_local
 from monai_idm.machine import device_name, has_bfloat16
 from monai_idm.meters import estimate, free_memory_bytes
 
-__all__ = ["BEFORE_AUTO", "Plan", "choose_policies", "plan_activations"]
+__all__ = ["BEFORE_AUTO", "Plan", "choose_policies", "plan_activations", "share_of"]
 
 BEFORE_AUTO = {"precision": "float32", "activations": "rebuilt"}  # the defaults of train.yaml up to version 0.4.0
 GIB = 2**30
@@ -107,6 +107,16 @@ def choose_policies(network: Any, size: tuple[int, ...], earlier: Mapping[str, A
     return policies
 
 
+def share_of(device: torch.device) -> float:
+    """The share of a device's free memory that this process may take.
+
+    Args:
+        device: The device; 0 for one whose free memory is not known.
+    """
+    # each GPU has one process; those of a CPU share its memory
+    return SHARES.get(device.type, 0.0) / (idist.get_nproc_per_node() if device.type == "cpu" else 1)
+
+
 def _described(policies: str | Sequence[str]) -> str:
     if isinstance(policies, str) or len({*policies}) == 1:
         return f"{policies if isinstance(policies, str) else policies[0]} on all levels"
@@ -118,8 +128,7 @@ def _free_gib(network: nn.Module, device: torch.device) -> tuple[float, str]:
     free = free_memory_bytes(device)
     if free is None:
         return 0.0, f"how much is free is not known for a device of type {device.type}"
-    # each GPU has one process; those of a CPU share its memory
-    share = SHARES[device.type] / (idist.get_nproc_per_node() if device.type == "cpu" else 1)
+    share = share_of(device)
     weights = sum(to_local(p).nbytes for p in network.parameters())  # allocated already, and part of the estimate
     gib = (share * free + weights) / GIB
     return gib, f"it may take {gib:.2f} GiB, {share:.0%} of what is free"

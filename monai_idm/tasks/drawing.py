@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer, SlidingWindowInferer
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from monai_idm.inferers import InvertibleDiffusionInferer
 from monai_idm.meters import free_memory_bytes, live_bytes
-from monai_idm.networks.plan import SHARES
+from monai_idm.networks.plan import share_of
 from monai_idm.noise import seeded_noise
 from monai_idm.reversible import fixed_matrices
 from monai_idm.schedulers import check_sampler
@@ -130,9 +129,8 @@ class DrawingInferer(Inferer):
         x = torch.cat([self._noise(condition, [self.seed]), condition], 1)
         with live_bytes() as memory:
             self._predictor(network, 1)(x, timesteps=x.new_zeros(1), context=None)
-        share = SHARES.get(x.device.type, 0.0) / (idist.get_nproc_per_node() if x.device.type == "cpu" else 1)
         needed = memory.peak_bytes + 5 * x.nbytes  # x_t, x_0, noise, and what the sampler keeps of earlier steps
-        fit = int(share * (free_memory_bytes(x.device) or 0) // needed)
+        fit = int(share_of(x.device) * (free_memory_bytes(x.device) or 0) // needed)
         passes = -(-self.num_draws // max(1, fit))
         return -(-self.num_draws // passes)
 

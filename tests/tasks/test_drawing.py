@@ -13,7 +13,7 @@ from torch import nn
 from monai_idm.handlers import EvaluationReport
 from monai_idm.meters import live_bytes
 from monai_idm.metrics import SegmentationMetrics
-from monai_idm.networks import InvertibleDiffusionUNet
+from monai_idm.networks import InvertibleDiffusionUNet, plan
 from monai_idm.reversible import fixed_matrices
 from monai_idm.schedulers import SAMPLERS, DPMSolverPlusPlusScheduler, StridedDDIMScheduler, StridedDDPMScheduler
 from monai_idm.tasks import DiffusionSegmentationInferer, DrawingInferer, DrawingIteration, Segmentation, drawing
@@ -105,7 +105,7 @@ def free(monkeypatch):
     """What is free, in bytes; the draws may take all of it."""
     memory = SimpleNamespace(bytes=2**40)
     monkeypatch.setattr(drawing, "free_memory_bytes", lambda device: memory.bytes)
-    monkeypatch.setattr(drawing, "SHARES", {"cpu": 1.0})
+    monkeypatch.setattr(plan, "SHARES", {"cpu": 1.0})
     return memory
 
 
