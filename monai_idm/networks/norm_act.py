@@ -22,6 +22,10 @@ __all__ = ["NormSiLU"]
 _SLICED_VOXELS = 2**19
 """Voxels from which on one group is processed at a time, so that float32 copies of large volumes stay small."""
 
+_LONG_GROUP = 2**16
+"""Values of a group from which on torch's CUDA kernel for their mean, one block of threads for a group, takes longer
+(43 microseconds for so many on an H200) than several kernels that use all of the GPU."""
+
 
 class NormSiLU(nn.GroupNorm):
     """SiLU of a group normalisation plus an optional shift per channel.
@@ -54,19 +58,15 @@ class NormSiLU(nn.GroupNorm):
 class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, shift, groups, eps, dtype):
-        h, _, mean, rstd = _normalised(x, weight, bias, shift, groups, eps)
+        h, mean, rstd = _normalised(x, weight, bias, shift, groups, eps)
         ctx.save_for_backward(x, weight, bias, shift, mean, rstd)
-        ctx.groups, ctx.eps = groups, eps
         return nn.functional.silu(h, inplace=True).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        x, weight, bias, shift, *statistics = ctx.saved_tensors
-        if is_channels_last(x):
-            dx, dw, db, dshift = _channels_last_backward(dy, x, weight, bias, shift, *statistics)
-        else:
-            dx, dw, db, dshift = _backward(dy, x, weight, bias, shift, ctx.groups, ctx.eps)
+        x, *others = ctx.saved_tensors
+        dx, dw, db, dshift = _backward(dy, x, *others)
         return dx.to(x.dtype), dw, db, dshift, None, None, None
 
 
@@ -75,60 +75,65 @@ class _Sliced(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, shift, groups, eps, dtype):
-        ctx.save_for_backward(x, weight, bias, shift)
-        ctx.groups, ctx.eps = groups, eps
         y = torch.empty_like(x, dtype=dtype, memory_format=memory_format_of(x))
+        statistics = []
         for c in _groups(x, groups):
-            h = _normalised(x[:, c], weight[c], bias[c], None if shift is None else shift[:, c], 1, eps)[0]
+            h, *found = _normalised(x[:, c], weight[c], bias[c], None if shift is None else shift[:, c], 1, eps)
             y[:, c] = nn.functional.silu(h, inplace=True)
             del h
+            statistics.append(found)
+        mean, rstd = (torch.stack(found) for found in zip(*statistics, strict=True))
+        ctx.save_for_backward(x, weight, bias, shift, mean, rstd)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        x, weight, bias, shift = ctx.saved_tensors
+        x, weight, bias, shift, mean, rstd = ctx.saved_tensors
         dx = torch.empty_like(x, memory_format=memory_format_of(x))
         dw, db, dshift = torch.empty_like(weight), torch.empty_like(bias), None if shift is None else shift.clone()
-        for c in _groups(x, ctx.groups):
+        for c, m, r in zip(_groups(x, len(mean)), mean, rstd, strict=True):
             shift_ = None if shift is None else shift[:, c]
-            dx[:, c], dw[c], db[c], dshift_ = _backward(dy[:, c], x[:, c], weight[c], bias[c], shift_, 1, ctx.eps)
+            dx[:, c], dw[c], db[c], dshift_ = _backward(dy[:, c], x[:, c], weight[c], bias[c], shift_, m, r)
             if dshift is not None:
                 dshift[:, c] = dshift_
         return dx, dw, db, dshift, None, None, None
 
 
-def _normalised(x, weight, bias, shift, groups, eps) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The argument of SiLU, x in the precision of the weights, mean and 1 / deviation."""
-    x_ = x.to(weight.dtype)
-    x_ = in_format(x_, memory_format_of(x_))
+def _normalised(x, weight, bias, shift, groups, eps) -> tuple[Tensor, Tensor, Tensor]:
+    """The argument of SiLU, in the precision of the weights, mean and 1 / deviation of each group."""
+    x_ = _in_precision(x, weight)
+    if _is_long_on_cuda(x, x[0].numel() // groups, _LONG_GROUP):
+        values = x_.unflatten(1, (groups, -1))
+        variance, mean = torch.var_mean(values, tuple(range(2, values.ndim)), correction=0)
+        rstd = (variance + eps).rsqrt()
+        return _argument(x_, *_slope_and_offset(weight, bias, shift, mean, rstd)), mean, rstd
     h, mean, rstd = torch.native_group_norm(x_, weight, bias, *_sizes(x), groups, eps)
-    if shift is not None:
-        h.add_(_spread(shift, x))
-    return h, x_, mean, rstd
+    return h if shift is None else h.add_(_spread(shift, x)), mean, rstd
 
 
-def _backward(dy, x, weight, bias, shift, groups, eps) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def _backward(dy, x, weight, bias, shift, mean, rstd) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of x, weight, bias and shift."""
-    h, x_, mean, rstd = _normalised(x, weight, bias, shift, groups, eps)
+    if is_channels_last(x) or _is_long_on_cuda(x, x[0, 0].numel(), _SLICED_VOXELS):
+        return _backward_by_sums(dy, x, weight, bias, shift, mean, rstd)
+    x_ = _in_precision(x, weight)
+    h = _argument(x_, *_slope_and_offset(weight, bias, shift, mean, rstd))
     dh = torch.ops.aten.silu_backward(dy.to(h.dtype), h).contiguous()
     del h
     dshift = None if shift is None else dh.flatten(2).sum(2).to(shift.dtype)
+    groups = mean.shape[1]
     gradients = torch.ops.aten.native_group_norm_backward(dh, x_, mean, rstd, weight, *_sizes(x), groups, [True] * 3)
     return *gradients, dshift
 
 
-def _channels_last_backward(dy, x, weight, bias, shift, mean, rstd) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The same where channels come last: a few passes that take a third of the time of torch's kernel."""
+def _backward_by_sums(dy, x, weight, bias, shift, mean, rstd) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The same in a few passes, a third of the time of torch's kernel where channels come last or groups are long."""
     groups, space = mean.shape[1], tuple(range(2, x.ndim))
-    # numbers of a sample and channel are (B, groups, C / groups), those of a group (B, groups, 1)
+    slope, offset = _slope_and_offset(weight, bias, shift, mean, rstd)
     mean, rstd, w = mean[..., None], rstd[..., None], weight.view(groups, -1)
-    slope = w * rstd
-    offset = bias.view_as(w) - slope * mean
-    if shift is not None:
-        offset = offset + shift.view_as(offset)
-    x_, dy_ = (in_format(t.to(weight.dtype), memory_format_of(x)) for t in (x, dy))
-    h = torch.addcmul(_spread(offset, x), x_, _spread(slope, x))
+    x_ = _in_precision(x, weight)
+    dy_ = in_format(dy.to(weight.dtype), memory_format_of(x_))
+    h = _argument(x_, slope, offset)
     dh = torch.ops.aten.silu_backward(dy_, h)
     db, dot = dh.sum(space).view_as(slope), torch.mul(dh, x_, out=h).sum(space).view_as(slope)
     dw = (dot - mean * db) * rstd
@@ -139,6 +144,28 @@ def _channels_last_backward(dy, x, weight, bias, shift, mean, rstd) -> tuple[Ten
     dx = torch.addcmul(_spread(rest.expand_as(slope), x), x_, _spread(by_x.expand_as(slope), x), out=h)
     dx.addcmul_(dh, _spread(slope, x))
     return dx, dw.sum(0).flatten(), db.sum(0).flatten(), None if shift is None else db.flatten(1).to(shift.dtype)
+
+
+def _slope_and_offset(weight, bias, shift, mean, rstd) -> tuple[Tensor, Tensor]:
+    """Normalisation, weight, bias and shift as one factor and one summand per channel, ``(B, groups, C / groups)``."""
+    # numbers of a group are (B, groups, 1)
+    mean, rstd, w = mean[..., None], rstd[..., None], weight.view(mean.shape[1], -1)
+    slope = w * rstd
+    offset = torch.addcmul(bias.view_as(w), slope, mean, value=-1)
+    return slope, offset if shift is None else offset + shift.view_as(offset)
+
+
+def _is_long_on_cuda(x: Tensor, values: int, limit: int) -> bool:
+    return x.is_cuda and values >= limit
+
+
+def _argument(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    return torch.addcmul(_spread(offset, x), x, _spread(slope, x))
+
+
+def _in_precision(x: Tensor, weight: Tensor) -> Tensor:
+    x = x.to(weight.dtype)
+    return in_format(x, memory_format_of(x))
 
 
 def _spread(numbers: Tensor, x: Tensor) -> Tensor:

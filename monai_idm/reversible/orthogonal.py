@@ -20,6 +20,7 @@ from monai_idm.reversible.chunks import chunk_size, chunks, in_chunks
 from monai_idm.reversible.fixed_point import remainder, restore, snap, snap_
 from monai_idm.reversible.memory_format import from_voxel_rows, is_channels_last, memory_format_of, voxel_rows
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
+from monai_idm.reversible.outer_product import outer_product
 from monai_idm.reversible.replay import full_precision
 
 __all__ = ["Orthogonal", "OrthogonalMixing", "cayley", "fixed_matrices"]
@@ -239,9 +240,7 @@ class OrthogonalMixing(Orthogonal):
         if is_channels_last(inputs[0]):
             columns = [voxel_rows(x) for x in inputs]
             return torch.cat([torch.cat([voxel_rows(dy).mT @ x for x in columns], 1) for dy in gradients], 0)
-        transposed = [x.flatten(2).mT for x in inputs]
-        rows = [torch.cat([(dy.flatten(2) @ xt).sum(0) for xt in transposed], 1) for dy in gradients]
-        return torch.cat(rows, 0)
+        return outer_product([dy.flatten(2) for dy in gradients], [x.flatten(2) for x in inputs])
 
 
 @dataclass(frozen=True)

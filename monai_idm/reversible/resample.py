@@ -11,6 +11,7 @@ from torch import Tensor
 from monai_idm.reversible.memory_format import from_voxel_rows, is_channels_last, memory_format_of, voxel_rows
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
 from monai_idm.reversible.orthogonal import Orthogonal, cayley
+from monai_idm.reversible.outer_product import outer_product
 
 __all__ = ["Merge", "OrthogonalDownsample", "OrthogonalUpsample", "Split"]
 
@@ -176,7 +177,7 @@ def _outer(coarse: Tensors, fine: Tensors) -> Tensor:
     pairs = zip(coarse, fine, strict=True)
     if is_channels_last(fine[0]):
         return torch.cat([_of_channels(torch.mm(voxel_rows(y).mT, _cell_rows(x)), cell) for y, x in pairs])
-    return torch.cat([(_columns(y, cell) @ _cells(x).mT).sum(0) for y, x in pairs])
+    return torch.cat([outer_product([_columns(y, cell)], [_cells(x)]) for y, x in pairs])
 
 
 # fine and coarse tensors are both rearranged to columns (B, C, cell, N), each of which holds the voxels of one cell

@@ -33,6 +33,12 @@ def slices(request, monkeypatch):
         monkeypatch.setattr(norm_act, "_SLICED_VOXELS", 1)
 
 
+@pytest.fixture(params=["by torch's kernels", "by sums, as on CUDA"], autouse=True)
+def sums(request, monkeypatch):
+    if request.param == "by sums, as on CUDA":
+        monkeypatch.setattr(norm_act, "_is_long_on_cuda", lambda x, values, limit: True)
+
+
 @pytest.fixture(params=[torch.contiguous_format, torch.channels_last_3d], ids=["contiguous", "channels last"])
 def memory_format(request):
     return request.param
