@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:  # a packaged bundle contains this code, bu
 from monai_idm.bundle_root import find_bundle_root
 from monai_idm.failures import install_error_report
 from monai_idm.host_memory import keep_freed_memory
-from monai_idm.knobs import check_paths, read_knobs
+from monai_idm.knobs import check_paths, parsed, read_knobs
 from monai_idm.renamed import renamed
 from monai_idm.trained import TrainedModel
 from monai_idm.version import __version__, require_version
@@ -52,6 +52,7 @@ __all__ = [
     "metrics",
     "networks",
     "optimizers",
+    "parsed",
     "read_knobs",
     "require_version",
     "reversible",

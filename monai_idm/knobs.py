@@ -20,10 +20,10 @@ from monai.bundle import ConfigParser
 
 from monai_idm.command_line import is_monai_bundle
 
-__all__ = ["check_paths", "read_knobs", "require_plain_paths"]
+__all__ = ["check_paths", "parsed", "read_knobs", "require_plain_paths"]
 
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
-_PATH = re.compile(r"(_dir|_file|bundle_root)$")
+_PATH = re.compile(r"(_dir|_file|bundle_root|^conditions)$")
 _LANGUAGE = ("$", "@", "%")  # an expression, a reference or a macro, which MONAI replaces on purpose
 _MONAI = (
     "bundle_root",
@@ -82,6 +82,18 @@ def read_knobs(trained: Trained | None = None, of_training: bool = False) -> Non
         and (_typed(knob) is not None or not (_is_code(value) or value == (settings[knob] if of_training else None)))
     }
     resolved.update({knob: value for knob, value in trained.reconcile(given).items() if knob in knobs})
+
+
+def parsed(id: str) -> Any:
+    """Another part of the config whose expression calls this, made if needed.
+
+    A reference, ``@datalist``, does the same, but whatever the expression then does: with this, a network that has no
+    numeric conditions can be built without looking for data.
+
+    Args:
+        id: Id of that part in the config.
+    """
+    return _surrounding_config().get_parsed_content(id)
 
 
 def check_paths() -> None:

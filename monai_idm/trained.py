@@ -117,6 +117,7 @@ class TrainedModel:
             in_channels=len(task.inputs),
             out_channels=len(task.drawn),
             num_class_embeds=task.num_classes,
+            num_conditions=len(task.condition_names),
             bookend_stride=self["bookend_stride"],
             **options,
         )

@@ -297,11 +297,11 @@ def test_sampler_inferer_and_preprocessing_are_those_of_the_training(tmp_path):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_defaults_are_the_knobs_of_the_configs(task):
-    config = ConfigParser.load_config_files([CONFIGS / f"{name}.yaml" for name in ("train", *TASKS[task])])
+    config = configured({}, *TASKS[task])
     defaults = dict(TrainedModel("absent.pt", task).defaults)
     assert defaults.pop("spatial_size") is None  # unknown before training: the demo's or another
-    assert {name: config[name] for name in defaults} == defaults
-    record = configured({}, *TASKS[task]).get_parsed_content("record")
+    assert {name: config.get_parsed_content(name) for name in defaults} == defaults
+    record = config.get_parsed_content("record")
     assert {*record.content["convention"], "preset", "bookend_stride"} == {*defaults}
 
 

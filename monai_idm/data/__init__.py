@@ -8,6 +8,13 @@ from monai_idm.data.brats import brats_datalist, problem_cases
 from monai_idm.data.cache import CheckedPersistentDataset
 from monai_idm.data.channels import SelectChannelsd
 from monai_idm.data.classes import read_class_labels, sampled_classes
+from monai_idm.data.conditions import (
+    EncodeConditionsd,
+    asked_conditions,
+    condition_names,
+    fit_conditions,
+    read_conditions,
+)
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.evaluation import evaluation_datalist, split_of
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
@@ -33,6 +40,7 @@ __all__ = [
     "CaseDraw",
     "CheckedPersistentDataset",
     "DrawNoised",
+    "EncodeConditionsd",
     "FitToGridd",
     "LabelToRegionsd",
     "LoadLabeld",
@@ -50,17 +58,21 @@ __all__ = [
     "ToImageRanged",
     "ToNatived",
     "WindowIntensityd",
+    "asked_conditions",
     "brats_datalist",
+    "condition_names",
     "data_source",
     "dataset_or_phantoms",
     "describe_data",
     "evaluation_datalist",
+    "fit_conditions",
     "generate_phantom",
     "grid_spacing_mm",
     "patient",
     "prepare_datalist",
     "problem_cases",
     "read_class_labels",
+    "read_conditions",
     "read_patients",
     "sample_list",
     "sampled_classes",

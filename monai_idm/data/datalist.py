@@ -17,6 +17,7 @@ import ignite.distributed as idist
 
 from monai_idm.atomic_file import write_json
 from monai_idm.data.brats import brats_datalist
+from monai_idm.data.conditions import VALUES, with_conditions
 from monai_idm.data.label_maps import LabelMap, require_label_map
 from monai_idm.data.patients import count_patients, patient, with_patients
 from monai_idm.data.table import look_up
@@ -103,6 +104,7 @@ def find_datalist(
     seed: int = 0,
     labels: bool = False,
     class_labels: Mapping[str, int] | None = None,
+    conditions: Mapping[str, Mapping[str, str]] | None = None,
     problems: Mapping[str, str] | None = None,
     datalist_file: str | os.PathLike | None = None,
     allow_links: bool = False,
@@ -119,6 +121,8 @@ def find_datalist(
         seed: Seed of the split, see :func:`split_by_subject`.
         labels: Whether to list each case's segmentation too, see :func:`monai_idm.data.brats_datalist`.
         class_labels: Class of each subject, added to its item as ``"class_label"``.
+        conditions: Cells that describe each subject, by heading, added to its item as ``"condition_values"``; a few
+            subjects may have none.
         problems: Subjects to leave out, each with the reason.
         datalist_file: A file written by :func:`prepare_datalist`, whose split is used unchanged.
         allow_links: Whether symbolic links may lead out of ``dataset_dir``.
@@ -131,9 +135,9 @@ def find_datalist(
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: See :func:`monai_idm.data.brats_datalist` and
             :func:`split_by_subject`.
-        ValueError: If ``modalities`` is a string, a subject has no class or no line in ``patients_file``, a volume is
-            not in the folder, the folder's labels have another map, or ``datalist_file`` does not fit the other
-            arguments, lists a case twice, or has a patient of its training part in another part.
+        ValueError: If ``modalities`` is a string, a subject has no class or no line in ``patients_file``, most have no
+            ``conditions``, a volume is not in the folder, the folder's labels have another map, or ``datalist_file``
+            does not fit the other arguments, lists a case twice, or has a patient of its training part in another part.
     """
     if isinstance(modalities, str):
         raise ValueError(f"modalities={modalities!r} is a string; give a list, as in --modalities \"['{modalities}']\"")
@@ -151,6 +155,9 @@ def find_datalist(
     if class_labels is not None:
         for name, part in split.items():
             split[name] = [item | {"class_label": _class_of(item["subject"], class_labels)} for item in part]
+    if conditions is not None:
+        values = with_conditions([item for part in split.values() for item in part], conditions)
+        split = {name: [item | {VALUES: values[item["subject"]]} for item in part] for name, part in split.items()}
     settings: dict[str, Any] = {
         "modalities": list(modalities),
         "fractions": list(fractions),
@@ -190,6 +197,8 @@ def _read_split(
             "one with these"
         )
     content |= {part: with_patients(content[part], patients_file) for part in PARTS}
+    for part in PARTS:  # conditions are those of the table that is given now
+        content[part] = [{key: value for key, value in item.items() if key != VALUES} for item in content[part]]
     _require_separate(file, content)
     items = [item for part in PARTS for item in content[part]]
     UniqueStems().require(item["subject"] for item in items)

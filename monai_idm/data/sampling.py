@@ -16,13 +16,14 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_tensor
 
 from monai_idm.atomic_file import write_json
+from monai_idm.data.conditions import VALUES
+from monai_idm.data.table import is_missing
 from monai_idm.file_stem import UniqueStems, file_stem
 from monai_idm.machine import VERSIONS
 from monai_idm.noise import seeded_noise
 
 __all__ = ["DrawNoised", "PlaceOnTrainingGridd", "SaveSettingsd", "sample_list"]
 
-_PER_SAMPLE = ("seed", "class_label")  # differ from sample to sample
 _TRAINING_ONLY = ("split", "earlier")  # parts of a training record that do not affect a sample
 
 _logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def sample_list(
     classes: Sequence[int] = (),
     output_dir: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    conditions: Mapping[str, Sequence[str]] | None = None,
 ) -> list[dict[str, Any]]:
     """List the samples that are still to be drawn, as datalist items: ``{"subject": "sample_000", "seed": ...}``.
 
@@ -43,6 +45,8 @@ def sample_list(
         classes: Class numbers, assigned to the samples in turn by seed; empty for networks without classes.
         output_dir: Folder with the records of :class:`SaveSettingsd`; samples recorded there are not drawn again.
         settings: Settings of the samples; see SaveSettingsd.
+        conditions: Values by the name of a condition, each assigned to the samples in turn by seed; see
+            :func:`~monai_idm.data.asked_conditions`. None or empty: all are unknown.
     Raises:
         ValueError: If an earlier run has drawn a sample with other settings.
     """
@@ -51,6 +55,8 @@ def sample_list(
         sample: dict[str, Any] = {"subject": f"sample_{number:03d}", "seed": number}
         if classes:
             sample["class_label"] = classes[number % len(classes)]
+        if conditions:
+            sample[VALUES] = {name: values[number % len(values)] for name, values in conditions.items()}
         if output_dir is None or not _drawn_before(Path(output_dir), sample, settings or {}):
             samples.append(sample)
     if len(samples) < num_samples:
@@ -111,9 +117,9 @@ class PlaceOnTrainingGridd(MapTransform):
 class SaveSettingsd(Transform):
     """Write the settings of a result next to it, as ``<subject>.json``. Place it last: it marks a result as complete.
 
-    In the file name the subject is its :func:`~monai_idm.file_stem.file_stem`. The file holds the item's ``seed`` and
-    ``class_label``, the settings, the checkpoint's record and the package versions. Items without a subject are
-    skipped: MONAI Label and Deploy write results themselves and pass none.
+    In the file name the subject is its :func:`~monai_idm.file_stem.file_stem`. The file holds the item's ``seed``,
+    ``class_label`` and known ``condition_values``, the settings, the checkpoint's record and the package versions.
+    Items without a subject are skipped: MONAI Label and Deploy write results themselves and pass none.
 
     Args:
         output_dir: Folder to write to.
@@ -135,7 +141,7 @@ class SaveSettingsd(Transform):
         if "subject" not in data:
             return data
         content = {
-            **{key: int(data[key]) for key in _PER_SAMPLE if key in data},
+            **_of_sample(data),
             "settings": self.settings,
             "checkpoint": self.record,
             "versions": VERSIONS,
@@ -149,8 +155,8 @@ def _drawn_before(folder: Path, sample: Mapping[str, Any], settings: Mapping[str
     if not file.is_file():
         return False
     written = json.loads(file.read_text())
-    before = {**written["settings"], **{key: written.get(key) for key in _PER_SAMPLE}}
-    now = {**json.loads(json.dumps(dict(settings))), **{key: sample.get(key) for key in _PER_SAMPLE}}
+    before = {**written["settings"], **_of_sample(written)}
+    now = {**json.loads(json.dumps(dict(settings))), **_of_sample(sample)}
     different = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     if different:
         raise ValueError(
@@ -158,6 +164,13 @@ def _drawn_before(folder: Path, sample: Mapping[str, Any], settings: Mapping[str
             "the old samples away"
         )
     return True
+
+
+def _of_sample(sample: Mapping[Any, Any]) -> dict[str, Any]:
+    """What differs from sample to sample, in plain types."""
+    numbers = {key: int(sample[key]) for key in ("seed", "class_label") if key in sample}
+    known = {name: cell for name, cell in sample.get(VALUES, {}).items() if not is_missing(cell)}
+    return {**numbers, **({VALUES: known} if known else {})}
 
 
 def _settings_file(folder: Path, stem: str) -> Path:

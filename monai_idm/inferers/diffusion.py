@@ -190,17 +190,23 @@ class SamplingInferer(Inferer):
         inferer: Inferer that samples.
         scheduler: Scheduler to sample with; None: the inferer's own, at every timestep.
         verbose: Show a progress bar over the timesteps.
+        guidance_scale: Scale of classifier-free guidance by ``conditions``, as in ``sample``.
     Raises:
         ValueError: If the scheduler cannot be sampled with.
     """
 
     def __init__(
-        self, inferer: InvertibleDiffusionInferer, scheduler: Scheduler | None = None, verbose: bool = True
+        self,
+        inferer: InvertibleDiffusionInferer,
+        scheduler: Scheduler | None = None,
+        verbose: bool = True,
+        guidance_scale: float | None = None,
     ) -> None:
         check_sampler(inferer.scheduler if scheduler is None else scheduler)
         self.inferer = inferer
         self.scheduler = scheduler
         self.verbose = verbose
+        self.guidance_scale = guidance_scale
 
     def __call__(self, inputs: Tensor, network: Callable, **kwargs: Any) -> Tensor:
         """Sample images.
@@ -210,7 +216,13 @@ class SamplingInferer(Inferer):
             network: The diffusion model.
             kwargs: Further arguments of ``sample`` (``class_labels``, ``conditions``, ``guidance_scale``, ``seeds``).
         """
-        return self.inferer.sample(inputs, network, scheduler=self.scheduler, verbose=self.verbose, **kwargs)
+        options = {
+            "scheduler": self.scheduler,
+            "verbose": self.verbose,
+            "guidance_scale": self.guidance_scale,
+            **kwargs,
+        }
+        return self.inferer.sample(inputs, network, **options)
 
 
 def _steps(

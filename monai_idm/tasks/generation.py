@@ -30,16 +30,28 @@ class Generation(Task):
     Args:
         modalities: Names of the contrasts.
         classes: Names of the classes that the network is conditioned on; None: no classes.
+        numeric_conditions: What else it is conditioned on, such as age and sex, and how that becomes numbers: see
+            :func:`~monai_idm.data.fit_conditions`; None: nothing.
     """
 
     name = "generation"
     title = "BraTS MRI invertible diffusion"
     description = "Draws 3D brain MRI from noise, by a reversible diffusion model"
-    defaults: ClassVar[Mapping[str, Any]] = {"modalities": ["t1", "t2"], "classes": None}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "modalities": ["t1", "t2"],
+        "classes": None,
+        "numeric_conditions": None,
+    }
 
-    def __init__(self, modalities: Sequence[str], classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        classes: Sequence[str] | None = None,
+        numeric_conditions: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         self.modalities = list(modalities)
         self.classes = None if classes is None else list(classes)
+        self.numeric_conditions = None if numeric_conditions is None else [dict(c) for c in numeric_conditions]
 
     @property
     def inputs(self) -> list[str]:
@@ -60,23 +72,25 @@ class Generation(Task):
 class SamplingPrepareBatch(PrepareBatch):
     """``prepare_batch`` of a MONAI SupervisedEvaluator whose inferer is a SamplingInferer.
 
-    The batch's ``image`` is the noise, ``(B, C, *spatial)``; its ``seed`` and, if present, its ``class_label`` are
-    passed to the inferer as ``seeds`` and ``class_labels``.
+    The batch's ``image`` is the noise, ``(B, C, *spatial)``; its ``seed`` and, if present, its ``class_label`` and its
+    ``conditions`` are passed to the inferer as ``seeds``, ``class_labels`` and ``conditions``.
     """
 
     def __call__(self, batchdata: Any, device: Any = None, non_blocking: bool = False, **kwargs: Any) -> Any:
         noise = batchdata[CommonKeys.IMAGE].to(device, non_blocking=non_blocking, **kwargs)
         arguments = {"seeds": batchdata["seed"].tolist()}
-        if "class_label" in batchdata:
-            arguments["class_labels"] = batchdata["class_label"].to(device, non_blocking=non_blocking)
+        for key, name in (("class_label", "class_labels"), ("conditions", "conditions")):
+            if key in batchdata:
+                arguments[name] = batchdata[key].to(device, non_blocking=non_blocking)
         return noise, None, (), arguments
 
 
 class GenerateVolumes:
     """Sample volumes at the end of an evaluation and leave them in ``engine.state.generated``.
 
-    They start from the same noise every time, and are of the first class if the network is conditioned on classes. The
-    evaluator's inferer must be an InvertibleDiffusionInferer. Attach this before handlers that read the volumes.
+    They start from the same noise every time, and are of the first class if the network is conditioned on classes;
+    numeric conditions are unknown. The evaluator's inferer must be an InvertibleDiffusionInferer. Attach this before
+    handlers that read the volumes.
 
     Args:
         task: Task of the network.

@@ -45,16 +45,18 @@ class ReconstructionIteration:
         seeds = [mixed_seed(self.seed, subject) for subject in batchdata["subject"]]
         noise = torch.stack([seeded_noise(image.shape[1:], seed) for seed in seeds]).to(image).as_subclass(Tensor)
         inferer, training = engine.inferer, engine.inferer.scheduler
-        classes = {}
-        if "class_label" in batchdata:
-            classes["class_labels"] = batchdata["class_label"].to(image.device)
+        given = {
+            name: batchdata[key].to(image.device, non_blocking=engine.non_blocking)
+            for key, name in (("class_label", "class_labels"), ("conditions", "conditions"))
+            if key in batchdata
+        }
         t = torch.full((len(image),), self.timestep, device=image.device)
         # forked: MONAI's stochastic samplers take no seeds, and would change what training draws next
         with engine.mode(engine.network), torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            options = {"scheduler": self.scheduler, "seeds": seeds, **classes}
+            options = {"scheduler": self.scheduler, "seeds": seeds, **given}
             pred = inferer.reconstruct(image, engine.network, self.timestep, noise, **options)
-            output = inferer(image, engine.network, noise, t, **classes)
+            output = inferer(image, engine.network, noise, t, **given)
         x_t = training.add_noise(image.as_subclass(Tensor), noise, t)
         engine.state.output = {
             CommonKeys.IMAGE: image,

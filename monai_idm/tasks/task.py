@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from monai_idm.data.conditions import condition_names
+
 __all__ = ["Task", "predicted_channels", "task_named"]
 
 _PREDICTED = {"v_prediction": "velocity of", "epsilon": "noise of", "sample": "", "flow": "flow to"}
@@ -41,6 +43,8 @@ class Task(ABC):
         defaults: Default of each argument of the constructor, and of other settings that differ from ``train.yaml``'s.
             They apply as long as there are no weights that record the settings.
         modalities: Names of the MRI contrasts.
+        numeric_conditions: Columns of a table that the network is conditioned on, as
+            :func:`~monai_idm.data.fit_conditions` returns them; None: it takes no such conditions.
     """
 
     name: ClassVar[str]
@@ -50,6 +54,7 @@ class Task(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     modalities: Sequence[str]
+    numeric_conditions: Sequence[Mapping[str, Any]] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,6 +75,11 @@ class Task(ABC):
     def num_classes(self) -> int | None:
         """Number of classes that the network is conditioned on; None: it takes no class labels."""
         return None
+
+    @property
+    def condition_names(self) -> list[str]:
+        """Name of each numeric condition that the network takes, K in all."""
+        return condition_names(self.numeric_conditions)
 
     @classmethod
     def accepts(cls, setting: str, trained: Any, given: Any) -> bool:

@@ -1,0 +1,303 @@
+r"""What describes a case in a table, such as age, sex and volumes of regions, as numbers that a network takes.
+
+.. math:: v = (x - \mathrm{mean}) / \mathrm{SD} \quad \text{for numbers}, \qquad v = \pm 1 \quad \text{for words}
+
+Mean and standard deviation are those of the training cases. Of two words, the second in alphabetical order is 1; three
+words or more make a value each. What is unknown is NaN.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from monai.transforms import Transform
+
+from monai_idm.data.table import is_missing, look_up, read_columns
+
+__all__ = [
+    "EncodeConditionsd",
+    "asked_conditions",
+    "condition_names",
+    "fit_conditions",
+    "read_conditions",
+    "with_conditions",
+]
+
+VALUES = "condition_values"  # an item's cells, as in the table
+_MAX_WORDS = 10
+_MAX_LISTED = 5  # names in a message
+_EXAMPLE = "{Age: 70, Sex: F}"
+
+_logger = logging.getLogger(__name__)
+
+
+def read_conditions(file: str | os.PathLike[str], columns: Sequence[Any] | None = None) -> dict[str, dict[str, str]]:
+    """Read the cells that describe each case.
+
+    Args:
+        file: A CSV or TSV file with a header, whose first column names the cases.
+        columns: Headings of the other columns to read; None: all.
+    Returns:
+        Maps each case to its cells by heading.
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is not such a table, a column is missing, or a case has several rows that differ.
+    """
+    return read_columns(file, columns, "conditions", "condition_columns")
+
+
+def with_conditions(
+    items: Sequence[Mapping[str, Any]], table: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """The cells of each case by its subject; they are empty (unknown) for a case without a row, which is a warning.
+
+    Args:
+        items: Datalist items.
+        table: Cells of each case; see :func:`read_conditions`.
+    Raises:
+        ValueError: If fewer than half of the cases have a row.
+    """
+    columns = next(iter(table.values())).keys()
+    found = {item["subject"]: look_up(item["subject"], table) for item in items}
+    lacking = sorted(subject for subject, cells in found.items() if cells is None)
+    if 2 * len(lacking) > len(found):
+        raise ValueError(
+            f"{len(lacking)} of {len(found)} cases have no row in conditions: {_listed(lacking)}; its first column "
+            f"must name the cases as the data do, but names {_listed([*table])}; a row with empty cells means unknown"
+        )
+    if lacking:
+        _logger.warning(
+            "%d of %d cases have no row in conditions, so that these count as unknown: %s",
+            len(lacking),
+            len(found),
+            _listed(lacking),
+        )
+    return {subject: dict(cells or dict.fromkeys(columns, "")) for subject, cells in found.items()}
+
+
+def fit_conditions(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Find out from the training cases how conditions become numbers.
+
+    Args:
+        items: Training items with ``condition_values``: their cells by heading.
+    Returns:
+        In the order of the columns, plain types: ``name``, ``mean``, ``sd``, ``min`` and ``max`` of a column of
+        numbers; ``name`` and ``words`` of a column of words.
+    Raises:
+        ValueError: If a column holds numbers and words, no value, one value only, or more than 10 words.
+    """
+    columns = items[0][VALUES]
+    return [_fit(name, {item["subject"]: item[VALUES][name] for item in items}) for name in columns]
+
+
+def condition_names(conditions: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """Name of each value that the network takes: ``["Age", "Sex: M"]``.
+
+    Args:
+        conditions: The conditions; see :func:`fit_conditions`. None: there are none.
+    """
+    return [name for condition in conditions or () for name in _value_names(condition)]
+
+
+class EncodeConditionsd(Transform):
+    """Turn an item's ``condition_values``, its cells by heading, into ``conditions`` ``(K,)``, NaN where unknown.
+
+    Items without ``condition_values`` pass unchanged; columns that the network does not take are ignored. A word that
+    no training case has counts as unknown, with a warning.
+
+    Args:
+        conditions: The conditions; see :func:`fit_conditions`. None: the network takes none.
+    Raises:
+        ValueError: When called, if there are values but the network takes none or others, or a word is no number.
+    """
+
+    def __init__(self, conditions: Sequence[Mapping[str, Any]] | None) -> None:
+        self.conditions = conditions
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if VALUES not in data:
+            return dict(data)
+        cells = data[VALUES]
+        if not self.conditions:
+            raise ValueError(
+                f"the cases have values of {_listed([*cells])}, but this network takes no conditions: leave conditions "
+                "out (segmentation and synthesis have none), or train a network for generation with them"
+            )
+        if absent := [name for name in _names(self.conditions) if name not in cells]:
+            raise ValueError(
+                f"conditions has no column {', '.join(absent)}, which the network was trained with, only "
+                f"{_listed([*cells])}; add the column (an empty cell means unknown)"
+            )
+        values = [v for c in self.conditions for v in _encoded(c, cells[c["name"]], str(data.get("subject", "a case")))]
+        return {**data, "conditions": torch.tensor(values, dtype=torch.float32)}
+
+
+def asked_conditions(
+    values: Mapping[Any, Any] | None,
+    conditions: Sequence[Mapping[str, Any]] | None,
+    guidance_scale: float = 1.0,
+    cases: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, list[str]]:
+    """What samples are drawn with: for each condition the values that they take in turn, empty where unknown.
+
+    Args:
+        values: A value or a list of values by the name of a condition; what is left out is unknown. None: those of
+            ``cases``.
+        conditions: The conditions of the network; see :func:`fit_conditions`. None: it takes none.
+        guidance_scale: Scale of guidance by the conditions, for which at least one must be known, unless it is 0 or 1.
+        cases: Datalist items whose ``condition_values``, if they have any, are used where ``values`` is None.
+    Returns:
+        Lists of text by the names of all conditions; empty if nothing is known.
+    Raises:
+        ValueError: If a name, a word or a number is not among those of the network, or there is nothing to guide by.
+    """
+    names = _names(conditions or ())
+    if values is None:
+        given = {name: [case[VALUES].get(name, "") for case in cases if VALUES in case] for name in names}
+    else:
+        given = _checked(values, {c["name"]: c for c in conditions or ()})
+    known = any(not is_missing(cell) for cells in given.values() for cell in cells)
+    if not known and guidance_scale not in (0, 1):
+        raise ValueError(
+            f"guidance_scale={guidance_scale} has nothing to guide by: "
+            + (
+                f'give values of {", ".join(names)}, as in --condition_values "{_EXAMPLE}"'
+                if names
+                else "the network was trained without conditions; classes can be guided by as a column of words of "
+                "--conditions, in training"
+            )
+        )
+    return {name: given.get(name) or [""] for name in names} if known else {}
+
+
+def _fit(name: str, cells: Mapping[str, str]) -> dict[str, Any]:
+    known = {subject: cell for subject, cell in cells.items() if not is_missing(cell)}
+    numbers = {subject: number for subject, cell in known.items() if (number := _number(cell)) is not None}
+    unknown = len(cells) - len(known)
+    if not known:
+        raise ValueError(f"the column {name} of conditions has no value for any training case; leave it out")
+    if numbers and len(numbers) < len(known):
+        raise _mixed(name, *next((subject, cell) for subject, cell in known.items() if subject not in numbers))
+    if len({*known.values()} if not numbers else {*numbers.values()}) == 1:
+        raise ValueError(
+            f"the column {name} of conditions has the same value, {next(iter(known.values()))}, for all training "
+            "cases: nothing can be learned from it; leave it out"
+        )
+    if numbers:
+        low, high = min(numbers.values()), max(numbers.values())
+        mean, sd = fmean(numbers.values()), pstdev(numbers.values())
+        _logger.info("condition %s: %g to %g, mean %g, SD %g; %d unknown", name, low, high, mean, sd, unknown)
+        return {"name": name, "mean": mean, "sd": sd, "min": low, "max": high}
+    counted = dict(sorted(Counter(known.values()).items()))
+    if len(counted) > _MAX_WORDS:
+        raise ValueError(
+            f"the column {name} of conditions has {len(counted)} different words ({_listed([*counted])}), and may have "
+            f"{_MAX_WORDS}; group them, or leave it out (choose columns with condition_columns)"
+        )
+    _logger.info("condition %s: %s; %d unknown", name, ", ".join(f"{w} {n}" for w, n in counted.items()), unknown)
+    return {"name": name, "words": [*counted]}
+
+
+def _encoded(condition: Mapping[str, Any], cell: str, subject: str) -> list[float]:
+    if "words" not in condition:
+        number = _number(cell)
+        if number is None and not is_missing(cell):
+            raise _mixed(condition["name"], subject, cell)
+        return [math.nan if number is None else (number - condition["mean"]) / condition["sd"]]
+    words = condition["words"]
+    if cell in words:
+        return [1.0 if cell == word else -1.0 for word in _valued(words)]
+    if not is_missing(cell):
+        warnings.warn(f"no training case has {condition['name']} {cell!r}: it counts as unknown", stacklevel=3)
+    return [math.nan] * len(_valued(words))
+
+
+def _valued(words: Sequence[str]) -> Sequence[str]:
+    """The words that have a value of their own: of two, the other is -1."""
+    return words[1:] if len(words) == 2 else words
+
+
+def _value_names(condition: Mapping[str, Any]) -> list[str]:
+    name = condition["name"]
+    return [f"{name}: {word}" for word in _valued(condition["words"])] if "words" in condition else [name]
+
+
+def _names(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [condition["name"] for condition in conditions]
+
+
+def _checked(values: Any, conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The values as lists of text, each of a condition of the network."""
+    if not conditions:
+        raise ValueError(
+            f"condition_values={values!r}, but the network was trained without conditions; leave it out, or train with "
+            "--conditions"
+        )
+    if not isinstance(values, Mapping):
+        raise ValueError(
+            f'condition_values={values!r} is no set of names and values; write --condition_values "{_EXAMPLE}", and '
+            f"quote words that hold a space; the names are {', '.join(conditions)}"
+        )
+    given = {}
+    outside = []
+    for name, value in values.items():
+        condition = conditions.get(str(name))
+        if condition is None:
+            raise ValueError(
+                f"condition_values has {str(name)!r}, but the network was trained with {', '.join(conditions)}; choose "
+                "from these"
+            )
+        cells = [_text(entry) for entry in (value if isinstance(value, list | tuple) else [value])]
+        given[str(name)] = cells
+        for cell in cells:
+            if is_missing(cell):
+                continue
+            number, words = _number(cell), condition.get("words")
+            if words is None and number is None:
+                raise ValueError(f"condition_values has {name}={cell!r}, which is no number; null means unknown")
+            if words is not None and cell not in words:
+                raise ValueError(
+                    f"condition_values has {name}={cell!r}, but the words of training are {', '.join(words)}; null "
+                    "means unknown"
+                )
+            if words is None and number is not None and not condition["min"] <= number <= condition["max"]:
+                outside.append(f"{name}={cell} (trained on {condition['min']:g} to {condition['max']:g})")
+    if outside:
+        _logger.warning(
+            "outside the range of the training cases, so the network has to extrapolate: %s", ", ".join(outside)
+        )
+    return given
+
+
+def _number(cell: str) -> float | None:
+    try:
+        number = math.nan if "_" in cell else float(cell)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return format(value, ".15g") if isinstance(value, float) else str(value).strip()
+
+
+def _mixed(name: str, subject: str, cell: str) -> ValueError:
+    return ValueError(
+        f"{subject} has {name}={cell!r} in conditions, but other cases have numbers; give it a number, or empty the "
+        "cell (unknown); or write words for all cases"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
