@@ -38,10 +38,8 @@ from torch import Tensor
 from monai_idm.handlers import StepGuard
 from monai_idm.losses import InvertibleDiffusionLoss
 from monai_idm.noise import mixed_seed
-from monai_idm.optimizers import AdamWInBackward
 from monai_idm.reversible import true_float32
 from monai_idm.schedulers import check_noise_levels, check_prediction_type, is_flow, prediction_target
-from monai_idm.tasks.graphed_network import GraphedNetwork
 from monai_idm.tasks.task import Task
 
 __all__ = ["TrainingStep"]
@@ -72,11 +70,9 @@ class TrainingStep:
         guard: Checks the loss and the gradients, and leaves the weights unchanged if they are bad. It must also be one
             of the trainer's handlers. None: every step is taken.
         condition_dropout: Probability that the conditions of an image are made unknown, from 0 to below 1.
-        cuda_graphs: Whether the passes of the network are launched as CUDA graphs, see :class:`GraphedNetwork`.
     Raises:
         ValueError: If p is below 1, or ``condition_dropout`` is out of range, or the scheduler's prediction type is
-            unknown, or it has no noise levels; during training, if the trainer's ``amp`` is set, or it cannot train
-            with CUDA graphs.
+            unknown, or it has no noise levels; during training, if the trainer's ``amp`` is set.
     """
 
     def __init__(
@@ -87,7 +83,6 @@ class TrainingStep:
         seed: int = 0,
         guard: StepGuard | None = None,
         condition_dropout: float = 0.1,
-        cuda_graphs: bool = False,
     ) -> None:
         if timestep_power is not None and timestep_power < 1:
             raise ValueError(
@@ -104,8 +99,6 @@ class TrainingStep:
         self.seed = seed
         self.guard = guard
         self.condition_dropout = condition_dropout
-        self.cuda_graphs = cuda_graphs
-        self._graphed: GraphedNetwork | None = None
 
     def __call__(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         if engine.amp:
@@ -113,9 +106,6 @@ class TrainingStep:
                 "amp=True in the trainer, but the network sets its own precision; leave amp out and build the "
                 'network with precision="mixed"'
             )
-        if self.cuda_graphs and self._graphed is None:
-            _check_graphs(engine)
-            self._graphed = GraphedNetwork(engine.network)
         torch.manual_seed(mixed_seed(self.seed, "step", engine.state.iteration))
         first, last = _place_in_accumulation(engine)
         engine.network.train()
@@ -148,7 +138,7 @@ class TrainingStep:
             given["conditions"] = self.get_conditions(_on_device(engine, batch["conditions"]))
         arguments = {**given, **task.pack(scheduler.add_noise(x0, noise, t), c)}
         x = arguments.pop("x")
-        y = engine.inferer(x, self._graphed or engine.network, timesteps=t, **arguments)
+        y = engine.inferer(x, engine.network, timesteps=t, **arguments)
         output[CommonKeys.PRED] = prediction = y if w is None else y * w
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
 
@@ -185,20 +175,6 @@ class TrainingStep:
         drawn = _of_this_process(torch.rand(len(conditions) * idist.get_world_size()))
         dropped = (drawn < self.condition_dropout).to(conditions.device, non_blocking=True)
         return conditions.masked_fill(dropped[:, None], torch.nan)
-
-
-def _check_graphs(engine: Any) -> None:
-    """Raise a ValueError if a trainer's steps cannot be launched as CUDA graphs."""
-    problems = {
-        f"on {engine.state.device}, which is no CUDA device": engine.state.device.type != "cuda",
-        "with several processes, which exchange gradients during the backward pass": idist.get_world_size() > 1,
-        "with accumulated gradients, which the graphs would overwrite": engine.accumulation_steps > 1,
-        "without optim_set_to_none: gradients lie in the graphs' memory": not engine.optim_set_to_none,
-        "with an AdamWInBackward: the graphs keep all gradients": isinstance(engine.optimizer, AdamWInBackward),
-    }
-    for problem, there in problems.items():
-        if there:
-            raise ValueError(f"cuda_graphs=True {problem}; change that, or set cuda_graphs to false")
 
 
 def _on_device(engine: Any, tensor: Tensor) -> Tensor:
