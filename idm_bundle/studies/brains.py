@@ -103,12 +103,20 @@ def _run(dataset_dir: str, folder: Path, steps: int, side: int) -> dict[str, Any
     }
 
 
+def _aged(dataset_dir: str, **arguments: Any) -> dict[str, Any]:
+    changes = {"conditions": str(Path(dataset_dir, "participants.csv")), "condition_columns": ["Age", "Sex"]}
+    return _shifted(
+        name="flow, shifted, Age, Sex", changes={**_VARIANTS["flow"], **changes}, dataset_dir=dataset_dir, **arguments
+    )
+
+
 def _shifted(steps: int, side: int, changes: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
     return generated(changes={**changes, "noise_shift": side / 32}, steps=steps, side=side, **arguments)
 
 
 STUDIES = {
     "brains": {
+        "flow, shifted, Age, Sex": _aged,
         **{name: partial(generated, name, changes) for name, changes in _VARIANTS.items()},
         **{
             f"{name}, shifted": partial(_shifted, name=f"{name}, shifted", changes=_VARIANTS[name])
