@@ -5,16 +5,30 @@ from __future__ import annotations
 import json
 import sys
 from functools import partial
+from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
 from idm_bundle.studies import __main__ as command
-from idm_bundle.studies import brains, kills, quality, real, segmentation, soak, synthesis, warning
+from idm_bundle.studies import (
+    anatomy,
+    brains,
+    kills,
+    quality,
+    real,
+    segmentation,
+    soak,
+    synthesis,
+    tissues,
+    warning,
+)  # fmt: skip
 from idm_bundle.studies.configs import SMALLEST, configured
 from idm_bundle.studies.runs import demo
 from idm_bundle.studies.segmentation import _PATCHDDM, _VARIANTS, compare, sample
-from monai_idm.data import dataset_or_phantoms
+from monai_idm.data import dataset_or_phantoms, prepare_datalist
 from monai_idm.handlers import MontageHandler
 from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
 from tests.bundle.workspace import TINY
@@ -130,6 +144,63 @@ def test_a_network_of_real_brains_is_trained_once_and_sampled_in_several_ways(tm
     assert study(steps=4, side=8) == found
 
 
+def tissues_by_intensity(volume):
+    return 1 + (volume[0].clamp(0, 0.999) * 6).long()
+
+
+def test_generated_brains_are_measured_at_the_ages_asked_for(tmp_path, monkeypatch):
+    run = brains._run
+    monkeypatch.setattr(brains, "_run", lambda *arguments: {**run(*arguments), **SMALLEST})
+    monkeypatch.setattr(brains, "_STEPS", ())
+    monkeypatch.setattr(anatomy, "_NUM_SAMPLES", 4)
+    monkeypatch.setattr(anatomy, "_STEPS", 2)
+    monkeypatch.setattr(tissues, "segmenter", lambda *_: (None, {}))
+    monkeypatch.setattr(tissues, "segment", lambda _, volume: tissues_by_intensity(volume))
+    monkeypatch.setattr(tissues, "features", lambda _, volume: volume.flatten())
+    folder = Path(dataset_or_phantoms(None, tmp_path / "phantoms", 6, DEMO["demo#phantom_size"], 0))
+    cases = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    rows = [f"{case},{'' if i == 3 else 20 + i},{'FM'[i % 2]}" for i, case in enumerate(cases)]
+    (folder / "participants.csv").write_text("\n".join(["subject,Age,Sex", *rows]))
+    arguments = {"steps": 2, "side": 16, "dataset_dir": str(folder), "work": str(tmp_path / "work")}
+    study = anatomy.STUDIES["anatomy"]["guidance 2"]
+    with pytest.raises(FileNotFoundError, match="with the study brains and the same --work"):
+        study(**arguments)
+    brains.STUDIES["brains"][brains._AGED](**arguments)
+    found = study(**arguments)
+    assert (found["age"]["n"], found["real_age"]["n"]) == (4, 5)  # the age of one case is unknown
+    assert found["regions"].keys() == {"ventricles", "cerebellum", "white matter", "grey matter"}
+    assert len([*(tmp_path / "work").rglob("guidance_2/*.nii.gz")]) == 4
+
+
+def test_the_share_of_ventricles_is_regressed_on_age():
+    labels = []
+    for age in range(20, 80, 10):  # the ventricles fill age / 10 % of the brain; fluid around it does not count
+        label = torch.full((10, 10, 10), 4)
+        label.view(-1)[:age] = 2
+        labels.append(torch.cat([label, torch.ones(2, 10, 10, dtype=torch.long)]))
+    found = anatomy.regression(range(20, 80, 10), labels)
+    assert found["correlation"] == pytest.approx(1)
+    assert found["slope"] == pytest.approx(1)  # percent per decade
+    assert found["slope_ci95"] == pytest.approx([1, 1])
+
+
+def test_a_network_learns_the_tissues_beside_the_images_and_is_kept(tmp_path):
+    folder = Path(dataset_or_phantoms(None, tmp_path / "phantoms", 4, (32, 32, 24), 0))
+    for file in folder.rglob("*_t1.nii.gz"):
+        image = nib.load(file)
+        values = image.get_fdata()
+        numbers = np.where(values > np.median(values[values != 0]), 81, 100) * (values != 0)
+        label = nib.Nifti1Image(numbers.astype(np.int16), image.affine)
+        nib.save(label, str(file).replace("_t1.", "_dlmuse."))
+    datalist = prepare_datalist(folder, tmp_path / "datalist.json", ["t1"])
+    network, dice = tissues.segmenter(datalist, 16, 100, tmp_path / "tissues.pt")
+    assert min(dice["white matter"], dice["grey matter"]) > 0.4
+    again, kept = tissues.segmenter(datalist, 16, 10**9, tmp_path / "tissues.pt")
+    assert kept == pytest.approx(dice, nan_ok=True)
+    volume = torch.rand(1, 16, 16, 16)
+    assert torch.equal(tissues.features(network, volume), tissues.features(again, volume))
+
+
 @pytest.mark.parametrize("changes", [{}, {"noise_shift": 2.0}, {"prediction_type": "flow"}])
 def test_reconstructions_start_from_the_same_noise(changes):
     options = {"prediction_type": "v_prediction", **changes}
@@ -142,7 +213,7 @@ def test_only_the_study_of_real_cases_takes_a_folder_and_it_needs_one(arguments,
     monkeypatch.setattr(sys, "argv", ["studies", *arguments])
     with pytest.raises(SystemExit):
         command.main()
-    assert "the studies real and brains need --dataset_dir" in capsys.readouterr().err
+    assert "the studies real, brains and anatomy need --dataset_dir" in capsys.readouterr().err
 
 
 def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsys):

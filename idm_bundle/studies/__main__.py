@@ -12,13 +12,25 @@ from typing import Any
 
 import torch
 
-from idm_bundle.studies import brains, kills, quality, real, reconstruction, segmentation, soak, synthesis, warning
+from idm_bundle.studies import (
+    anatomy,
+    brains,
+    kills,
+    quality,
+    real,
+    reconstruction,
+    segmentation,
+    soak,
+    synthesis,
+    warning,
+)
 from monai_idm.atomic_file import write_json
 from monai_idm.machine import VERSIONS, device_name
 
 STUDIES: dict[str, dict[str, Any]] = {}
-for module in (reconstruction, segmentation, quality, synthesis, warning, real, brains, kills, soak):
+for module in (reconstruction, segmentation, quality, synthesis, warning, real, brains, anatomy, kills, soak):
     STUDIES |= module.STUDIES
+KEPT = {*brains.STUDIES, *anatomy.STUDIES}  # their trainings are kept in a folder
 
 
 def main() -> None:
@@ -27,15 +39,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--side", type=int, default=16, help="voxels per axis (16)")
     parser.add_argument("--json", type=Path, help="file to write; an interrupted study is continued in it")
-    parser.add_argument("--dataset_dir", help="BraTS folder, for the studies real and brains")
-    parser.add_argument("--work", help="folder that keeps the trainings of the study brains")
+    parser.add_argument("--dataset_dir", help="BraTS folder, for the studies real, brains and anatomy")
+    parser.add_argument("--work", help="folder that keeps the trainings of the studies brains and anatomy")
     options = parser.parse_args()
-    if (options.study in {*real.STUDIES, *brains.STUDIES}) != (options.dataset_dir is not None):
-        parser.error(
-            "the studies real and brains need --dataset_dir, their BraTS folder; the others use phantoms and take none"
-        )
-    if (options.study in brains.STUDIES) != (options.work is not None):
-        parser.error("the study brains needs --work, a folder that keeps its trainings; the others keep none")
+    if (options.study in {*real.STUDIES, *KEPT}) != (options.dataset_dir is not None):
+        parser.error("the studies real, brains and anatomy need --dataset_dir, their cases; the others use phantoms")
+    if (options.study in KEPT) != (options.work is not None):
+        parser.error("the studies brains and anatomy need --work, the folder of their trainings; the others keep none")
     data = {name: value for name in ("dataset_dir", "work") if (value := getattr(options, name)) is not None}
     settings = {
         "study": options.study,

@@ -19,7 +19,7 @@ from idm_bundle.studies.runs import evaluate, train
 from monai_idm.atomic_file import write_json
 from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
 
-__all__ = ["STUDIES", "timestep_of"]
+__all__ = ["STUDIES", "aged", "timestep_of"]
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "velocity": {},
@@ -33,6 +33,7 @@ _SAMPLERS = {
 }
 _STEPS = (5, 10, 20, 50)
 _NUM_SAMPLES = 30
+_AGED = "flow, shifted, Age, Sex"
 _NOISE = 250
 """Timestep, of 2000 of the default schedule, whose ratio of noise to image all variants are reconstructed from."""
 
@@ -54,7 +55,7 @@ def generated(
         :func:`idm_bundle.studies.quality.reconstructed`, without the cases' names; and the metrics of the samples, by
         sampler and number of steps.
     """
-    folder = Path(work, name.replace(", ", "_"))
+    folder = _folder(work, name)
     values = {**_run(dataset_dir, folder, steps, side), **changes}
     done = folder / "training.json"
     if not done.is_file():
@@ -103,11 +104,34 @@ def _run(dataset_dir: str, folder: Path, steps: int, side: int) -> dict[str, Any
     }
 
 
+def aged(dataset_dir: str, work: str, steps: int, side: int) -> dict[str, Any]:
+    """Values of train.yaml of the training with age and sex, which the study must have made before.
+
+    Args:
+        dataset_dir: Folder of the cases.
+        work: Folder that keeps the trainings.
+        steps: Iterations of training.
+        side: Voxels per axis of a volume.
+    Raises:
+        FileNotFoundError: If the folder has no such training.
+    """
+    folder = _folder(work, _AGED)
+    if not (folder / "models" / "model.pt").is_file():
+        raise FileNotFoundError(f"{folder} holds no training; make it with the study brains and the same --work")
+    return {**_run(dataset_dir, folder, steps, side), **_with_conditions(dataset_dir), "noise_shift": side / 32}
+
+
+def _with_conditions(dataset_dir: str) -> dict[str, Any]:
+    table = {"conditions": str(Path(dataset_dir, "participants.csv")), "condition_columns": ["Age", "Sex"]}
+    return {**_VARIANTS["flow"], **table}
+
+
 def _aged(dataset_dir: str, **arguments: Any) -> dict[str, Any]:
-    changes = {"conditions": str(Path(dataset_dir, "participants.csv")), "condition_columns": ["Age", "Sex"]}
-    return _shifted(
-        name="flow, shifted, Age, Sex", changes={**_VARIANTS["flow"], **changes}, dataset_dir=dataset_dir, **arguments
-    )
+    return _shifted(name=_AGED, changes=_with_conditions(dataset_dir), dataset_dir=dataset_dir, **arguments)
+
+
+def _folder(work: str, name: str) -> Path:
+    return Path(work, name.replace(", ", "_"))
 
 
 def _shifted(steps: int, side: int, changes: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
@@ -116,7 +140,7 @@ def _shifted(steps: int, side: int, changes: Mapping[str, Any], **arguments: Any
 
 STUDIES = {
     "brains": {
-        "flow, shifted, Age, Sex": _aged,
+        _AGED: _aged,
         **{name: partial(generated, name, changes) for name, changes in _VARIANTS.items()},
         **{
             f"{name}, shifted": partial(_shifted, name=f"{name}, shifted", changes=_VARIANTS[name])

@@ -33,19 +33,20 @@ SMALLEST: dict[str, Any] = {
 _LITERAL = {"activations": "rebuilt", "precision": "float32"}
 
 
-def configured(changes: Mapping[str, Any], *overlays: str) -> ConfigParser:
-    """train.yaml with overlays and changed values; activations are rebuilt, in float32, unless these say otherwise.
+def configured(changes: Mapping[str, Any], *overlays: str, of: str = "train") -> ConfigParser:
+    """A config with overlays and changed values; activations are rebuilt, in float32, unless these say otherwise.
 
     Args:
         changes: Values by their ids. They are copied, because a parser writes ``network_def#skips`` into the dictionary
             that it was given as ``network_def``, and the next training run would use it.
         overlays: Names of further configs, without suffix.
+        of: Name of the config.
     """
     config = ConfigParser()
     configs = bundle_here_or_installed() / "configs"
-    config.read_config([configs / f"{name}.yaml" for name in ("train", *overlays)])
+    config.read_config([configs / f"{name}.yaml" for name in (of, *overlays)])
     for knob, value in _LITERAL.items():
-        if config[knob] == "auto":
+        if config.get(knob) == "auto":
             config[knob] = value
     config.update(copy.deepcopy(dict(changes)))
     return config

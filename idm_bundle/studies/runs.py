@@ -10,11 +10,12 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
+from torch import Tensor
 
 from idm_bundle.studies.configs import configured
 from monai_idm.meters import estimate_flops
 
-__all__ = ["demo", "evaluate", "train"]
+__all__ = ["demo", "draw", "evaluate", "train"]
 
 
 def demo(folder: str, steps: int, side: int, epochs: int = 10, validations: int = 2) -> dict[str, Any]:
@@ -69,3 +70,23 @@ def evaluate(values: Mapping[str, Any], *overlays: str) -> Engine:
     evaluator: Engine = configured(values, *overlays).get_parsed_content("validate#evaluator")
     evaluator.run()
     return evaluator
+
+
+def draw(values: Mapping[str, Any]) -> list[Tensor]:
+    """Draw samples with inference.yaml, which also saves them.
+
+    Args:
+        values: Values of inference.yaml that are changed. Samples that ``output_dir`` holds already are not drawn again
+            and not returned: choose an empty one.
+    Returns:
+        Volumes ``(C, *spatial)``, 0 to 1, in the order of their seeds.
+    """
+    evaluator: Engine = configured(values, of="inference").get_parsed_content("evaluator")
+    volumes: list[Tensor] = []
+
+    @evaluator.on(Events.ITERATION_COMPLETED)
+    def _keep(engine: Any) -> None:
+        volumes.extend(item["pred"].as_tensor() for item in engine.state.output)
+
+    evaluator.run()
+    return volumes

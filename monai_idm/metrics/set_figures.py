@@ -16,7 +16,7 @@ from monai_idm.metrics.diversity import pair_similarities
 from monai_idm.metrics.subsets import over_subsets
 from monai_idm.metrics.volume_features import BINS, FEATURES
 
-__all__ = ["Figure", "diversity", "nearness", "set_distances"]
+__all__ = ["Figure", "diversity", "mmd", "nearness", "set_distances"]
 
 TOO_NEAR = 0.05  # share of the real cases whose distance to a training case is too small for samples
 
@@ -49,7 +49,7 @@ def set_distances(of: dict[str, Tensor], of_real: dict[str, Tensor]) -> dict[str
         of_real: Features of the real cases.
     """
     measures: dict[str, Callable[[Tensor], float | None]] = {
-        **{f"mmd_{name}": partial(_mmd, of[name], of_real[name]) for name in FEATURES},
+        **{f"mmd_{name}": partial(mmd, of[name], of_real[name]) for name in FEATURES},
         "histogram_distance": partial(_histogram_distance, of["intensity"], of_real["intensity"]),
     }
     return {name: Figure(len(of["intensity"]), measure) for name, measure in measures.items()}
@@ -77,7 +77,17 @@ def nearness(distances: Tensor, of_real: Tensor) -> dict[str, Figure]:
     return {name: Figure(len(distances), partial(_measured, m, distances)) for name, m in measures.items()}
 
 
-def _mmd(a: Tensor, b: Tensor, members: Tensor) -> float | None:
+def mmd(a: Tensor, b: Tensor, members: Tensor | None = None) -> float | None:
+    """Unbiased MMD with a linear kernel of features divided by their standard deviation over the real cases.
+
+    Args:
+        a: Features of a set, ``(N, F)``.
+        b: Features of the real cases, ``(M, F)``.
+        members: Numbers of the set's members to use; None: all.
+    Returns:
+        None if there are fewer than two members or real cases.
+    """
+    members = torch.arange(len(a)) if members is None else members
     if min(len(members), len(b)) < 2:
         return None
     spread = b.std(0)

@@ -1,0 +1,115 @@
+"""Anatomy of generated brains: volumes of regions beside real ones, and whether ventricles grow with the age asked for.
+
+A small network segments both alike (see :mod:`idm_bundle.studies.tissues`). The samples are those of the training with
+age and sex of the study ``brains``, in the same folder ``--work``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import Dataset
+from scipy.stats import linregress, t
+from torch import Tensor
+
+from idm_bundle.studies import brains, tissues
+from idm_bundle.studies.configs import configured
+from idm_bundle.studies.runs import draw
+from monai_idm.metrics import compare_region_shares, region_shares
+from monai_idm.metrics.set_figures import mmd
+
+__all__ = ["STUDIES", "regression"]
+
+_SEGMENTER_STEPS = 1000
+_NUM_SAMPLES = 60
+_AGES = (20, 80)
+_GUIDANCE = (0.0, 1.0, 2.0, 4.0)
+_STEPS = 10
+_REGIONS = {name: [number] for number, name in enumerate(tissues.TISSUES, 1) if name not in ("fluid", "rest")}
+
+
+def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any]:
+    """Draw brains of all ages, and compare their regions with those of real ones.
+
+    Args:
+        guidance_scale: Scale of guidance by age and sex; 0: neither is used.
+        steps: Iterations of the training of the study ``brains``.
+        side: Voxels per axis of a volume.
+        dataset_dir: Folder of the cases, with T1, labels ``*_dlmuse.nii.gz`` beside them, and ``participants.csv``.
+        work: Folder that keeps the trainings.
+    Returns:
+        The segmenting network's ``dice``; ``age``, the regression of the ventricles' share of the brain in percent on
+        the age asked for, and ``real_age``, that of real cases; ``regions``, shares of regions beside those of the test
+        cases, see :func:`monai_idm.metrics.compare_region_shares`; and ``tissue_mmd``, the MMD of the network's
+        features.
+    """
+    values = brains.aged(dataset_dir, work, steps, side)
+    config = configured(values)
+    datalist = config.get_parsed_content("datalist")
+    network, dice = tissues.segmenter(datalist, side, _SEGMENTER_STEPS, Path(work, "tissues.pt"))
+
+    low, high = _AGES
+    ages = [low + (high - low) * i / (_NUM_SAMPLES - 1) for i in range(_NUM_SAMPLES)]
+    volumes = draw(
+        {
+            "ckpt_file": f"{values['ckpt_dir']}/model.pt",
+            "output_dir": str(Path(values["output_dir"], f"guidance_{guidance_scale:g}")),
+            "num_samples": _NUM_SAMPLES,
+            "num_inference_steps": _STEPS,
+            "condition_values": {"Age": ages, "Sex": ["F", "M"]},
+            "guidance_scale": guidance_scale,
+        }
+    )
+    labels = [tissues.segment(network, volume) for volume in volumes]
+    known = [item for part in ("training", "validation", "test") for item in datalist[part] if _age(item) is not None]
+    real = [tissues.segment(network, volume) for volume in _volumes(config, known)]
+    test = _volumes(config, datalist["test"])
+    return {
+        "dice": dice,
+        "age": regression(ages, labels),
+        "real_age": regression([_age(item) for item in known], real),
+        "regions": compare_region_shares(labels, [tissues.segment(network, volume) for volume in test], _REGIONS),
+        "tissue_mmd": mmd(*(torch.stack([tissues.features(network, v) for v in some]) for some in (volumes, test))),
+    }
+
+
+def regression(ages: Sequence[Any], labels: Sequence[Tensor]) -> dict[str, Any]:
+    """Linear regression of the ventricles' share of the brain, in percent, on age.
+
+    Args:
+        ages: Age of each brain in years.
+        labels: Its tissues, numbered as in ``TISSUES``.
+    Returns:
+        ``n``, ``correlation``, and ``slope`` in percent of the brain per decade with its 95 % interval, ``slope_ci95``.
+    """
+    # fluid around the brain is not part of it
+    inside = [torch.where(label == 1, 0, label) for label in labels]
+    shares = [100 * region_shares(label, {"ventricles": _REGIONS["ventricles"]})["ventricles"] for label in inside]
+    fit = linregress(ages, shares)
+    half = float(t.ppf(0.975, len(ages) - 2) * fit.stderr)
+    slope = 10 * float(fit.slope)
+    return {
+        "n": len(ages),
+        "correlation": float(fit.rvalue),
+        "slope": slope,
+        "slope_ci95": [slope - 10 * half, slope + 10 * half],
+    }
+
+
+def _age(item: dict[str, Any]) -> float | None:
+    cell = item["condition_values"]["Age"]
+    return float(cell) if cell else None
+
+
+def _volumes(config: Any, items: Sequence[dict[str, Any]]) -> list[Tensor]:
+    """Preprocessed volumes, 0 to 1, as the network was trained on."""
+    preprocessing = config.get_parsed_content("validate#preprocessing")
+    dataset = Dataset(items, preprocessing)
+    return [(dataset[i]["image"].as_tensor() + 1) / 2 for i in range(len(dataset))]
+
+
+STUDIES = {"anatomy": {f"guidance {scale:g}": partial(with_guidance, scale) for scale in _GUIDANCE}}
