@@ -65,8 +65,8 @@ UNITS = {
 }
 
 # knobs that are recorded, or named in a sentence, wherever they have an effect
-_RECORDED_IF_USED = ("label_map", "patients_file", "classes", "class_file", "class_columns")
-_RECORDED_IF_USED += ("conditions", "condition_columns")
+_OF_CASES = ("classes", "class_file", "class_columns", "conditions", "condition_columns")
+_RECORDED_IF_USED = ("label_map", "patients_file", *_OF_CASES)
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
   overflow-wrap: break-word }
