@@ -19,7 +19,17 @@ import idm_bundle
 import monai_idm
 from idm_bundle.__main__ import main
 from idm_bundle.studies.configs import SMALLEST, configured
-from monai_idm.data import LoadVolumesd, brats_datalist, prepare_datalist, write_phantoms
+from monai_idm.data import (
+    EncodeConditionsd,
+    LoadVolumesd,
+    brats_datalist,
+    condition_names,
+    fit_conditions,
+    prepare_datalist,
+    read_conditions,
+    write_phantoms,
+)
+from monai_idm.data.conditions import with_conditions
 
 OURS = tuple(str(Path(package.__file__).parent) for package in (monai_idm, idm_bundle))
 
@@ -174,6 +184,44 @@ words = st.one_of(
 )
 
 
+def cells(*texts):
+    return st.lists(st.sampled_from(texts), min_size=3, max_size=3)
+
+
+@bad_input(
+    200,
+    described=st.lists(
+        st.one_of(
+            cells("1", "2.5", "-3e2", "NA", "5e-324", "1e308"),
+            cells("M", "F", "", "Ü", "m"),
+            cells("1", "M", "1e400", "1_0", '"', "x\ny", "\ufeff", ","),
+        ),
+        min_size=2,
+        max_size=2,
+    ),
+    others=st.lists(cells("a", "c", "", "1"), max_size=1),
+    header=st.sampled_from([["subject", "Age", "Sex"]] * 3 + [["subject"], ["Age"] * 3, ["", "", "Age"], []]),
+    mark=st.sampled_from([",", "\t", ",", ";"]),
+    columns=st.sampled_from([None, None, ["Age"], ["Sex", "Age"], [51], [], "Age"]),
+)
+def test_a_table_of_conditions_is_encoded_or_refused(described, others, header, mark, columns, tmp_path):
+    rows = [header, *zip("abM", *described, strict=True), *others]
+    (file := tmp_path / "people.csv").write_text("\n".join(map(mark.join, rows)))
+
+    def encode():
+        table = read_conditions(file, columns)
+        values = with_conditions([{"subject": subject} for subject in "abM"], table)
+        items = [{"subject": subject, "condition_values": values[subject]} for subject in values]
+        fitted = fit_conditions(items)
+        found = torch.stack([EncodeConditionsd(fitted)(item)["conditions"] for item in items])
+        assert found.shape == (3, len(condition_names(fitted)))
+        assert not found.isinf().any()
+        assert not found.isnan().all(0).any()
+        return found
+
+    result_or_clear_error(encode)
+
+
 @bad_input(150, arguments=st.lists(words, max_size=5))
 def test_a_command_is_done_or_refused(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -213,6 +261,9 @@ KNOBS = {
     "num_inference_steps": [1, 0, 5000, -1],
     "bad_steps": ["skip", "ignore"],
     "datalist_file": ["/nowhere/list.json"],
+    "conditions": ["/nowhere/people.csv", 2024],
+    "condition_columns": [["Age"], "Age"],
+    "condition_dropout": [0.0, 1.0, -0.1],
     "dataset_dir": ["/nowhere"],
 }
 CHANGES = [(knob, value) for knob, values in KNOBS.items() for value in values]

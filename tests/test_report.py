@@ -51,10 +51,13 @@ def run(folder: Path) -> Path:
     return folder
 
 
-def model(folder: Path, source: str = PHANTOM, **arguments: Any) -> Path:
+T1 = Generation(["t1"])
+
+
+def model(folder: Path, source: str = PHANTOM, task: Generation = T1, **arguments: Any) -> Path:
     """Weights with the record of a run of the defaults of train.yaml, except for its seed."""
     network = torch.nn.Linear(1, 1)
-    record = RunRecord(Generation(["t1"]), [StridedDDPMScheduler(100, "cosine")], seed=7)
+    record = RunRecord(task, [StridedDDPMScheduler(100, "cosine")], seed=7)
     record.describe_data(source, 64, [32, 32, 32], 5.0566846790416635)
     network_arguments = {**PRESETS["light"], "bookend_stride": 1, "inverse_head": False, **arguments}
     content = {name: list(v) if isinstance(v, tuple) else v for name, v in network_arguments.items()}
@@ -212,6 +215,7 @@ def test_every_knob_of_the_configs_has_a_group():
         "evaluating",
         "to_image_range",
         "picture",
+        "numeric_conditions",
     }
     assert names - machinery - {*KNOBS} == set()
 
@@ -279,6 +283,17 @@ def test_the_config_files_of_a_run_are_recognised(tmp_path, overlays, task, opti
     command = repeat(settings, KNOBS)
     assert [*command.configs] == files
     assert [*command.options] == ["dataset_dir"]
+
+
+def test_conditions_are_named_and_their_table_is_asked_for(tmp_path):
+    conditions = [{"name": "51", "mean": 1.0, "sd": 1.0, "min": 0.5, "max": 2.0}, {"name": "Sex", "words": ["F", "M"]}]
+    settings = read_settings(tmp_path, model(tmp_path, task=Generation(["t1"], numeric_conditions=conditions)))
+    assert settings.facts["conditions"] == "51 (0.5 to 2), Sex (F or M)"
+    assert settings.knobs["condition_columns"] == ["51", "Sex"]
+    assert any("add --conditions" in gap for gap in settings.gaps)
+    settings = read_settings(tmp_path, model(tmp_path))
+    assert not {"conditions", "numeric_conditions", "condition_columns"} & {*settings.facts, *settings.knobs}
+    assert not any("--conditions" in gap for gap in settings.gaps)
 
 
 @pytest.mark.parametrize(

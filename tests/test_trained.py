@@ -245,6 +245,7 @@ def test_a_file_has_a_fingerprint_and_a_voxel_size(tmp_path):
         ("generation", {}),
         ("generation", {"bookend_stride": 2, "modalities": ["t2"]}),
         ("generation", {"classes": ["HGG", "LGG"], "class_file": "any.csv"}),
+        ("generation", {"numeric_conditions": [{"name": "Site", "words": ["Guys", "HH", "IOP"]}]}),
         ("generation", {"lambda_r": 0.1, "modalities": ["t1", "t2", "flair"]}),
         ("generation", {"network_def#channels": [16, 32, 64], "network_def#attention_levels": [False] * 3}),
         ("generation", {"network_def#bookends": False, "network_def#num_res_blocks": [1, 2]}),
@@ -268,6 +269,7 @@ def test_the_network_and_the_task_are_those_of_the_training(task, changes, tmp_p
     assert found.inverse_head is None  # no prediction uses it
     x, t = torch.randn(2, len(theirs.inputs), 8, 8, 8), torch.tensor([3, 900])
     classes = {} if theirs.num_classes is None else {"class_labels": torch.tensor([0, 1])}
+    classes |= {"conditions": torch.tensor([[1.0, -1.0, torch.nan]] * 2)} if theirs.condition_names else {}
     torch.testing.assert_close(found(x, t, **classes), network(x, t, **classes))
     assert trained.task.settings == theirs.settings
     assert (trained.task.inputs, trained.task.drawn) == (theirs.inputs, theirs.drawn)

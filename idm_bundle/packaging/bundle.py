@@ -24,6 +24,7 @@ from idm_bundle.installed import bundle_here_or_installed
 from idm_bundle.packaging.zoo import LARGE_FILE_BYTES
 from monai_idm import __version__
 from monai_idm.checkpoints import PHANTOM, fingerprint, read_weights
+from monai_idm.data import describe_conditions
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.presets import PRESETS, preset_of
 from monai_idm.tasks import Task, predicted_channels
@@ -172,8 +173,11 @@ def _settings(trained: _Weights) -> dict[str, Any]:
             f"num_res_blocks={arguments['num_res_blocks']}, attention_levels={arguments['attention_levels']}, which is "
             f"none of the presets {', '.join(PRESETS)}; a bundle's configs name a preset, so train one of these"
         )
+    convention = dict(trained.record["convention"])
+    if convention.get("numeric_conditions") is None:  # then the bundle can still be trained with a table
+        convention.pop("numeric_conditions", None)
     return {
-        **trained.record["convention"],
+        **convention,
         "preset": preset,
         "bookend_stride": arguments["bookend_stride"],
         "spatial_size": trained.record["data"]["spatial_size"],
@@ -194,7 +198,8 @@ def _write_metadata(root: Path, bundle: Path, trained: _Weights, network: Invert
             "generated phantoms, no patient's data: weights for a demonstration"
             if phantom
             else f"cases of {data['source']}"
-        ),
+        )
+        + (f"; conditioned on {describe_conditions(task.numeric_conditions)}" if task.numeric_conditions else ""),
         "data_source": "generated phantoms" if phantom else data["source"],
         "image_classes": ", ".join(inputs),
         "label_classes": task.label_classes,

@@ -158,6 +158,8 @@ def _exports(folder: Path) -> None:
     given: dict[str, Any] = {"timesteps": torch.tensor([3, 700])}
     if getattr(network, "num_class_embeds", None) is not None:
         given["class_labels"] = torch.tensor([0, 1])
+    if count := getattr(network, "arguments", {}).get("num_conditions"):
+        given["conditions"] = torch.tensor([[0.5], [torch.nan]]).expand(2, count).clone()
     with torch.no_grad(), tempfile.TemporaryDirectory() as scratch:
         expected = network(x, **given)
         model = str(Path(scratch) / "model.ts")

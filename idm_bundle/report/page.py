@@ -30,7 +30,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         (
             "Data",
             "dataset_dir datalist_file patients_file allow_links modalities regions label_map known validation_known",
-            "classes class_file class_columns channel_order air fractions demo#num_subjects demo#phantom_size",
+            "classes class_file class_columns conditions condition_columns channel_order air fractions",
+            "demo#num_subjects demo#phantom_size",
         ),
         ("Preprocessing", "spatial_size patch_size zoom window_percentiles network_range flip_prob"),
         (
@@ -44,7 +45,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         (
             "Training",
             "seed batch_size learning_rate betas lambda_l2 lambda_r min_snr_gamma ema_decay ema_interval max_epochs",
-            "epoch_length bad_steps num_workers worker_timeout",
+            "epoch_length condition_dropout bad_steps num_workers worker_timeout",
         ),
         (
             "Validation",
@@ -64,7 +65,8 @@ UNITS = {
 }
 
 # knobs that are recorded, or named in a sentence, wherever they have an effect
-_RECORDED_IF_USED = ("label_map", "classes", "class_file", "class_columns", "patients_file")
+_OF_CASES = ("classes", "class_file", "class_columns", "conditions", "condition_columns")
+_RECORDED_IF_USED = ("label_map", "patients_file", *_OF_CASES)
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
   overflow-wrap: break-word }

@@ -20,6 +20,7 @@ from monai_idm.checkpoints import (
     read_sections,
     read_weights,
 )
+from monai_idm.data import describe_conditions
 from monai_idm.data.patients import patient
 from monai_idm.networks import PRESETS, InvertibleDiffusionUNet
 from monai_idm.networks.presets import preset_of
@@ -77,6 +78,10 @@ def read_settings(run_dir: Path, weights: Path, validated: Sequence[int] = ()) -
         settings.knobs["seed"] = record["seed"]
     if settings.knobs.get("classes"):
         settings.gaps.append("class_file is not recorded, and the run needs it: add --class_file.")
+    if conditions := settings.knobs.pop("numeric_conditions", None):
+        settings.facts["conditions"] = describe_conditions(conditions)
+        settings.knobs["condition_columns"] = [condition["name"] for condition in conditions]
+        settings.gaps.append("The table of conditions is not recorded, and the run needs it: add --conditions.")
     _add_network(settings, state_dict, arguments)
     _add_data(settings, record, run_dir)
     _add_checkpoint(settings, record, weights.parent)

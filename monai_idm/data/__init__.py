@@ -12,6 +12,7 @@ from monai_idm.data.conditions import (
     EncodeConditionsd,
     asked_conditions,
     condition_names,
+    describe_conditions,
     fit_conditions,
     read_conditions,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "condition_names",
     "data_source",
     "dataset_or_phantoms",
+    "describe_conditions",
     "describe_data",
     "evaluation_datalist",
     "fit_conditions",

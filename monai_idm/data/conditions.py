@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -26,6 +26,7 @@ __all__ = [
     "EncodeConditionsd",
     "asked_conditions",
     "condition_names",
+    "describe_conditions",
     "fit_conditions",
     "read_conditions",
     "with_conditions",
@@ -39,18 +40,25 @@ _EXAMPLE = "{Age: 70, Sex: F}"
 _logger = logging.getLogger(__name__)
 
 
-def read_conditions(file: str | os.PathLike[str], columns: Sequence[Any] | None = None) -> dict[str, dict[str, str]]:
+def read_conditions(
+    file: str | os.PathLike[str] | None, columns: Sequence[Any] | None = None
+) -> dict[str, dict[str, str]] | None:
     """Read the cells that describe each case.
 
     Args:
-        file: A CSV or TSV file with a header, whose first column names the cases.
+        file: A CSV or TSV file with a header, whose first column names the cases; None: there is none.
         columns: Headings of the other columns to read; None: all.
     Returns:
-        Maps each case to its cells by heading.
+        Maps each case to its cells by heading; None without a file.
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If it is not such a table, a column is missing, or a case has several rows that differ.
+        ValueError: If it is not such a table, a column is missing, a case has several rows that differ, or there are
+            columns without a file.
     """
+    if file is None:
+        if columns is not None:
+            raise ValueError(f"condition_columns={columns!r} without a table; give it with --conditions FILE")
+        return None
     return read_columns(file, columns, "conditions", "condition_columns")
 
 
@@ -92,7 +100,8 @@ def fit_conditions(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         In the order of the columns, plain types: ``name``, ``mean``, ``sd``, ``min`` and ``max`` of a column of
         numbers; ``name`` and ``words`` of a column of words.
     Raises:
-        ValueError: If a column holds numbers and words, no value, one value only, or more than 10 words.
+        ValueError: If a column holds numbers and words, no value, one value only, more than 10 words, or words that
+            differ only in upper and lower case.
     """
     columns = items[0][VALUES]
     return [_fit(name, {item["subject"]: item[VALUES][name] for item in items}) for name in columns]
@@ -105,6 +114,19 @@ def condition_names(conditions: Sequence[Mapping[str, Any]] | None) -> list[str]
         conditions: The conditions; see :func:`fit_conditions`. None: there are none.
     """
     return [name for condition in conditions or () for name in _value_names(condition)]
+
+
+def describe_conditions(conditions: Sequence[Mapping[str, Any]] | None) -> str:
+    """The conditions in words, with the values of the training cases: ``"Age (20.2 to 81.9), Sex (F or M)"``.
+
+    Args:
+        conditions: The conditions; see :func:`fit_conditions`. None: there are none.
+    """
+    values = [
+        " or ".join(condition["words"]) if "words" in condition else f"{condition['min']:g} to {condition['max']:g}"
+        for condition in conditions or ()
+    ]
+    return ", ".join(f"{name} ({found})" for name, found in zip(_names(conditions or ()), values, strict=True))
 
 
 class EncodeConditionsd(Transform):
@@ -163,13 +185,13 @@ def asked_conditions(
     if values is None:
         given = {name: [case[VALUES].get(name, "") for case in cases if VALUES in case] for name in names}
     else:
-        given = _checked(values, {c["name"]: c for c in conditions or ()})
+        given = _checked(values, conditions or ())
     known = any(not is_missing(cell) for cells in given.values() for cell in cells)
     if not known and guidance_scale not in (0, 1):
         raise ValueError(
             f"guidance_scale={guidance_scale} has nothing to guide by: "
             + (
-                f'give values of {", ".join(names)}, as in --condition_values "{_EXAMPLE}"'
+                f'give values of {describe_conditions(conditions)}, as in --condition_values "{_EXAMPLE}"'
                 if names
                 else "the network was trained without conditions; classes can be guided by as a column of words of "
                 "--conditions, in training"
@@ -181,28 +203,36 @@ def asked_conditions(
 def _fit(name: str, cells: Mapping[str, str]) -> dict[str, Any]:
     known = {subject: cell for subject, cell in cells.items() if not is_missing(cell)}
     numbers = {subject: number for subject, cell in known.items() if (number := _number(cell)) is not None}
-    unknown = len(cells) - len(known)
     if not known:
         raise ValueError(f"the column {name} of conditions has no value for any training case; leave it out")
     if numbers and len(numbers) < len(known):
         raise _mixed(name, *next((subject, cell) for subject, cell in known.items() if subject not in numbers))
-    if len({*known.values()} if not numbers else {*numbers.values()}) == 1:
-        raise ValueError(
-            f"the column {name} of conditions has the same value, {next(iter(known.values()))}, for all training "
-            "cases: nothing can be learned from it; leave it out"
-        )
-    if numbers:
-        low, high = min(numbers.values()), max(numbers.values())
-        mean, sd = fmean(numbers.values()), pstdev(numbers.values())
-        _logger.info("condition %s: %g to %g, mean %g, SD %g; %d unknown", name, low, high, mean, sd, unknown)
-        return {"name": name, "mean": mean, "sd": sd, "min": low, "max": high}
-    counted = dict(sorted(Counter(known.values()).items()))
+    unknown = f"{len(cells) - len(known)} unknown"
+    return _fit_numbers(name, [*numbers.values()], unknown) if numbers else _fit_words(name, known.values(), unknown)
+
+
+def _fit_numbers(name: str, numbers: Sequence[float], unknown: str) -> dict[str, Any]:
+    fitted = {"mean": fmean(numbers), "sd": pstdev(numbers), "min": min(numbers), "max": max(numbers)}
+    if fitted["sd"] == 0:
+        raise _constant(name, f"{numbers[0]:g}")
+    _logger.info("condition %s: %s; %s", name, ", ".join(f"{key} {value:g}" for key, value in fitted.items()), unknown)
+    return {"name": name, **fitted}
+
+
+def _fit_words(name: str, words: Iterable[str], unknown: str) -> dict[str, Any]:
+    counted = dict(sorted(Counter(words).items()))
+    if len(counted) == 1:
+        raise _constant(name, *counted)
     if len(counted) > _MAX_WORDS:
         raise ValueError(
             f"the column {name} of conditions has {len(counted)} different words ({_listed([*counted])}), and may have "
             f"{_MAX_WORDS}; group them, or leave it out (choose columns with condition_columns)"
         )
-    _logger.info("condition %s: %s; %d unknown", name, ", ".join(f"{w} {n}" for w, n in counted.items()), unknown)
+    spellings: dict[str, str] = {}
+    for word in counted:
+        if (other := spellings.setdefault(word.casefold(), word)) != word:
+            raise ValueError(f"the column {name} of conditions has {other!r} and {word!r}; write the same word alike")
+    _logger.info("condition %s: %s; %s", name, ", ".join(f"{word} {n}" for word, n in counted.items()), unknown)
     return {"name": name, "words": [*counted]}
 
 
@@ -234,8 +264,9 @@ def _names(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
     return [condition["name"] for condition in conditions]
 
 
-def _checked(values: Any, conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def _checked(values: Any, conditions: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """The values as lists of text, each of a condition of the network."""
+    trained = f"the network was trained with {describe_conditions(conditions)}"
     if not conditions:
         raise ValueError(
             f"condition_values={values!r}, but the network was trained without conditions; leave it out, or train with "
@@ -244,17 +275,14 @@ def _checked(values: Any, conditions: Mapping[str, Mapping[str, Any]]) -> dict[s
     if not isinstance(values, Mapping):
         raise ValueError(
             f'condition_values={values!r} is no set of names and values; write --condition_values "{_EXAMPLE}", and '
-            f"quote words that hold a space; the names are {', '.join(conditions)}"
+            f"quote words that hold a space; {trained}"
         )
     given = {}
     outside = []
     for name, value in values.items():
-        condition = conditions.get(str(name))
+        condition = next((c for c in conditions if c["name"] == str(name)), None)
         if condition is None:
-            raise ValueError(
-                f"condition_values has {str(name)!r}, but the network was trained with {', '.join(conditions)}; choose "
-                "from these"
-            )
+            raise ValueError(f"condition_values has {str(name)!r}, but {trained}; choose from these")
         cells = [_text(entry) for entry in (value if isinstance(value, list | tuple) else [value])]
         given[str(name)] = cells
         for cell in cells:
@@ -262,11 +290,10 @@ def _checked(values: Any, conditions: Mapping[str, Mapping[str, Any]]) -> dict[s
                 continue
             number, words = _number(cell), condition.get("words")
             if words is None and number is None:
-                raise ValueError(f"condition_values has {name}={cell!r}, which is no number; null means unknown")
+                raise ValueError(f"condition_values has {name}={cell!r}, which is no number; {trained}")
             if words is not None and cell not in words:
                 raise ValueError(
-                    f"condition_values has {name}={cell!r}, but the words of training are {', '.join(words)}; null "
-                    "means unknown"
+                    f"condition_values has {name}={cell!r}, but {trained}; choose from these, or leave it out (unknown)"
                 )
             if words is None and number is not None and not condition["min"] <= number <= condition["max"]:
                 outside.append(f"{name}={cell} (trained on {condition['min']:g} to {condition['max']:g})")
@@ -282,13 +309,20 @@ def _number(cell: str) -> float | None:
         number = math.nan if "_" in cell else float(cell)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) < 1e300 else None  # neither NaN nor infinite, nor is a sum of such numbers
 
 
 def _text(value: Any) -> str:
     if value is None:
         return ""
     return format(value, ".15g") if isinstance(value, float) else str(value).strip()
+
+
+def _constant(name: str, value: str) -> ValueError:
+    return ValueError(
+        f"the column {name} of conditions has the same value, {value}, for all training cases: nothing can be learned "
+        "from it; leave it out"
+    )
 
 
 def _mixed(name: str, subject: str, cell: str) -> ValueError:

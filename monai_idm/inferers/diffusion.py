@@ -58,7 +58,7 @@ class InvertibleDiffusionInferer(DiffusionInferer):
             conditions: Numeric conditions ``(B, K)``, NaN where unknown, for networks that take them.
             others: Must be empty; it catches the arguments of MONAI's ControlNet inferers, to refuse them by name.
         Raises:
-            ValueError: If a ControlNet is given, or a ``seg`` to a network that takes none.
+            ValueError: If a ControlNet is given, or ``seg`` or ``conditions`` to a network that takes none.
         """
         _refuse_controlnet(noise, others)
         network = _with_arguments(diffusion_model, seg, class_labels, conditions)
@@ -113,7 +113,7 @@ class InvertibleDiffusionInferer(DiffusionInferer):
         Raises:
             ValueError: If ``scheduler`` cannot be sampled with, if ``mode`` is unknown or lacks ``conditioning``, if
                 ``cfg`` has no class to guide away from, if ``guidance_scale`` is below 0 or given besides ``cfg``, if
-                a ControlNet is given, or a ``seg`` to a network that takes none.
+                a ControlNet is given, or ``seg`` or ``conditions`` to a network that takes none.
         """
         _refuse_controlnet(scheduler, others)
         sampler = fresh_sampler(self.scheduler if scheduler is None else scheduler, self.scheduler, strict=False)
@@ -268,8 +268,7 @@ def _with_arguments(
     if isinstance(inner, SPADEDiffusionModelUNet) and seg is None:
         raise ValueError("SPADEDiffusionModelUNet draws under a segmentation; give it as seg")
     if seg is not None:
-        function = inner.forward if isinstance(inner, nn.Module) else inner
-        if "seg" not in inspect.signature(function).parameters:
+        if not _takes(inner, "seg"):
             raise ValueError(
                 f"{type(inner).__name__} takes no seg, and would draw without it; pass the segmentation as condition "
                 f'or conditioning with mode="concat", or use SPADEDiffusionModelUNet'
@@ -278,8 +277,18 @@ def _with_arguments(
     if class_labels is not None:
         arguments["class_labels"] = class_labels
     if conditions is not None:
+        if not _takes(inner, "conditions"):
+            raise ValueError(
+                f"{type(inner).__name__} takes no conditions; leave them out, or use InvertibleDiffusionUNet with "
+                "num_conditions"
+            )
         arguments["conditions"] = _without_metadata(conditions)
     return partial(diffusion_model, **arguments) if arguments else diffusion_model
+
+
+def _takes(network: Any, argument: str) -> bool:
+    function = network.forward if isinstance(network, nn.Module) else network
+    return argument in inspect.signature(function).parameters
 
 
 def _inner(network: Any) -> Any:

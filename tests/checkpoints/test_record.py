@@ -175,9 +175,12 @@ def test_weights_of_another_task_are_refused():
 
 def test_settings_that_came_later_have_the_value_of_before():
     state = recorded(**CONVENTION).sign(nn.Linear(2, 3)).state_dict()
-    recorded(**CONVENTION, noise_shift=1.0).sign(nn.Linear(2, 3)).load_state_dict(state)
+    recorded(**CONVENTION, noise_shift=1.0, numeric_conditions=None).sign(nn.Linear(2, 3)).load_state_dict(state)
     with pytest.raises(ValueError, match=re.escape("noise_shift: 1.0 in the checkpoint, 2.0 here")):
         recorded(**CONVENTION, noise_shift=2.0).sign(nn.Linear(2, 3)).load_state_dict(state)
+    sexes = [{"name": "Sex", "words": ["F", "M"]}]
+    with pytest.raises(ValueError, match=r"numeric_conditions: None in the checkpoint, \[\{'name': 'Sex'"):
+        recorded(**CONVENTION, numeric_conditions=sexes).sign(nn.Linear(2, 3)).load_state_dict(state)
 
 
 def test_settings_that_older_weights_lack_are_logged(caplog):

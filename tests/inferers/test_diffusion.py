@@ -322,6 +322,23 @@ def test_guidance_by_numbers_keeps_all_other_conditions():
     torch.testing.assert_close(found, scheduler.fresh().step(none + 3 * (towards - none), 19, noise)[0])
 
 
+def test_a_network_without_conditions_refuses_them_by_name():
+    scheduler = StridedDDIMScheduler(20, "cosine", num_inference_steps=1)
+    inferer, x = InvertibleDiffusionInferer(scheduler), torch.randn(2, 1, 8, 8)
+    for call in (inferer.sample, partial(inferer, noise=x, timesteps=torch.zeros(2))):
+        with pytest.raises(
+            ValueError, match="DiffusionModelUNet takes no conditions; leave them out, or use Invertible"
+        ):
+            call(x, diffusion_model=core_network(), conditions=CONDITIONS)
+
+
+def test_an_evaluators_inferer_guides_as_sampling_does():
+    net, noise = our_network(num_conditions=2), torch.randn(2, 1, 8, 8)
+    inferer = InvertibleDiffusionInferer(StridedDDIMScheduler(20, "cosine", num_inference_steps=2))
+    found = SamplingInferer(inferer, verbose=False, guidance_scale=2.0)(noise, net, conditions=CONDITIONS)
+    assert torch.equal(found, inferer.sample(noise, net, conditions=CONDITIONS, guidance_scale=2.0, verbose=False))
+
+
 @pytest.mark.parametrize("scale", [-1.0, float("nan")])
 def test_a_scale_below_0_is_refused(scale):
     inferer, noise = InvertibleDiffusionInferer(StridedDDIMScheduler(20, "cosine")), torch.randn(2, 1, 8, 8)

@@ -34,6 +34,16 @@ ONE_MASK = MASKS[:, :1]
 CASES: dict[str, tuple[Task, dict[str, Tensor]]] = {
     "generation": (Generation(["t1", "t2"]), {"image": volumes(2)}),
     "generation of a contrast of one's own": (Generation(["swi"]), {"image": volumes(1)}),
+    "generation of ages": (
+        Generation(
+            NAMES,
+            numeric_conditions=[
+                {"name": "Age", "mean": 48.0, "sd": 16.0, "min": 20.0, "max": 86.0},
+                {"name": "Site", "words": ["Guys", "HH", "IOP"]},
+            ],
+        ),
+        {"image": volumes(3)},
+    ),
     "generation of classes": (
         Generation(NAMES, classes=["HGG", "LGG"]), {"image": volumes(3), "class_label": torch.tensor([1, 0])}
     ),
@@ -72,6 +82,7 @@ def test_its_settings_make_it_again(case):
     twin = type(task)(**task.settings)
     assert twin.settings == task.settings
     assert (twin.inputs, twin.drawn, twin.num_classes) == (task.inputs, task.drawn, task.num_classes)
+    assert len(twin.condition_names) == len(task.condition_names) == 4 * bool(task.numeric_conditions)
     assert json.loads(json.dumps(task.settings)) == task.settings  # plain types, as the record of the weights needs
     assert list(task.settings) == setting_names(type(task))
 

@@ -14,7 +14,7 @@ from monai_idm.handlers import ReconstructionErrorHandler
 from monai_idm.inferers import InvertibleDiffusionInferer
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.schedulers import StridedDDIMScheduler, StridedDDPMScheduler
-from monai_idm.tasks import GenerateVolumes, Generation, ReconstructionIteration
+from monai_idm.tasks import GenerateVolumes, Generation, ReconstructionIteration, SamplingPrepareBatch
 from tests.reversible.chains import disturb
 
 SCHEDULER = DDPMScheduler(100, "cosine")
@@ -111,6 +111,41 @@ def test_a_case_s_class_reaches_the_network():
     seen.clear()
     GenerateVolumes(ONE, (4, 4), scheduler=DDIM)(evaluator)
     assert {*seen} == {None}
+
+
+def test_a_case_s_conditions_reach_the_network_and_generated_volumes_have_none():
+    seen = []
+
+    class Conditions(Oracle):
+        def forward(self, x, timesteps, context=None, conditions=None):
+            seen.append(conditions)
+            return super().forward(x, timesteps)
+
+    given = torch.tensor([[0.5, torch.nan], [-1.0, 1.0]])
+    items = [{"image": torch.zeros(1, 4, 4), "subject": str(i), "conditions": given[i]} for i in range(2)]
+    evaluator = SupervisedEvaluator(
+        torch.device("cpu"),
+        torch.utils.data.DataLoader(items, 2),
+        Conditions(),
+        inferer=InvertibleDiffusionInferer(SCHEDULER),
+        iteration_update=ReconstructionIteration(40, DDIM),
+    )
+    evaluator.run()
+    assert len(seen) > 2  # of the reconstruction and of the single pass
+    assert all(torch.equal(c.nan_to_num(7), given.nan_to_num(7)) for c in seen)
+    seen.clear()
+    task = Generation(["t1"], numeric_conditions=[{"name": "Sex", "words": ["F", "M"]}])
+    GenerateVolumes(task, (4, 4), scheduler=DDIM)(evaluator)
+    assert {*seen} == {None}
+
+
+def test_a_sample_s_seed_class_and_conditions_reach_the_inferer():
+    batch = {"image": torch.zeros(1, 1, 4, 4), "seed": torch.tensor([3])}
+    assert SamplingPrepareBatch()(batch)[3] == {"seeds": [3]}
+    more = {"class_label": torch.tensor([1]), "conditions": torch.tensor([[0.5, -1.0]])}
+    noise, _, _, given = SamplingPrepareBatch()(batch | more)
+    assert noise is batch["image"]
+    assert given == {"seeds": [3], "class_labels": more["class_label"], "conditions": more["conditions"]}
 
 
 def test_a_stochastic_sampler_leaves_the_random_state_of_training():
