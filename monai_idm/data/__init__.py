@@ -1,6 +1,7 @@
 """Datasets and transforms: BraTS folders to datalists, volumes to the network's grid and back to files."""
 
 from monai_idm.data.air import AirToZerod
+from monai_idm.data.asked import asked_conditions
 from monai_idm.data.auto_cache import AutoCacheDataset
 from monai_idm.data.batches import CaseDraw, SeededBatches, SeededDataset
 from monai_idm.data.brain import BrainToGridd
@@ -10,7 +11,6 @@ from monai_idm.data.channels import SelectChannelsd
 from monai_idm.data.classes import read_class_labels, sampled_classes
 from monai_idm.data.conditions import (
     EncodeConditionsd,
-    asked_conditions,
     condition_names,
     describe_conditions,
     fit_conditions,

@@ -78,7 +78,7 @@ NEEDS = {
     "SaveVolumesd": (lambda folder: SaveVolumesd("image", folder, ["t1", "t2"]), "must carry an affine"),
 }
 # the first two are tested in test_label.py and test_native.py; the others have no volume as input
-OTHERWISE = {"LoadLabeld", "ToNatived", "DrawNoised", "SaveSettingsd"}
+OTHERWISE = {"LoadLabeld", "ToNatived", "DrawNoised", "EncodeConditionsd", "SaveSettingsd"}
 
 
 def test_the_table_is_complete():
