@@ -16,6 +16,7 @@ from idm_bundle.studies import __main__ as command
 from idm_bundle.studies import (
     anatomy,
     brains,
+    course,
     kills,
     quality,
     real,
@@ -129,8 +130,8 @@ def test_a_folder_of_two_cases_is_trained_on_one_and_judged_on_the_other(tmp_pat
 
 
 def test_a_network_of_real_brains_is_trained_once_and_sampled_in_several_ways(tmp_path, monkeypatch):
-    run = brains._run
-    monkeypatch.setattr(brains, "_run", lambda *arguments: {**run(*arguments), **SMALLEST})
+    values = brains.values_of
+    monkeypatch.setattr(brains, "values_of", lambda *arguments: {**values(*arguments), **SMALLEST})
     monkeypatch.setattr(brains, "_SAMPLERS", {"Heun": "StridedHeunScheduler"})
     monkeypatch.setattr(brains, "_STEPS", (2, 3))
     monkeypatch.setattr(brains, "_NUM_SAMPLES", 2)
@@ -149,8 +150,8 @@ def tissues_by_intensity(volume):
 
 
 def test_generated_brains_are_measured_at_the_ages_asked_for(tmp_path, monkeypatch):
-    run = brains._run
-    monkeypatch.setattr(brains, "_run", lambda *arguments: {**run(*arguments), **SMALLEST})
+    values = brains.values_of
+    monkeypatch.setattr(brains, "values_of", lambda *arguments: {**values(*arguments), **SMALLEST})
     monkeypatch.setattr(brains, "_STEPS", ())
     monkeypatch.setattr(anatomy, "_NUM_SAMPLES", 4)
     monkeypatch.setattr(anatomy, "_STEPS", 2)
@@ -165,11 +166,15 @@ def test_generated_brains_are_measured_at_the_ages_asked_for(tmp_path, monkeypat
     study = anatomy.STUDIES["anatomy"]["guidance 2"]
     with pytest.raises(FileNotFoundError, match="with the study brains and the same --work"):
         study(**arguments)
-    brains.STUDIES["brains"][brains._AGED](**arguments)
+    brains.STUDIES["brains"][brains.AGED](**arguments)
     found = study(**arguments)
     assert (found["age"]["n"], found["real_age"]["n"]) == (4, 5)  # the age of one case is unknown
     assert found["regions"].keys() == {"ventricles", "cerebellum", "white matter", "grey matter"}
     assert len([*(tmp_path / "work").rglob("guidance_2/*.nii.gz")]) == 4
+    went = course.STUDIES["course"][brains.AGED](**arguments)
+    assert went["knobs"]["prediction_type"] == "flow"
+    assert [step for step, _ in went["loss"]] == [1, 2]
+    assert [epoch for epoch, _ in went["psnr_brain"]] == [1]
 
 
 def test_the_share_of_ventricles_is_regressed_on_age():
@@ -213,7 +218,7 @@ def test_only_the_study_of_real_cases_takes_a_folder_and_it_needs_one(arguments,
     monkeypatch.setattr(sys, "argv", ["studies", *arguments])
     with pytest.raises(SystemExit):
         command.main()
-    assert "the studies real, brains and anatomy need --dataset_dir" in capsys.readouterr().err
+    assert "the studies real and brains, anatomy, course need --dataset_dir" in capsys.readouterr().err
 
 
 def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsys):

@@ -15,6 +15,7 @@ import torch
 from idm_bundle.studies import (
     anatomy,
     brains,
+    course,
     kills,
     quality,
     real,
@@ -28,9 +29,10 @@ from monai_idm.atomic_file import write_json
 from monai_idm.machine import VERSIONS, device_name
 
 STUDIES: dict[str, dict[str, Any]] = {}
-for module in (reconstruction, segmentation, quality, synthesis, warning, real, brains, anatomy, kills, soak):
+for module in (reconstruction, segmentation, quality, synthesis, warning, real, brains, anatomy, course, kills, soak):
     STUDIES |= module.STUDIES
-KEPT = {*brains.STUDIES, *anatomy.STUDIES}  # their trainings are kept in a folder
+KEPT = [*brains.STUDIES, *anatomy.STUDIES, *course.STUDIES]  # their trainings are kept in a folder
+KEPT_NAMES = ", ".join(KEPT)
 
 
 def main() -> None:
@@ -39,13 +41,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--side", type=int, default=16, help="voxels per axis (16)")
     parser.add_argument("--json", type=Path, help="file to write; an interrupted study is continued in it")
-    parser.add_argument("--dataset_dir", help="BraTS folder, for the studies real, brains and anatomy")
-    parser.add_argument("--work", help="folder that keeps the trainings of the studies brains and anatomy")
+    parser.add_argument("--dataset_dir", help=f"folder of cases, for real and {KEPT_NAMES}")
+    parser.add_argument("--work", help=f"folder that keeps the trainings of {KEPT_NAMES}")
     options = parser.parse_args()
     if (options.study in {*real.STUDIES, *KEPT}) != (options.dataset_dir is not None):
-        parser.error("the studies real, brains and anatomy need --dataset_dir, their cases; the others use phantoms")
+        parser.error(f"the studies real and {KEPT_NAMES} need --dataset_dir, their cases; the others use phantoms")
     if (options.study in KEPT) != (options.work is not None):
-        parser.error("the studies brains and anatomy need --work, the folder of their trainings; the others keep none")
+        parser.error(f"the studies {KEPT_NAMES} need --work, the folder of their trainings; the others keep none")
     data = {name: value for name in ("dataset_dir", "work") if (value := getattr(options, name)) is not None}
     settings = {
         "study": options.study,

@@ -47,7 +47,10 @@ def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str
         cases, see :func:`monai_idm.metrics.compare_region_shares`; and ``tissue_mmd``, the MMD of the network's
         features.
     """
-    values = brains.aged(dataset_dir, work, steps, side)
+    values = brains.values_of(brains.AGED, dataset_dir, work, steps, side)
+    weights = Path(values["ckpt_dir"], "model.pt")
+    if not weights.is_file():
+        raise FileNotFoundError(f"no training in {weights.parent}; make it with the study brains and the same --work")
     config = configured(values)
     datalist = config.get_parsed_content("datalist")
     network, dice = tissues.segmenter(datalist, side, _SEGMENTER_STEPS, Path(work, "tissues.pt"))
@@ -56,7 +59,7 @@ def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str
     ages = [low + (high - low) * i / (_NUM_SAMPLES - 1) for i in range(_NUM_SAMPLES)]
     volumes = draw(
         {
-            "ckpt_file": f"{values['ckpt_dir']}/model.pt",
+            "ckpt_file": str(weights),
             "output_dir": str(Path(values["output_dir"], f"guidance_{guidance_scale:g}")),
             "num_samples": _NUM_SAMPLES,
             "num_inference_steps": _STEPS,

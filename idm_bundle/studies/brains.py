@@ -19,7 +19,7 @@ from idm_bundle.studies.runs import evaluate, train
 from monai_idm.atomic_file import write_json
 from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
 
-__all__ = ["STUDIES", "aged", "timestep_of"]
+__all__ = ["AGED", "STUDIES", "timestep_of", "values_of"]
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "velocity": {},
@@ -33,30 +33,23 @@ _SAMPLERS = {
 }
 _STEPS = (5, 10, 20, 50)
 _NUM_SAMPLES = 30
-_AGED = "flow, shifted, Age, Sex"
+AGED = "flow, shifted, Age, Sex"
+"""Name of the training with age and sex."""
+_NAMES = (AGED, "velocity", "flow", "noise", "velocity, shifted", "flow, shifted")
 _NOISE = 250
 """Timestep, of 2000 of the default schedule, whose ratio of noise to image all variants are reconstructed from."""
 
 
-def generated(
-    name: str, changes: Mapping[str, Any], steps: int, side: int, dataset_dir: str, work: str
-) -> dict[str, Any]:
-    """Train, reconstruct the test cases, and compare samples with them.
+def generated(name: str, steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any]:
+    """Train, reconstruct the test cases, and compare samples with them; arguments as in :func:`values_of`.
 
-    Args:
-        name: Name of the training's folder.
-        changes: Values of train.yaml that are changed.
-        steps: Iterations of training.
-        side: Voxels per axis of a volume.
-        dataset_dir: Folder of the cases, with T1.
-        work: Folder that keeps the trainings.
     Returns:
         What the training measured, with some 200 of its ``losses``; ``reconstruction``, see
         :func:`idm_bundle.studies.quality.reconstructed`, without the cases' names; and the metrics of the samples, by
         sampler and number of steps.
     """
-    folder = _folder(work, name)
-    values = {**_run(dataset_dir, folder, steps, side), **changes}
+    values = values_of(name, dataset_dir, work, steps, side)
+    folder = Path(values["output_dir"]).parent
     done = folder / "training.json"
     if not done.is_file():
         _, measured = train({**values, "resume": True})
@@ -87,9 +80,19 @@ def timestep_of(values: Mapping[str, Any]) -> int:
     return 1 + int((sigmas / alphas - sigma / alpha).abs().argmin())
 
 
-def _run(dataset_dir: str, folder: Path, steps: int, side: int) -> dict[str, Any]:
-    """Values of train.yaml for a training on volumes of ``side``^3 voxels."""
-    return {
+def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> dict[str, Any]:
+    """Values of train.yaml of a training.
+
+    Args:
+        name: Its name in ``STUDIES["brains"]``.
+        dataset_dir: Folder of the cases, with T1; for age and sex also with ``participants.csv``.
+        work: Folder that keeps the trainings.
+        steps: Iterations of training.
+        side: Voxels per axis of a volume.
+    """
+    kind, *more = name.split(", ")
+    folder = Path(work, name.replace(", ", "_"))
+    values = {
         "dataset_dir": dataset_dir,
         "modalities": ["t1"],
         "spatial_size": [side] * 3,
@@ -101,50 +104,13 @@ def _run(dataset_dir: str, folder: Path, steps: int, side: int) -> dict[str, Any
         "precision": "mixed",
         "ckpt_dir": str(folder / "models"),
         "output_dir": str(folder / "output"),
+        **_VARIANTS[kind],
     }
+    if "shifted" in more:
+        values["noise_shift"] = side / 32
+    if "Age" in more:
+        values |= {"conditions": str(Path(dataset_dir, "participants.csv")), "condition_columns": ["Age", "Sex"]}
+    return values
 
 
-def aged(dataset_dir: str, work: str, steps: int, side: int) -> dict[str, Any]:
-    """Values of train.yaml of the training with age and sex, which the study must have made before.
-
-    Args:
-        dataset_dir: Folder of the cases.
-        work: Folder that keeps the trainings.
-        steps: Iterations of training.
-        side: Voxels per axis of a volume.
-    Raises:
-        FileNotFoundError: If the folder has no such training.
-    """
-    folder = _folder(work, _AGED)
-    if not (folder / "models" / "model.pt").is_file():
-        raise FileNotFoundError(f"{folder} holds no training; make it with the study brains and the same --work")
-    return {**_run(dataset_dir, folder, steps, side), **_with_conditions(dataset_dir), "noise_shift": side / 32}
-
-
-def _with_conditions(dataset_dir: str) -> dict[str, Any]:
-    table = {"conditions": str(Path(dataset_dir, "participants.csv")), "condition_columns": ["Age", "Sex"]}
-    return {**_VARIANTS["flow"], **table}
-
-
-def _aged(dataset_dir: str, **arguments: Any) -> dict[str, Any]:
-    return _shifted(name=_AGED, changes=_with_conditions(dataset_dir), dataset_dir=dataset_dir, **arguments)
-
-
-def _folder(work: str, name: str) -> Path:
-    return Path(work, name.replace(", ", "_"))
-
-
-def _shifted(steps: int, side: int, changes: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
-    return generated(changes={**changes, "noise_shift": side / 32}, steps=steps, side=side, **arguments)
-
-
-STUDIES = {
-    "brains": {
-        _AGED: _aged,
-        **{name: partial(generated, name, changes) for name, changes in _VARIANTS.items()},
-        **{
-            f"{name}, shifted": partial(_shifted, name=f"{name}, shifted", changes=_VARIANTS[name])
-            for name in ("velocity", "flow")
-        },
-    }
-}
+STUDIES = {"brains": {name: partial(generated, name) for name in _NAMES}}
