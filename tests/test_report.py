@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 from torch.utils.tensorboard import SummaryWriter
 
 from idm_bundle.__main__ import main
-from idm_bundle.report import report
+from idm_bundle.report import expected, report
 from idm_bundle.report.command import Command, repeat
 from idm_bundle.report.digits import plain, statistic
 from idm_bundle.report.page import GROUPS
@@ -130,6 +130,21 @@ def test_a_page_shows_curves_tables_pictures_and_settings(tmp_path):
         assert text in page.text
     assert "montage_epoch0002.png" in page.text
     assert "montage_epoch0001.png" not in page.text
+
+
+def test_the_loss_of_real_brains_is_shown_beside_that_of_an_earlier_training(tmp_path, monkeypatch):
+    folder, weights = run(tmp_path / "output"), model(tmp_path / "models", source="/data/brains")
+    knobs = read_settings(folder, weights).knobs
+    docs = tmp_path / "bundle" / "docs"
+    docs.mkdir(parents=True)
+    monkeypatch.setattr(expected, "bundle_here_or_installed", lambda: docs.parent)
+    assert "batch size" not in report(folder, weights).read_text()
+    for changed, shown in (({}, True), ({"noise_shift": 2.0}, False)):
+        theirs = {name: knobs[name] for name in expected._SETTINGS} | {"batch_size": 1, **changed}
+        results = {"a training": {"knobs": theirs, "loss": [[100, 0.5], [200, 0.2]]}}
+        (docs / "study_course.json").write_text(json.dumps({"results": results}))
+        assert ("T1 of 118 healthy adults, batch size 1" in report(folder, weights).read_text()) == shown
+        assert "batch size" not in report(folder, model(tmp_path / "phantoms")).read_text()
 
 
 @pytest.mark.parametrize(

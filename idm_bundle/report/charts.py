@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from idm_bundle.report.digits import plain
+from idm_bundle.report.expected import Course
 from idm_bundle.report.tables import REGIONS_IN_WORDS
 from monai_idm.metrics.comparison import REGIONS, columns
 
@@ -61,7 +62,8 @@ def validated_epochs(events: EventAccumulator | None) -> list[int]:
     return sorted({point.step for tag in tags for point in events.Scalars(tag)})  # type: ignore[union-attr]
 
 
-def charts(events: EventAccumulator | None) -> Iterator[str]:
+def charts(events: EventAccumulator | None, expected: Course | None = None) -> Iterator[str]:
+    """The curves of a run; that of the loss with the one expected."""
     if events is None:
         return
     recorded = events.Tags()["scalars"]
@@ -80,6 +82,9 @@ def charts(events: EventAccumulator | None) -> Iterator[str]:
                 axes.plot(
                     steps, values, label=name, linewidth=1.4, marker="." if len(values) < 20 else None, color=color
                 )
+            if kind == "loss" and expected is not None:
+                axes.plot(*np.array(expected.loss).T, "--", color="tab:blue", label=expected.text)
+                axes.legend(fontsize="small", frameon=False)
             if kind == "quantity":
                 axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -18,8 +18,8 @@ class Course(NamedTuple):
     """How a training went.
 
     Attributes:
-        text: What was trained, for the legend.
-        loss: Iterations, and the mean of the loss around them.
+        text: What it was, for the legend.
+        loss: Iterations, and the mean of the loss before them.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Course(NamedTuple):
 
 
 def expected_course(knobs: Mapping[str, Any]) -> Course | None:
-    """The course in ``study_course.json`` of a training with the same settings; None if there is none.
+    """The course in ``study_course.json`` of a training of real brains with the same settings; None if there is none.
 
     Args:
         knobs: Values by the name of the knob.
@@ -37,6 +37,7 @@ def expected_course(knobs: Mapping[str, Any]) -> Course | None:
     except FileNotFoundError:
         return None
     for run in json.loads(text)["results"].values():
-        if all(knobs.get(name) == run["knobs"][name] for name in _SETTINGS):
-            return Course(run["text"], [(step, loss) for step, loss in run["loss"]])
+        theirs = run["knobs"]
+        if all(knobs.get(name) == theirs[name] for name in _SETTINGS):
+            return Course(f"T1 of 118 healthy adults, batch size {theirs['batch_size']}", run["loss"])
     return None

@@ -8,16 +8,14 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from idm_bundle.report.charts import charts, read_events, validated_epochs
 from idm_bundle.report.command import Command, repeat
 from idm_bundle.report.digits import plain
+from idm_bundle.report.expected import Course, expected_course
 from idm_bundle.report.html import group, note, paragraph, row, section, table
 from idm_bundle.report.settings import Settings, read_settings
 from idm_bundle.report.tables import evaluated, tables
 from monai_idm.atomic_file import atomic_file
-from monai_idm.checkpoints import PHANTOM, read_record
 
 __all__ = ["report"]
 
@@ -99,18 +97,19 @@ def report(run_dir: str | Path, weights: str | Path | None = None, file: str | P
     Raises:
         FileNotFoundError: If the folder or the weights are missing, or no run has written to the folder.
     """
-    run_dir = Path(run_dir)
+    run_dir, weights = Path(run_dir), None if weights is None else Path(weights)
+    if weights is not None and not weights.is_file():
+        raise FileNotFoundError(f"no weights at {weights}; give the run's model.pt")
     events = read_events(run_dir)
-    curves, pictures, scores = list(charts(events)), _pictures(run_dir), list(tables(run_dir))
+    settings = None if weights is None else read_settings(run_dir, weights, validated_epochs(events))
+    curves, pictures, scores = list(charts(events, _expected(settings))), _pictures(run_dir), list(tables(run_dir))
     if not curves and not scores:
         raise FileNotFoundError(
             f"no run in {run_dir}: neither TensorBoard events nor the table of an evaluation; give the output_dir of a "
             "training run"
         )
-    if weights is not None and not Path(weights).is_file():
-        raise FileNotFoundError(f"no weights at {weights}; give the run's model.pt")
     parts = [
-        *_settings(run_dir, None if weights is None else Path(weights), events),
+        *_settings(settings),
         section("Curves", '<div class="charts">' + "".join(curves) + "</div>" if curves else ""),
         section("Tables", "".join(scores)),
         section("Pictures", "".join(pictures)),
@@ -129,13 +128,17 @@ def report(run_dir: str | Path, weights: str | Path | None = None, file: str | P
     return file
 
 
-def _settings(run_dir: Path, weights: Path | None, events: EventAccumulator | None) -> Iterator[str]:
-    if weights is None:
+def _expected(settings: Settings | None) -> Course | None:
+    """What the loss of this run should be like, if there is such a training; phantoms are not like brains."""
+    return None if settings is None or settings.phantoms else expected_course(settings.knobs)
+
+
+def _settings(settings: Settings | None) -> Iterator[str]:
+    if settings is None:
         yield note("Settings are not shown: the page was made without the weights. Add --weights model.pt.")
         return
-    if (read_record(weights) or {}).get("data", {}).get("source") == PHANTOM:
+    if settings.phantoms:
         yield note("Trained on generated phantoms: no patient data, and no statement about patients.")
-    settings = read_settings(run_dir, weights, validated_epochs(events))
     if settings.task is None:
         yield section("Settings", "".join(map(paragraph, settings.gaps)))
         return

@@ -45,6 +45,7 @@ class Settings:
         num_cases: Number of training cases.
         validated: Epochs that were validated.
         epochs: Number of epochs that the run trained.
+        phantoms: Whether it was trained on generated phantoms.
     """
 
     task: str | None = None
@@ -56,6 +57,7 @@ class Settings:
     num_cases: int | None = None
     validated: list[int] = field(default_factory=list)
     epochs: int | None = None
+    phantoms: bool = False
 
 
 def read_settings(run_dir: Path, weights: Path, validated: Sequence[int] = ()) -> Settings:
@@ -134,7 +136,8 @@ def _add_data(settings: Settings, record: Mapping[str, Any], run_dir: Path) -> N
     datalist = _datalist_of(record, run_dir)
     if datalist is not None:
         settings.knobs |= {name: datalist[name] for name in ("fractions",) if name in datalist}
-    if data["source"] == PHANTOM:
+    settings.phantoms = data["source"] == PHANTOM
+    if settings.phantoms:
         settings.knobs["dataset_dir"] = None
         phantoms = _read_json(run_dir / "phantoms" / "phantoms.json")
         if phantoms is not None:
