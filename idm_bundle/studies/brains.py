@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from idm_bundle.studies.quality import reconstructed
+from idm_bundle.studies.quality import MONAI, reconstructed
 from idm_bundle.studies.runs import evaluate, train
 from monai_idm.atomic_file import write_json
 from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
@@ -35,7 +35,9 @@ _STEPS = (5, 10, 20, 50)
 _NUM_SAMPLES = 30
 AGED = "flow, shifted, Age, Sex"
 """Name of the training with age and sex."""
-_NAMES = (AGED, "velocity", "flow", "noise", "velocity, shifted", "flow, shifted")
+_NAMES = (AGED, "velocity", "flow", "noise", "velocity, shifted", "flow, shifted", "flow, shifted, MONAI's network")
+_THEIR_TIME = 8.7
+"""Time of a step of MONAI's network at 64^3 relative to ours, of benchmark_speed_cpu.jsonl: it gets fewer steps."""
 _NOISE = 250
 """Timestep, of 2000 of the default schedule, whose ratio of noise to image all variants are reconstructed from."""
 
@@ -91,6 +93,8 @@ def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> 
         side: Voxels per axis of a volume.
     """
     kind, *more = name.split(", ")
+    if "MONAI's network" in more:
+        steps = round(steps / _THEIR_TIME)
     folder = Path(work, name.replace(", ", "_"))
     values = {
         "dataset_dir": dataset_dir,
@@ -108,6 +112,8 @@ def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> 
     }
     if "shifted" in more:
         values["noise_shift"] = side / 32
+    if "MONAI's network" in more:
+        values |= MONAI
     if "Age" in more:
         values |= {"conditions": str(Path(dataset_dir, "participants.csv")), "condition_columns": ["Age", "Sex"]}
     return values

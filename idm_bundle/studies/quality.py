@@ -24,9 +24,9 @@ from idm_bundle.studies.runs import demo, evaluate, train
 from monai_idm.metrics.comparison import columns
 from monai_idm.metrics.statistics import describe
 
-__all__ = ["STUDIES", "SUMMARIES", "reconstructed"]
+__all__ = ["MONAI", "STUDIES", "SUMMARIES", "reconstructed"]
 
-_MONAI = {
+MONAI = {
     "network_def": {
         "_target_": "DiffusionModelUNet",
         "spatial_dims": 3,
@@ -37,8 +37,10 @@ _MONAI = {
         "attention_levels": [False, False, True, False],
         "norm_num_groups": 8,
         "num_head_channels": 8,
-    }
+    },
+    "learning_rate": 5.0e-4,
 }
+"""Values of train.yaml for MONAI's network of the size of ``light``."""
 _OURS, _THEIRS = "reversible", "MONAI's DiffusionModelUNet"
 _VARIANTS: dict[str, dict[str, Any]] = {
     "v, little noise more often": {},
@@ -162,9 +164,14 @@ STUDIES: dict[str, dict[str, partial[dict[str, Any]]]] = {
     "peers": {
         f"{name}, seed {seed}": partial(evaluate_variant, changes, seed=seed)
         for seed in (0, 1, 2)
-        for name, changes in ((_OURS, {}), (_THEIRS, {**_MONAI, "learning_rate": 5.0e-4}))
+        for name, changes in ((_OURS, {}), (_THEIRS, MONAI))
     }
-    | {f"MONAI's at our learning rate, seed {seed}": partial(evaluate_variant, _MONAI, seed=seed) for seed in (0, 1)},
+    | {
+        f"MONAI's at our learning rate, seed {seed}": partial(
+            evaluate_variant, {"network_def": MONAI["network_def"]}, seed=seed
+        )
+        for seed in (0, 1)
+    },
     "chain": {"reversible": partial(chain)},
     "grid": {"bookend_stride 2": partial(evaluate_variant, {"activations": "stored", "bookend_stride": 2})},
     "twin": {"rebuilt and stored": partial(twin)},
