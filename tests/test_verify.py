@@ -6,10 +6,12 @@ import json
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from idm_bundle import verify as module
 from idm_bundle.__main__ import main
 from idm_bundle.verify import Finding
+from monai_idm.reversible import CheckerboardAttention
 
 
 @pytest.fixture
@@ -42,3 +44,10 @@ def test_the_measured_memory_and_bits_are_those_of_the_engine(monkeypatch):
     monkeypatch.setattr(module, "THREE_LEVELS", {**module.THREE_LEVELS, **half})
     found = {f.law: f for f in module._memory(torch.device("cpu"))}
     assert all(f.holds for f in found.values()), [f for f in found.values() if not f.holds]
+
+
+def test_exact_memory_on_cuda_is_that_of_attention_by_plain_products(monkeypatch):
+    monkeypatch.setattr(CheckerboardAttention, "_kernels", lambda self, y: sdpa_kernel(SDPBackend.MATH))
+    net = module._network(torch.device("cpu"), 0, **module.THREE_LEVELS, num_res_blocks=4, precision="exact")
+    peaks = {a: module._peak_above_weights(net.with_activations(a), (1, 2, 32, 32, 32)) for a in ("rebuilt", "stored")}
+    assert 0.6 < peaks["rebuilt"] / peaks["stored"] < module.EXACT_ON_CUDA  # 0.2 with the attention of a CPU

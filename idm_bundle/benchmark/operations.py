@@ -208,16 +208,18 @@ def _measure(module: nn.Module, run: Callable[[], Tensor | Sequence[Tensor]], es
         outputs = [y] if isinstance(y, Tensor) else y
         torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
 
-    flops = count_flops(step)
+    step()  # gradients of the parameters and, on CUDA, the libraries' workspaces exist from now on
+    measured = peaks(step, device, module)
+    step_s = None if estimated else min(seconds(step, device) for _ in range(3))
     return Row(
         **described,
-        **peaks(step, device, module),  # type: ignore[arg-type]
+        **measured,  # type: ignore[arg-type]
         parameters=sum(p.numel() for p in parameters),
         device="estimate" if estimated else device_name(device),
         estimated=estimated,
         resident_bytes=sum(p.nbytes for p in parameters),
-        flops=flops or None,
-        step_s=None if estimated else min(seconds(step, device) for _ in range(3)),
+        flops=count_flops(step) or None,  # last: torch's counter needs memory that would stay in the allocator's cache
+        step_s=step_s,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -82,19 +83,27 @@ def _estimated(suite: str, case: Case) -> Row:
 
 
 def _measured(suite: str, case: Case, device: torch.device) -> Row:
-    """Measure the third step: by then the optimizer's states and, on CUDA, the libraries' workspaces exist."""
+    """Measure the third step: by then the optimizer's states and, on CUDA, the libraries' workspaces exist.
+
+    FLOPs are unknown where a step fits but counting them does not.
+    """
     gc.collect()
     torch.cuda.empty_cache()  # memory reserved by the previous case must not count; does nothing without CUDA
     network, step = _training(case, device)
     figures: dict[str, Any] = {"device": device_name(device), "estimated": False, "peak_bytes": None}
     try:
-        figures["flops"] = count_flops(step)
+        step()
         step()
         figures |= peaks(step, device, network, step.optimizer)
         figures["step_s"] = min(seconds(step, device) for _ in range(3))
     except torch.OutOfMemoryError as error:
         logger.warning("%s does not fit into the memory of %s", case.name, device)
         figures["error"] = f"no room: {error_text(error)}"
+    else:
+        # last, and only if there is room: torch's counter keeps the gradients of all modules' inputs and outputs, with
+        # which a rebuilt step takes two to three times as much memory, and that would stay in the allocator's cache
+        with suppress(torch.OutOfMemoryError):
+            figures["flops"] = count_flops(step)
     step.optimizer.zero_grad()  # gradients that are left if a step did not fit
     with live_bytes(network, step.optimizer) as resident:
         return _row(suite, case, network, **figures, resident_bytes=resident.current_bytes)

@@ -18,7 +18,8 @@ from functools import cache
 from typing import Any
 
 from idm_bundle.benchmark import Row, read_rows
-from idm_bundle.benchmark.bars import bars
+from idm_bundle.benchmark.bars import BARS, bars
+from idm_bundle.verify import EXACT_ON_CUDA
 from monai_idm.networks.plan import SHARES
 from tests.docs.pages import DOCS
 
@@ -52,6 +53,9 @@ def content(file: str) -> Any:
 def study(name: str) -> dict[str, Any]:
     """The results of a study, by variant."""
     return content(f"study_{name}.json")["results"]
+
+
+GPU = content("gpu_h200.json")
 
 
 @cache
@@ -383,9 +387,23 @@ def cost_in_short() -> Table:
             f"{laws['time of a step, rebuilt / stored']:.3g}",
             "measured on a CPU",
         ],
-        ["time and energy on a GPU", "unknown", "no GPU"],
+        ["time of a step, paper's network, low memory", f"{REBUILT_TIME:.2f}", "measured on an H200"],
+        ["energy on a GPU", "unknown", "not measured"],
     ]
 
+
+def gpu_step(case: str) -> dict[str, Any]:
+    """A training step on a GPU at 64^3, batch 4."""
+    (found,) = (found for found in GPU["steps"]["results"] if found["case"] == case)
+    return found
+
+
+def gpu_ratio(case: str, other: str, what: str = "step_s") -> float:
+    return gpu_step(case)[what] / gpu_step(other)[what]
+
+
+REBUILT_TIME = gpu_ratio("paper, low memory", "paper, low memory, stored")
+ABOVE_ESTIMATE = [f["peak_bytes"] / 1e9 - gb("paper_estimate", f["case"]) for f in GPU["steps"]["results"]]
 
 # No file has these: one training step on real tensors, counted by hand (commit bbc08fd).
 COUNTED = {"paper, low memory": "3.061 GB", "paper, 256 x 256 x 192, stride 2": "4.219 GB"}
@@ -413,10 +431,48 @@ def limits() -> Table:
         *([label, f"{bar(*which).bar} GB", f"{bar(*which).found:.2f} GB"] for label, which in gigabytes.items()),
         *([label, str(bar(*which).bar), f"{bar(*which).found:.3f}"] for label, which in ratios.items()),
         [
-            "time of a step on a GPU, rebuilt / stored; energy",
+            "time of a step, rebuilt / stored",
             str(bar("paper", "time of a step, rebuilt / stored").bar),
-            "not measured",
+            f"measured on an H200: {REBUILT_TIME:.3f}",
         ],
+    ]
+
+
+def steps_on_gpu() -> Table:
+    return [
+        ["case", "precision", "activations", "optimizer", "peak, GB", "estimated, GB", "TFLOP", "s"],
+        *(
+            [
+                *(found[name] for name in ("case", "precision", "activations", "optimizer")),
+                f"{found['peak_bytes'] / 1e9:.2f}",
+                f"{gb('paper_estimate', found['case']):.2f}",
+                f"{found['flops'] / 1e12:.2f}",
+                f"{found['step_s']:.2f}",
+            ]
+            for found in GPU["steps"]["results"]
+        ),
+    ]
+
+
+def brain_on_gpu() -> Table:
+    found = GPU["whole_brain"]
+    shown = {
+        "tensors, estimated": gb("volume_estimate", found["case"]) * 1e9,
+        "tensors and workspaces of libraries, at their peak": found["allocated_bytes"],
+        "held by the allocator": found["reserved_bytes"],
+        "occupied on the card, with CUDA's context": found["card_bytes"],
+    }
+    return [["memory of a step on a whole brain", "GB"], *([what, f"{n / 1e9:.2f}"] for what, n in shown.items())]
+
+
+def kernels_on_gpu() -> Table:
+    before, after = GPU["kernels"]["before"], GPU["kernels"]["after"]
+    return [
+        ["step", "as it runs, ms: before", "after", "kernels alone, ms: before", "after"],
+        *(
+            [name, *(f"{found[name][ms]:.0f}" for ms in ("step_ms", "graph_ms") for found in (before, after))]
+            for name in ("light", "base", "base, rebuilt")
+        ),
     ]
 
 
@@ -501,10 +557,11 @@ def depth_measured() -> Table:
 
 
 def laws() -> Table:
+    on_gpu = {finding["law"]: finding["value"] for finding in GPU["laws"]["findings"]}
     return [
-        ["law", "limit", "result"],
+        ["law", "limit", "on a CPU", "on an H200"],
         *(
-            [finding["law"], f"{finding['bar']:g}", f"{finding['value']:.3g}"]
+            [finding["law"], f"{finding['bar']:g}", f"{finding['value']:.3g}", f"{on_gpu[finding['law']]:.3g}"]
             for finding in content("verify_cpu.json")["findings"]
         ),
     ]
@@ -665,6 +722,7 @@ TABLES: dict[tuple[str, str], list[Callable[[], Table] | None]] = {
     (QUALITY, "Two real cases"): [real_cases],
     (QUALITY, "Do the warnings catch bad samples?"): [warnings],
     (BENCHMARKS, "In short"): [in_short, cost_in_short],
+    (BENCHMARKS, "On a GPU"): [steps_on_gpu, brain_on_gpu, kernels_on_gpu],
     (BENCHMARKS, "Memory of the paper's setting"): [lambda: steps("paper_estimate"), limits, full_size_steps],
     (BENCHMARKS, "Larger volumes"): [volumes],
     (BENCHMARKS, "One switch after the other"): [lambda: steps("optimizer_estimate")],
@@ -749,6 +807,51 @@ def error_bound(mae: float) -> float:
     return -20 * math.log10(mae)
 
 
+BY_FORMAT = "by hand: the law of verify on a CPU, with other weights, formats and kernels (commit dd318af)"
+BRAIN = GPU["whole_brain"]
+TRAINED = GPU["training"]
+GPU_LAWS = {finding["law"]: finding for finding in GPU["laws"]["findings"]}
+SLOWER = GPU_LAWS["time of a step, rebuilt / stored"]
+BEFORE = GPU["kernels"]["before"]
+ON_BARS = {text: limit for text, limit, _ in BARS["all"]}
+ON_GPU: list[Evidence] = [
+    ("150.1 GB", GPU["card_bytes"] / 1e9),
+    ("7.1", GPU["launch_us"]),
+    ("0.06", min(ABOVE_ESTIMATE)),
+    ("0.35 GB", max(ABOVE_ESTIMATE)),
+    ("1.2 %", 100 - 100 * gpu_step(LOW)["flops"] / GPU["steps"]["estimated_flops"][LOW]),
+    ("6.93 GB", "card_bytes of the row at 540d2d0, which was wrong"),
+    ("6 GB", BRAIN["limit_gb"]),
+    ("0.27", BRAIN["step_s"]),
+    ("5.90 GB", BRAIN["card_bytes"] / 1e9),
+    ("1.25", ON_BARS["card's memory / estimate, 256 x 256 x 192"]),
+    ("1.40", BRAIN["card_bytes"] / 1e9 / gb("volume_estimate", BRAIN["case"])),
+    ("5.41 GB", BRAIN["first_step_with_expandable_segments"]["card_bytes"] / 1e9),
+    ("3159", BEFORE["light"]["kernels"]),
+    ("106", BEFORE["light"]["step_ms"]),
+    ("79", BEFORE["light"]["busy_ms"]),
+    ("54", "by hand, from the profile (commit e615a5e)"),
+    ("1.62", SLOWER["value"]),
+    ("1.4", SLOWER["bar"]),
+    ("1.29", REBUILT_TIME),
+    ("1.35", ON_BARS["time of a step, rebuilt / stored, low memory"]),
+    ("1.40", gpu_ratio("base, low memory", "PatchDDM, low memory, checkpointed")),
+    ("0.7", ON_BARS["time of a step, base / PatchDDM checkpointed, low memory"]),
+    ("296", BEFORE["base, rebuilt, AdamW in backward, 8-bit"]["step_ms"]),
+    ("136", BEFORE["base, rebuilt, AdamW in backward, 8-bit"]["busy_ms"]),
+    ("7605", BEFORE["base, rebuilt, AdamW in backward, 8-bit"]["kernels"]),
+    ("0.76", gpu_ratio("base", "MONAI's UNet, 24M")),
+    ("0.5", ON_BARS["time of a step, base / MONAI's UNet, both 24M, float32"]),
+    ("118", "the number of training cases"),
+    ("0.149", TRAINED["epoch_s"] / TRAINED["steps"]),
+    ("25.6", TRAINED["energy_j_per_step"]),
+    ("175", TRAINED["mean_power_w"]),
+    ("1.43 GB", TRAINED["allocated_peak_gib"] * 2**30 / 1e9),
+    ("1.35 GB", TRAINED["estimated_gib"] * 2**30 / 1e9),
+    ("0.65", GPU_LAWS["exact: peak above weights, rebuilt / stored, 4 couplings per level"]["value"]),
+    ("0.7", EXACT_ON_CUDA),
+]
+
 CARD = "a model of torch's allocator, which replayed the allocations of a step"
 SETTING = "a setting"
 # what the squared error of a draw of DDPM has above that of one pass: its own spread
@@ -814,7 +917,15 @@ TEXT: dict[str, list[Evidence]] = {
     ],
     BENCHMARKS: [
         ("3.08 GB", gb(PAPER, LOW)),
-        *((figure, CARD) for figure in ("4.2", "4.4 GB", "6.0", "6.5 GB", "0.5", "1 GB")),
+        *((figure, CARD) for figure in ("4.2", "4.4 GB", "6.0", "6.5 GB")),
+        *ON_GPU,
+        ("6.3e-6", BY_FORMAT),
+        ("7.8e-6", BY_FORMAT),
+        ("1.0e-5", BY_FORMAT),
+        ("1.3e-5", BY_FORMAT),
+        ("3.7e-6", BY_FORMAT),
+        ("4.5e-6", BY_FORMAT),
+        ("2e-5", "the bound of verify"),
         ("1e9", "a unit"),
         ("1e6", "a unit"),
         ("344M", OURS_PAPER),
@@ -891,8 +1002,8 @@ TEXT: dict[str, list[Evidence]] = {
         ("9.5 dB", error_bound(0.3349)),
     ],
     "README.md": [
-        ("6.0", CARD),
-        ("6.5 GB", CARD),
+        ("5.90 GB", BRAIN["card_bytes"] / 1e9),
+        ("6 GB", BRAIN["limit_gb"]),
         ("1 GB", "by hand: the demo's peak of resident memory, 0.97 GiB in memory.csv"),
         ("24M", OURS_BASE),
         ("0.7 GB", gb("volume_estimate", WHOLE) - gb("volume_estimate", "paper, 256 x 256 x 192, bfloat16 weights")),
@@ -929,7 +1040,11 @@ TEXT: dict[str, list[Evidence]] = {
 ROWS: dict[str, dict[str, list[Evidence]]] = {
     "README.md": {
         "without the memory": [("344M", OURS_PAPER), ("3.1 GB", gb(PAPER, LOW)), ("6.9 GB", gb(PAPER, "paper"))],
-        "256 × 256 × 192": [("4.2 GB", gb("volume_estimate", WHOLE))],
+        "256 × 256 × 192": [
+            ("4.2 GB", gb("volume_estimate", WHOLE)),
+            ("5.9 GB", BRAIN["card_bytes"] / 1e9),
+        ],
+        "speed on a GPU": [("0.27", BRAIN["step_s"])],
         "`light`": [("3M", OURS_LIGHT)],
         "`base`": [
             ("24M", OURS_BASE),

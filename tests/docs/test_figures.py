@@ -85,9 +85,8 @@ def agrees(shown: str, source: Evidence | float | str) -> bool:
 
 
 def test_every_result_file_is_quoted_and_named_on_a_page():
-    files = {
-        file.name for pattern in ("study_*.json", "benchmark_*.jsonl", "verify_*.json") for file in DOCS.glob(pattern)
-    }
+    patterns = ("study_*.json", "benchmark_*.jsonl", "verify_*.json", "gpu_*.json")
+    files = {file.name for pattern in patterns for file in DOCS.glob(pattern)}
     for builds in TABLES.values():
         for build in builds:
             if build is not None:
