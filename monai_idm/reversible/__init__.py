@@ -10,6 +10,7 @@ from monai_idm.reversible.memory_format import (
     in_format,
     is_channels_last,
     memory_format_of,
+    voxel_rows,
 )
 from monai_idm.reversible.operation import ReversibleOperation
 from monai_idm.reversible.orthogonal import Orthogonal, OrthogonalMixing, fixed_matrices
@@ -38,4 +39,5 @@ __all__ = [
     "memory_format_of",
     "recomputed_in_chunks",
     "true_float32",
+    "voxel_rows",
 ]

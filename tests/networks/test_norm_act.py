@@ -80,3 +80,12 @@ def test_backward_needs_the_input_and_its_statistics_alone():
         assert memory.current_bytes == y.nbytes + statistics
         z = twin(layer, x, shift)
         assert memory.current_bytes >= y.nbytes + statistics + 2 * z.nbytes
+
+
+@pytest.mark.parametrize("mean", [0, 30])
+def test_statistics_of_many_voxels_are_accurate(memory_format, mean):
+    layer = NormSiLU(2, 4)
+    x = torch.randn(2, 4, 48, 48, 24, generator=torch.Generator().manual_seed(0)) + mean
+    expected = twin(layer.double(), x.double(), None).detach()
+    found = layer.float()(x.contiguous(memory_format=memory_format), None).detach()
+    assert float((found - expected).abs().max()) < 1e-5
