@@ -46,7 +46,13 @@ def in_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
 
 @torch.jit.unused
 def voxel_rows(x: Tensor) -> Tensor:
-    """The channels of every voxel of a channels-last tensor, ``(B * voxels, C)``, without a copy."""
+    """The channels of every voxel of a channels-last tensor, without a copy.
+
+    Args:
+        x: ``(B, C, *spatial)``, channels last.
+    Returns:
+        ``(B * voxels, C)``.
+    """
     return x.movedim(1, -1).flatten(0, -2)
 
 
