@@ -8,6 +8,7 @@ from typing import Any
 
 from monai_idm.data.conditions import VALUES, describe_conditions, number_in
 from monai_idm.data.table import is_missing
+from monai_idm.schedulers import check_guidance_scale
 
 __all__ = ["asked_conditions"]
 
@@ -32,8 +33,10 @@ def asked_conditions(
     Returns:
         Lists of text by the names of all conditions; empty if nothing is known.
     Raises:
-        ValueError: If a name, a word or a number is not among those of the network, or there is nothing to guide by.
+        ValueError: If a name, a word or a number is not among those of the network, the scale is not a number from 0
+            on, or there is nothing to guide by.
     """
+    check_guidance_scale(guidance_scale)
     names = [condition["name"] for condition in conditions or ()]
     if values is None:
         given = {name: [case[VALUES].get(name, "") for case in cases if VALUES in case] for name in names}

@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_idm.reversible import fixed_matrices
-from monai_idm.schedulers import StridedScheduler, check_noise_levels, check_sampler, fresh_sampler, sampler_starting_at
+from monai_idm.schedulers import (
+    StridedScheduler,
+    check_guidance_scale,
+    check_noise_levels,
+    check_sampler,
+    fresh_sampler,
+    sampler_starting_at,
+)
 
 __all__ = ["InvertibleDiffusionInferer", "SamplingInferer"]
 
@@ -318,10 +325,7 @@ def _check_guidance(
 
 
 def _check_guidance_scale(scale: float, cfg: float | None, conditions: Tensor | None) -> None:
-    if not scale >= 0:
-        raise ValueError(
-            f"guidance_scale={scale}; choose 0 (ignores the conditions), 1 (no guidance) or more (exaggerates them)"
-        )
+    check_guidance_scale(scale)
     if cfg is not None:
         raise ValueError(f"guidance_scale={scale} besides cfg={cfg}; guide by conditions or by cfg, not by both")
     if conditions is None and scale not in (0, 1):

@@ -4,6 +4,7 @@ from monai_idm.renamed import renamed
 from monai_idm.schedulers.ddim import StridedDDIMScheduler
 from monai_idm.schedulers.ddpm import StridedDDPMScheduler
 from monai_idm.schedulers.dpm_solver import DPMSolverPlusPlusScheduler
+from monai_idm.schedulers.guidance import check_guidance_scale
 from monai_idm.schedulers.heun import StridedHeunScheduler
 from monai_idm.schedulers.named import SAMPLERS, few_step_sampler, named_sampler
 from monai_idm.schedulers.prediction import (
@@ -24,6 +25,7 @@ __all__ = [
     "StridedDDPMScheduler",
     "StridedHeunScheduler",
     "StridedScheduler",
+    "check_guidance_scale",
     "check_noise_levels",
     "check_prediction_type",
     "check_sampler",

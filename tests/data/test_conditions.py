@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import random
+import re
 import statistics
 import unicodedata
 
@@ -244,3 +245,11 @@ def test_values_outside_the_range_of_training_are_one_warning(caplog):
 def test_what_cannot_be_asked_for_is_refused(values, conditions, scale, match):
     with pytest.raises(ValueError, match=match):
         asked_conditions(values, conditions, scale)
+
+
+@pytest.mark.parametrize("scale", [-1, float("nan"), float("inf"), "strong", None, True])
+@pytest.mark.parametrize("values", [None, {"Age": 70}])
+def test_a_scale_of_guidance_is_a_number_from_0_on(scale, values):
+    trained = [{"name": "Age", "mean": 50.0, "sd": 10.0, "min": 20.0, "max": 80.0}]
+    with pytest.raises(ValueError, match=re.escape(f"guidance_scale={scale!r}; choose 0 (ignores the conditions)")):
+        asked_conditions(values, trained, scale)
