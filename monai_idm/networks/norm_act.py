@@ -126,11 +126,14 @@ def _moments_of_rows(x, groups) -> tuple[Tensor, Tensor]:
     1e-4, by 3e-2 where the mean is 30 times as large. Here parts that fit into the cache are read twice.
     """
     parts = voxel_rows(x).unflatten(0, (len(x), -1)).split(_CACHED_VOXELS, 1)
-    means = torch.stack([part.mean(1) for part in parts])
-    squares = sum((part - mean[:, None]).square_().sum(1) for part, mean in zip(parts, means, strict=True))
-    voxels = torch.tensor([part.shape[1] for part in parts], dtype=x.dtype, device=x.device)[:, None, None]
-    mean = (voxels * means).sum(0) / voxels.sum()
-    variance = (squares + (voxels * (means - mean).square()).sum(0)) / voxels.sum()
+    means = [part.mean(1) for part in parts]
+    variances = [(part - mean[:, None]).square_().mean(1) for part, mean in zip(parts, means, strict=True)]
+    variance, mean = variances[0], means[0]
+    if len(parts) > 1:
+        weights = x.new_tensor([part.shape[1] / parts[0].shape[1] for part in parts])[:, None, None]
+        weights /= weights.sum()
+        mean = (weights * torch.stack(means)).sum(0)
+        variance = (weights * (torch.stack(variances) + (torch.stack(means) - mean).square())).sum(0)
     variance, mean = (t.unflatten(1, (groups, -1)) for t in (variance, mean))
     of_group = mean.mean(2)
     return (variance + (mean - of_group[..., None]).square()).mean(2), of_group
