@@ -23,6 +23,7 @@ from idm_bundle.report.command import Command, repeat
 from idm_bundle.report.digits import plain, statistic
 from idm_bundle.report.page import GROUPS
 from idm_bundle.report.settings import read_settings, validation_epochs
+from idm_bundle.studies import course
 from monai_idm.checkpoints import PHANTOM, RunRecord, sign
 from monai_idm.networks import PRESETS
 from monai_idm.schedulers import StridedDDPMScheduler
@@ -140,7 +141,7 @@ def test_the_loss_of_real_brains_is_shown_beside_that_of_an_earlier_training(tmp
     monkeypatch.setattr(expected, "bundle_here_or_installed", lambda: docs.parent)
     assert "batch size" not in report(folder, weights).read_text()
     for changed, shown in (({}, True), ({"noise_shift": 2.0}, False)):
-        theirs = {name: knobs[name] for name in expected._SETTINGS} | {"batch_size": 1, **changed}
+        theirs = {name: knobs[name] for name in course._KNOBS if name != "batch_size"} | {"batch_size": 1, **changed}
         results = {"a training": {"knobs": theirs, "loss": [[100, 0.5], [200, 0.2]]}}
         (docs / "study_course.json").write_text(json.dumps({"results": results}))
         assert ("T1 of 118 healthy adults, batch size 1" in report(folder, weights).read_text()) == shown

@@ -10,9 +10,6 @@ from idm_bundle.installed import bundle_here_or_installed
 
 __all__ = ["Course", "expected_course"]
 
-# settings on which the loss depends most
-_SETTINGS = ("preset", "spatial_size", "bookend_stride", "prediction_type", "noise_shift")
-
 
 class Course(NamedTuple):
     """How a training went.
@@ -37,7 +34,7 @@ def expected_course(knobs: Mapping[str, Any]) -> Course | None:
     except FileNotFoundError:
         return None
     for run in json.loads(text)["results"].values():
-        theirs = run["knobs"]
-        if all(knobs.get(name) == theirs[name] for name in _SETTINGS):
-            return Course(f"T1 of 118 healthy adults, batch size {theirs['batch_size']}", run["loss"])
+        batch_size = run["knobs"].pop("batch_size")  # which a run does not record
+        if all(knobs.get(name) == value for name, value in run["knobs"].items()):
+            return Course(f"T1 of 118 healthy adults, batch size {batch_size}", run["loss"])
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from idm_bundle.studies import brains, tissues
 from idm_bundle.studies.configs import configured
 from idm_bundle.studies.runs import draw
+from monai_idm.data.conditions import number_in
 from monai_idm.metrics import compare_region_shares, region_shares
 from monai_idm.metrics.set_figures import mmd
 
@@ -33,7 +35,7 @@ _REGIONS = {name: [number] for number, name in enumerate(tissues.TISSUES, 1) if 
 
 
 def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any]:
-    """Draw brains of all ages, and compare their regions with those of real ones.
+    """Draw brains of all ages, and compare their regions with those of the test cases.
 
     Args:
         guidance_scale: Scale of guidance by age and sex; 0: neither is used.
@@ -42,10 +44,9 @@ def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str
         dataset_dir: Folder of the cases, with T1, labels ``*_dlmuse.nii.gz`` beside them, and ``participants.csv``.
         work: Folder that keeps the trainings.
     Returns:
-        The segmenting network's ``dice``; ``age``, the regression of the ventricles' share of the brain in percent on
-        the age asked for, and ``real_age``, that of real cases; ``regions``, shares of regions beside those of the test
-        cases, see :func:`monai_idm.metrics.compare_region_shares`; and ``tissue_mmd``, the MMD of the network's
-        features.
+        ``age``, the :func:`regression` on the age asked for; ``regions``, shares of regions beside those of the test
+        cases, see :func:`monai_idm.metrics.compare_region_shares`; and ``tissue_mmd``, the MMD of the segmenting
+        network's features.
     """
     values = brains.values_of(brains.AGED, dataset_dir, work, steps, side)
     weights = Path(values["ckpt_dir"], "model.pt")
@@ -53,31 +54,43 @@ def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str
         raise FileNotFoundError(f"no training in {weights.parent}; make it with the study brains and the same --work")
     config = configured(values)
     datalist = config.get_parsed_content("datalist")
-    network, dice = tissues.segmenter(datalist, side, _SEGMENTER_STEPS, Path(work, "tissues.pt"))
+    network, _ = tissues.segmenter(datalist, side, _SEGMENTER_STEPS, Path(work, "tissues.pt"))
 
     low, high = _AGES
     ages = [low + (high - low) * i / (_NUM_SAMPLES - 1) for i in range(_NUM_SAMPLES)]
+    folder = Path(values["output_dir"], f"guidance_{guidance_scale:g}")
+    rmtree(folder, ignore_errors=True)  # samples of an interrupted study would not be drawn again
     volumes = draw(
         {
             "ckpt_file": str(weights),
-            "output_dir": str(Path(values["output_dir"], f"guidance_{guidance_scale:g}")),
+            "output_dir": str(folder),
             "num_samples": _NUM_SAMPLES,
             "num_inference_steps": _STEPS,
             "condition_values": {"Age": ages, "Sex": ["F", "M"]},
             "guidance_scale": guidance_scale,
         }
     )
-    labels = [tissues.segment(network, volume) for volume in volumes]
-    known = [item for part in ("training", "validation", "test") for item in datalist[part] if _age(item) is not None]
-    real = [tissues.segment(network, volume) for volume in _volumes(config, known)]
     test = _volumes(config, datalist["test"])
+    of_samples, of_test = ([_without_fluid(tissues.segment(network, v)) for v in some] for some in (volumes, test))
     return {
-        "dice": dice,
-        "age": regression(ages, labels),
-        "real_age": regression([_age(item) for item in known], real),
-        "regions": compare_region_shares(labels, [tissues.segment(network, volume) for volume in test], _REGIONS),
+        "age": regression(ages, of_samples),
+        "regions": compare_region_shares(of_samples, of_test, _REGIONS),
         "tissue_mmd": mmd(*(torch.stack([tissues.features(network, v) for v in some]) for some in (volumes, test))),
     }
+
+
+def of_real(steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any]:
+    """The same for real brains; arguments as in :func:`with_guidance`.
+
+    Returns:
+        The segmenting network's ``dice``, and ``age``, the :func:`regression` on the age of all cases that have one.
+    """
+    config = configured(brains.values_of(brains.AGED, dataset_dir, work, steps, side))
+    datalist = config.get_parsed_content("datalist")
+    network, dice = tissues.segmenter(datalist, side, _SEGMENTER_STEPS, Path(work, "tissues.pt"))
+    known = [item for part in ("training", "validation", "test") for item in datalist[part] if _age(item) is not None]
+    labels = [tissues.segment(network, volume) for volume in _volumes(config, known)]
+    return {"dice": dice, "age": regression([_age(item) for item in known], labels)}
 
 
 def regression(ages: Sequence[Any], labels: Sequence[Tensor]) -> dict[str, Any]:
@@ -89,9 +102,8 @@ def regression(ages: Sequence[Any], labels: Sequence[Tensor]) -> dict[str, Any]:
     Returns:
         ``n``, ``correlation``, and ``slope`` in percent of the brain per decade with its 95 % interval, ``slope_ci95``.
     """
-    # fluid around the brain is not part of it
-    inside = [torch.where(label == 1, 0, label) for label in labels]
-    shares = [100 * region_shares(label, {"ventricles": _REGIONS["ventricles"]})["ventricles"] for label in inside]
+    ventricles = {"ventricles": _REGIONS["ventricles"]}
+    shares = [100 * region_shares(_without_fluid(label), ventricles)["ventricles"] for label in labels]
     fit = linregress(ages, shares)
     half = float(t.ppf(0.975, len(ages) - 2) * fit.stderr)
     slope = 10 * float(fit.slope)
@@ -103,9 +115,13 @@ def regression(ages: Sequence[Any], labels: Sequence[Tensor]) -> dict[str, Any]:
     }
 
 
+def _without_fluid(label: Tensor) -> Tensor:
+    """The label without the fluid around the brain, which is not part of it."""
+    return torch.where(label == 1, 0, label)
+
+
 def _age(item: dict[str, Any]) -> float | None:
-    cell = item["condition_values"]["Age"]
-    return float(cell) if cell else None
+    return number_in(item["condition_values"]["Age"])
 
 
 def _volumes(config: Any, items: Sequence[dict[str, Any]]) -> list[Tensor]:
@@ -115,4 +131,9 @@ def _volumes(config: Any, items: Sequence[dict[str, Any]]) -> list[Tensor]:
     return [(dataset[i]["image"].as_tensor() + 1) / 2 for i in range(len(dataset))]
 
 
-STUDIES = {"anatomy": {f"guidance {scale:g}": partial(with_guidance, scale) for scale in _GUIDANCE}}
+STUDIES = {
+    "anatomy": {
+        "real": of_real,
+        **{f"guidance {scale:g}": partial(with_guidance, scale) for scale in _GUIDANCE},
+    }
+}

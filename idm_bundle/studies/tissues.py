@@ -7,6 +7,7 @@ regions are compared by its labels, and sets of brains by its features: the mean
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +100,11 @@ def _train(network: SegResNet, datalist: Mapping[str, Any], side: int, steps: in
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    done = 0
-    while done < steps:
-        for batch in loader:
-            optimizer.zero_grad()
-            loss(network(batch["image"]), batch["label"]).backward()
-            optimizer.step()
-            schedule.step()
-            done += 1
-            if done == steps:
-                break
+    for batch in islice(chain.from_iterable(repeat(loader)), steps):
+        optimizer.zero_grad()
+        loss(network(batch["image"]), batch["label"]).backward()
+        optimizer.step()
+        schedule.step()
     network.eval()
     helper = DiceHelper(include_background=False, softmax=True, reduction="none", num_classes=1 + len(TISSUES))
     test = CacheDataset(_labelled(datalist["test"]), Compose(plain), progress=False)
