@@ -132,8 +132,9 @@ def _moments_of_rows(x, groups) -> tuple[Tensor, Tensor]:
     if len(parts) > 1:
         weights = x.new_tensor([part.shape[1] / parts[0].shape[1] for part in parts])[:, None, None]
         weights /= weights.sum()
-        mean = (weights * torch.stack(means)).sum(0)
-        variance = (weights * (torch.stack(variances) + (torch.stack(means) - mean).square())).sum(0)
+        of_parts = torch.stack(means)
+        mean = (weights * of_parts).sum(0)
+        variance = (weights * (torch.stack(variances) + (of_parts - mean).square())).sum(0)
     variance, mean = (t.unflatten(1, (groups, -1)) for t in (variance, mean))
     of_group = mean.mean(2)
     return (variance + (mean - of_group[..., None]).square()).mean(2), of_group
