@@ -42,14 +42,14 @@ def passes(waits, **settings):
     nn.functional.mse_loss(net(x, torch.zeros(2, device="cuda")), x).backward()
 
 
-def training(waits, make_optimizer, steps=10, **settings):
+def training(waits, make_optimizer, steps=4, **settings):
     net = network(**settings)
     optimizer = make_optimizer(weight_norm_groups(net))
     scheduler = StridedDDPMScheduler(1000, schedule="cosine", prediction_type="v_prediction")
     guard = StepGuard(net, optimizer)
     handlers = [
         guard,
-        UpdateEMA(HostEMA(net, every=10)),
+        UpdateEMA(HostEMA(net, every=4)),
         DataWaitHandler(),
         # as TensorBoard's handler does in each iteration
         StatsHandler(epoch_log=False, iteration_log=True, output_transform=from_engine(["loss"], first=True)),
@@ -70,7 +70,7 @@ def sampling(waits, device):
     net, found = network(), {}
     for name, sampler in SAMPLERS.items():
         scheduler = sampler(1000, schedule="cosine", prediction_type="v_prediction")
-        scheduler.set_timesteps(6, device=device)
+        scheduler.set_timesteps(3, device=device)
         noise = torch.rand(2, 2, 16, 16, 16, device="cuda")
         waits.counts.clear()
         InvertibleDiffusionInferer(scheduler).sample(noise, net, verbose=False, seeds=[1, 2])
@@ -82,7 +82,7 @@ def drawing_together(waits):
     drawing.free_memory_bytes = lambda device: 2**40
     net, found = network(), {}
     for name, sampler in SAMPLERS.items():
-        scheduler = sampler(1000, schedule="cosine", prediction_type="v_prediction", num_inference_steps=6)
+        scheduler = sampler(1000, schedule="cosine", prediction_type="v_prediction", num_inference_steps=3)
         inferer = DrawingInferer(scheduler, Segmentation([], ["whole"]), num_draws=5)
         condition = torch.rand(2, 1, 16, 16, 16, device="cuda")
         waits.counts.clear()
@@ -158,6 +158,6 @@ def test_the_metrics_of_a_case_are_read_at_once(waits):
 
 @pytest.mark.parametrize("case", ["training", "training in backward", "training in backward, bfloat16 weights"])
 def test_a_step_waits_once_with_all_handlers(case, waits):
-    assert waits[case].pop("copy from cuda to cpu") == 10  # the numbers of each step
-    assert waits[case].pop("synchronize") == 1  # all weights, every tenth step
+    assert waits[case].pop("copy from cuda to cpu") == 4  # the numbers of each step
+    assert waits[case].pop("synchronize") == 1  # all weights, every fourth step
     assert sum(waits[case].values()) <= 3  # once in a run: the scheduler's tables, the metric at its end
