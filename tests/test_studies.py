@@ -132,16 +132,16 @@ def test_a_folder_of_two_cases_is_trained_on_one_and_judged_on_the_other(tmp_pat
 def test_a_network_of_real_brains_is_trained_once_and_sampled_in_several_ways(tmp_path, monkeypatch):
     values = brains.values_of
     monkeypatch.setattr(brains, "values_of", lambda *arguments: {**values(*arguments), **SMALLEST})
-    monkeypatch.setattr(brains, "_SAMPLERS", {"Heun": "StridedHeunScheduler"})
-    monkeypatch.setattr(brains, "_STEPS", (2, 3))
-    monkeypatch.setattr(brains, "_NUM_SAMPLES", 2)
+    monkeypatch.setattr(brains, "_SAMPLERS", {"Heun": ("StridedHeunScheduler", (2, 3))})
+    monkeypatch.setattr(brains, "_NUM_SAMPLES", 4)
     folder = dataset_or_phantoms(None, tmp_path / "phantoms", 5, DEMO["demo#phantom_size"], 0)
     study = partial(brains.STUDIES["brains"]["flow, shifted"], dataset_dir=folder, work=str(tmp_path / "work"))
     found = study(steps=4, side=8)
     assert found["reconstruction"]["gaussian_blur_psnr_brain"] > 5
     assert found["Heun, 2 steps"] != found["Heun, 3 steps"]
+    assert found["Heun, 2 steps"]["sd_of_halves"]["histogram_distance"] > 0
     assert "PHANTOM" not in json.dumps(found)  # no case is named
-    monkeypatch.setattr(brains, "train", None)
+    monkeypatch.setattr(brains, "train", None)  # what is in the folder is not made again
     assert study(steps=4, side=8) == found
 
 
@@ -152,7 +152,7 @@ def tissues_by_intensity(volume):
 def test_generated_brains_are_measured_at_the_ages_asked_for(tmp_path, monkeypatch):
     values = brains.values_of
     monkeypatch.setattr(brains, "values_of", lambda *arguments: {**values(*arguments), **SMALLEST})
-    monkeypatch.setattr(brains, "_STEPS", ())
+    monkeypatch.setattr(brains, "_SAMPLERS", {})
     monkeypatch.setattr(anatomy, "_NUM_SAMPLES", 4)
     monkeypatch.setattr(anatomy, "_STEPS", 2)
     monkeypatch.setattr(tissues, "segmenter", lambda *_: (None, {}))
@@ -173,6 +173,7 @@ def test_generated_brains_are_measured_at_the_ages_asked_for(tmp_path, monkeypat
     assert study(**arguments)["age"]["n"] == 4  # though its folder holds these samples already
     assert found["regions"].keys() == {"ventricles", "cerebellum", "white matter", "grey matter"}
     assert len([*(tmp_path / "work").rglob("guidance_2/*.nii.gz")]) == 4
+    assert len([*(tmp_path / "work").rglob("guidance_2.png")]) == 1
     went = course.STUDIES["course"][brains.AGED](**arguments)
     assert went["knobs"]["prediction_type"] == "flow"
     assert [step for step, _ in went["loss"]] == [1, 2]

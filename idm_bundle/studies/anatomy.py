@@ -20,7 +20,9 @@ from torch import Tensor
 from idm_bundle.studies import brains, tissues
 from idm_bundle.studies.configs import configured
 from idm_bundle.studies.runs import draw
+from monai_idm.atomic_file import atomic_file
 from monai_idm.data.conditions import number_in
+from monai_idm.handlers.montage import montage
 from monai_idm.metrics import compare_region_shares, region_shares
 from monai_idm.metrics.set_figures import mmd
 
@@ -31,11 +33,15 @@ _NUM_SAMPLES = 60
 _AGES = (20, 80)
 _GUIDANCE = (0.0, 1.0, 2.0, 4.0)
 _STEPS = 10
+_PICTURED = 8  # samples, at equal steps of age
+_SOURCE = "Generated brains at the age and sex asked for. Trained on IXI (brain-development.org), CC BY-SA 3.0."
 _REGIONS = {name: [number] for number, name in enumerate(tissues.TISSUES, 1) if name not in ("fluid", "rest")}
 
 
 def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any]:
     """Draw brains of all ages, and compare their regions with those of the test cases.
+
+    Eight of them, evenly spaced in age, are drawn side by side in ``guidance_SCALE.png`` of the training's output.
 
     Args:
         guidance_scale: Scale of guidance by age and sex; 0: neither is used.
@@ -58,6 +64,7 @@ def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str
 
     low, high = _AGES
     ages = [low + (high - low) * i / (_NUM_SAMPLES - 1) for i in range(_NUM_SAMPLES)]
+    sexes = ["F", "M"]
     folder = Path(values["output_dir"], f"guidance_{guidance_scale:g}")
     rmtree(folder, ignore_errors=True)  # samples of an interrupted study would not be drawn again
     volumes = draw(
@@ -66,10 +73,14 @@ def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str
             "output_dir": str(folder),
             "num_samples": _NUM_SAMPLES,
             "num_inference_steps": _STEPS,
-            "condition_values": {"Age": ages, "Sex": ["F", "M"]},
+            "condition_values": {"Age": ages, "Sex": sexes},
             "guidance_scale": guidance_scale,
         }
     )
+    numbers = sorted({i * (_NUM_SAMPLES - 1) // (_PICTURED - 1) for i in range(_PICTURED)})
+    pictured = {f"{ages[i]:.0f} years, {sexes[i % 2]}": volumes[i] for i in numbers}
+    with atomic_file(folder.with_name(f"{folder.name}.png")) as unfinished:
+        montage(pictured, ["t1"], title=_SOURCE).savefig(unfinished, format="png", facecolor="black")
     test = _volumes(config, datalist["test"])
     of_samples, of_test = ([_without_fluid(tissues.segment(network, v)) for v in some] for some in (volumes, test))
     return {

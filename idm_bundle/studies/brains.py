@@ -27,11 +27,10 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "noise": {"prediction_type": "epsilon", "timestep_power": 1.0},
 }
 _SAMPLERS = {
-    "DPM-Solver++": "DPMSolverPlusPlusScheduler",
-    "DDIM (Euler)": "StridedDDIMScheduler",
-    "Heun": "StridedHeunScheduler",
+    "DPM-Solver++": ("DPMSolverPlusPlusScheduler", (5, 10, 20, 50)),
+    "DDIM (Euler)": ("StridedDDIMScheduler", (10, 50)),
+    "Heun": ("StridedHeunScheduler", (5, 10)),
 }
-_STEPS = (5, 10, 20, 50)
 _NUM_SAMPLES = 30
 AGED = "flow, shifted, Age, Sex"
 """Name of the training with age and sex."""
@@ -47,8 +46,9 @@ def generated(name: str, steps: int, side: int, dataset_dir: str, work: str) -> 
 
     Returns:
         What the training measured, with some 200 of its ``losses``; ``reconstruction``, see
-        :func:`idm_bundle.studies.quality.reconstructed`, without the cases' names; and the metrics of the samples, by
-        sampler and number of steps.
+        :func:`idm_bundle.studies.quality.reconstructed`, without the cases' names; and, by sampler and number of steps,
+        the samples' ``figures``, those of the ``real`` cases, and ``sd_of_halves``, the standard deviation over halves
+        of the samples, which is about the standard error of the figures.
     """
     values = values_of(name, dataset_dir, work, steps, side)
     folder = Path(values["output_dir"]).parent
@@ -60,13 +60,25 @@ def generated(name: str, steps: int, side: int, dataset_dir: str, work: str) -> 
     found = json.loads(done.read_text())
     found["reconstruction"] = reconstructed(values, timestep_of(values))
     del found["reconstruction"]["ssim_of"]
-    for label, sampler in _SAMPLERS.items():
-        for count in _STEPS:
+    for label, (sampler, counts) in _SAMPLERS.items():
+        for count in counts:
             samples = {"sampler": sampler, "num_inference_steps": count, "num_samples": _NUM_SAMPLES}
-            where = {"evaluation_dir": str(folder / f"{sampler}_{count}")}
-            state = evaluate({**values, **samples, **where}, "evaluate_generation").state
-            found[f"{label}, {count} steps"] = dict(state.metrics)
+            found[f"{label}, {count} steps"] = _compared({**values, **samples}, folder / f"{sampler}_{count}")
     return found
+
+
+def _compared(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Compare samples with the test cases, or read what ``folder`` holds of it."""
+    file = folder / "generation.json"
+    if not file.is_file():
+        evaluate({**values, "evaluation_dir": str(folder)}, "evaluate_generation")
+    summary = json.loads(file.read_text())["summary"]
+    halves = summary["by_number"]["generated"][str(summary["cases"] // 2)]
+    return {
+        "figures": summary["methods"]["generated"],
+        "real": summary["methods"]["real"],
+        "sd_of_halves": {name: figure["sd_of_subsets"] for name, figure in halves.items()},
+    }
 
 
 def timestep_of(values: Mapping[str, Any]) -> int:
