@@ -54,10 +54,7 @@ def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str
         cases, see :func:`monai_idm.metrics.compare_region_shares`; and ``tissue_mmd``, the MMD of the segmenting
         network's features.
     """
-    values = brains.values_of(brains.AGED, dataset_dir, work, steps, side)
-    weights = Path(values["ckpt_dir"], "model.pt")
-    if not weights.is_file():
-        raise FileNotFoundError(f"no training in {weights.parent}; make it with the study brains and the same --work")
+    values = brains.kept(brains.AGED, dataset_dir, work, steps, side)
     config = configured(values)
     datalist = config.get_parsed_content("datalist")
     network, _ = tissues.segmenter(datalist, side, _SEGMENTER_STEPS, Path(work, "tissues.pt"))
@@ -69,7 +66,7 @@ def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str
     rmtree(folder, ignore_errors=True)  # samples of an interrupted study would not be drawn again
     volumes = draw(
         {
-            "ckpt_file": str(weights),
+            "ckpt_file": str(Path(values["ckpt_dir"], "model.pt")),
             "output_dir": str(folder),
             "num_samples": _NUM_SAMPLES,
             "num_inference_steps": _STEPS,

@@ -19,7 +19,7 @@ from idm_bundle.studies.runs import evaluate, train
 from monai_idm.atomic_file import write_json
 from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
 
-__all__ = ["AGED", "STUDIES", "timestep_of", "values_of"]
+__all__ = ["AGED", "STUDIES", "kept", "timestep_of", "values_of"]
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "velocity": {},
@@ -135,6 +135,20 @@ def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> 
         values |= MONAI
     if "Age" in more:
         values |= {"conditions": str(Path(dataset_dir, "participants.csv")), "condition_columns": ["Age", "Sex"]}
+    return values
+
+
+def kept(name: str, dataset_dir: str, work: str, steps: int, side: int) -> dict[str, Any]:
+    """The values of a training that ``work`` holds; arguments as in :func:`values_of`.
+
+    Raises:
+        FileNotFoundError: If it holds none.
+    """
+    values = values_of(name, dataset_dir, work, steps, side)
+    if not Path(values["ckpt_dir"], "model.pt").is_file():
+        raise FileNotFoundError(
+            f"no training in {values['ckpt_dir']}; make it with the study brains and the same --work"
+        )
     return values
 
 

@@ -32,7 +32,7 @@ def course(name: str, steps: int, side: int, dataset_dir: str, work: str) -> dic
         ``knobs``; ``iterations``; ``hours``, iterations times their median time, without validation; ``loss``, the
         means of 40 parts after the number of iterations; and ``psnr_brain``, of reconstructions, by epoch.
     """
-    values = brains.values_of(name, dataset_dir, work, steps, side)
+    values = brains.kept(name, dataset_dir, work, steps, side)
     config = configured(values)
     events = EventAccumulator(f"{values['output_dir']}/tensorboard", size_guidance={"scalars": 0}).Reload()
     latest = {point.step: point for point in events.Scalars("train_loss")}  # a resumed training repeats some steps
