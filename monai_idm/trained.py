@@ -123,7 +123,11 @@ class TrainedModel:
         )
 
     def sampler(
-        self, name: str, num_inference_steps: int | None = None, variance_type: str = "fixed_small"
+        self,
+        name: str,
+        num_inference_steps: int | None = None,
+        variance_type: str = "fixed_small",
+        timestep_spacing: str = "trailing",
     ) -> StridedScheduler:
         """The scheduler to sample with.
 
@@ -131,13 +135,16 @@ class TrainedModel:
             name: Name of the sampler; see :func:`~monai_idm.schedulers.named_sampler`.
             num_inference_steps: Number of steps; None: DDPM with every timestep of the training.
             variance_type: Variance of DDPM's steps.
+            timestep_spacing: How the timesteps of a number of steps are chosen, as in
+                :class:`~monai_idm.schedulers.StridedScheduler`.
         """
         low, high = self["network_range"]
         training = ("num_train_timesteps", "schedule", "prediction_type", "zero_terminal_snr", "noise_shift")
         noise = {**{setting: self[setting] for setting in training}, "clip_sample_min": low, "clip_sample_max": high}
         if num_inference_steps is None:
             return StridedDDPMScheduler(**noise, variance_type=variance_type)
-        return named_sampler(name, **noise, num_inference_steps=num_inference_steps)
+        steps = {"num_inference_steps": num_inference_steps, "timestep_spacing": timestep_spacing}
+        return named_sampler(name, **noise, **steps)
 
     def inferer(
         self,

@@ -132,7 +132,7 @@ def test_a_folder_of_two_cases_is_trained_on_one_and_judged_on_the_other(tmp_pat
 def test_a_network_of_real_brains_is_trained_once_and_sampled_in_several_ways(tmp_path, monkeypatch):
     values = brains.values_of
     monkeypatch.setattr(brains, "values_of", lambda *arguments: {**values(*arguments), **SMALLEST})
-    monkeypatch.setattr(brains, "_SAMPLERS", {"Heun": ("StridedHeunScheduler", (2, 3))})
+    monkeypatch.setattr(brains, "_SAMPLERS", {"Heun": ("StridedHeunScheduler", "karras", (2, 3))})
     monkeypatch.setattr(brains, "_NUM_SAMPLES", 4)
     folder = dataset_or_phantoms(None, tmp_path / "phantoms", 5, DEMO["demo#phantom_size"], 0)
     study = partial(brains.STUDIES["brains"]["flow, shifted"], dataset_dir=folder, work=str(tmp_path / "work"))

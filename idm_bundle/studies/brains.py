@@ -27,9 +27,10 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "noise": {"prediction_type": "epsilon", "timestep_power": 1.0},
 }
 _SAMPLERS = {
-    "DPM-Solver++": ("DPMSolverPlusPlusScheduler", (5, 10, 20, 50)),
-    "DDIM (Euler)": ("StridedDDIMScheduler", (10, 50)),
-    "Heun": ("StridedHeunScheduler", (5, 10)),
+    "DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (5, 10, 20, 50)),
+    "DPM-Solver++, trailing": ("DPMSolverPlusPlusScheduler", "trailing", (5, 10, 20, 50)),
+    "DDIM (Euler)": ("StridedDDIMScheduler", "karras", (10, 50)),
+    "Heun": ("StridedHeunScheduler", "karras", (5, 10)),
 }
 _NUM_SAMPLES = 30
 AGED = "flow, shifted, Age, Sex"
@@ -67,10 +68,11 @@ def generated(name: str, steps: int, side: int, dataset_dir: str, work: str) -> 
     found = json.loads(done.read_text())
     found["reconstruction"] = reconstructed(values, timestep_of(values))
     del found["reconstruction"]["ssim_of"]
-    for label, (sampler, counts) in _SAMPLERS.items():
+    for label, (sampler, spacing, counts) in _SAMPLERS.items():
         for count in counts:
-            samples = {"sampler": sampler, "num_inference_steps": count, "num_samples": _NUM_SAMPLES}
-            found[f"{label}, {count} steps"] = _compared({**values, **samples}, folder / f"{sampler}_{count}")
+            how = {"sampler": sampler, "timestep_spacing": spacing, "num_inference_steps": count}
+            where = folder / f"{sampler}_{spacing}_{count}"
+            found[f"{label}, {count} steps"] = _compared({**values, **how, "num_samples": _NUM_SAMPLES}, where)
     return found
 
 

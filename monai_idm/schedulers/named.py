@@ -41,14 +41,18 @@ def named_sampler(sampler: str, **arguments: Any) -> StridedScheduler:
     return sampler_class(**arguments)
 
 
-def few_step_sampler(sampler: str, training: StridedScheduler, num_inference_steps: int) -> StridedScheduler:
+def few_step_sampler(
+    sampler: str, training: StridedScheduler, num_inference_steps: int, timestep_spacing: str = "trailing"
+) -> StridedScheduler:
     """Build a few-step sampler for a network with the settings of the scheduler that it was trained with.
 
     Args:
         sampler: Name of the sampler; see :func:`named_sampler`.
         training: Scheduler used in training.
         num_inference_steps: Number of steps.
+        timestep_spacing: How the timesteps are chosen, as in :class:`StridedScheduler`.
     """
     low, high = training.clip_sample_values
     clip = {"clip_sample": training.clip_sample, "clip_sample_min": low, "clip_sample_max": high}
-    return named_sampler(sampler, **training.settings, **clip, num_inference_steps=num_inference_steps)
+    steps = {"num_inference_steps": num_inference_steps, "timestep_spacing": timestep_spacing}
+    return named_sampler(sampler, **training.settings, **clip, **steps)

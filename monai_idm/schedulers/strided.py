@@ -1,4 +1,4 @@
-r"""Base of the few-step samplers: trailing timesteps, and steps that end at the noise level of the next timestep.
+r"""Base of the few-step samplers: their timesteps, and steps that end at the noise level of the next timestep.
 
 MONAI's DDIMScheduler takes its timesteps from a linspace (999, 888, ...) but steps by ``T // n`` (to 899), so that the
 network is given a noise level that the sample does not have; its DDPMScheduler always steps to t - 1. Here the
@@ -16,8 +16,17 @@ takes Euler steps, as MONAI's RFlowScheduler does. Timesteps run from T, which i
 Larger images show more of their structure at the same noise level, so noise has to reach further. A shift r multiplies
 all :math:`\sigma_t / \alpha_t`; for a flow this turns t / T into :math:`r (t/T) / (1 + (r - 1) (t/T))`.
 
+Timesteps at equal distances spend few steps on little noise, where the texture of an image is decided: samples in few
+steps are too smooth. Those of Karras et al. are the first whose ratio of noise to image, :math:`\sigma_t / \alpha_t`, is at
+least
+
+.. math:: \Big(r_1^{1/7} + \tfrac{i}{n - 1} (r_n^{1/7} - r_1^{1/7})\Big)^7, \qquad i = 0, \dots, n - 1,
+
+with :math:`r_1` = 80 times the shift and :math:`r_n` = 0.02, for images from -1 to 1. The last timestep always comes
+first.
+
 Source: trailing timesteps and algorithm 1: Lin et al. 2024, arXiv:2305.08891; shift: Hoogeboom et al. 2023,
-arXiv:2301.11093, for flows Esser et al. 2024, arXiv:2403.03206.
+arXiv:2301.11093, for flows Esser et al. 2024, arXiv:2403.03206; ratios: eq. 5 of Karras et al. 2022, arXiv:2206.00364.
 """
 
 from __future__ import annotations
@@ -36,9 +45,12 @@ from monai_idm.schedulers.prediction import check_prediction_type, is_flow, nois
 
 __all__ = ["StridedScheduler"]
 
+_SPACINGS = ("trailing", "karras")
+_RHO, _MOST_NOISE, _LEAST_NOISE = 7, 80.0, 0.02
+
 
 class StridedScheduler(Scheduler):
-    """Trailing timesteps and the predicted sample; subclasses add ``step``.
+    """The timesteps of sampling and the predicted sample; subclasses add ``step``.
 
     Args:
         num_train_timesteps: Number of timesteps T, as in training.
@@ -51,9 +63,11 @@ class StridedScheduler(Scheduler):
         zero_terminal_snr: Rescale the schedule so that the last timestep is pure noise, as in training; that of a flow
             always is.
         noise_shift: Factor r of the ratio of noise to image at every timestep, as in training; 1 leaves it as it is.
+        timestep_spacing: ``"trailing"``: the timesteps of fewer steps than T have equal distances; ``"karras"``: they
+            are denser where there is little noise.
         schedule_args: Arguments of the schedule.
     Raises:
-        ValueError: If T < 1, if the schedule or the prediction type is unknown, if ``noise_shift`` is not above 0, or
+        ValueError: If T < 1, if schedule, prediction type or spacing is unknown, if ``noise_shift`` is not above 0, or
             if the prediction type is ``"epsilon"`` with ``zero_terminal_snr``: the noise in pure noise carries no
             information about the image.
     """
@@ -72,6 +86,7 @@ class StridedScheduler(Scheduler):
         num_inference_steps: int | None = None,
         zero_terminal_snr: bool = False,
         noise_shift: float = 1.0,
+        timestep_spacing: str = "trailing",
         **schedule_args: float,
     ) -> None:
         if not isinstance(num_train_timesteps, int) or num_train_timesteps < 1:
@@ -80,6 +95,8 @@ class StridedScheduler(Scheduler):
             raise ValueError(f"schedule={schedule!r} is unknown; choose one of {', '.join(NoiseSchedules.components)}")
         if not noise_shift > 0:
             raise ValueError(f"noise_shift={noise_shift}; choose a factor above 0, such as 1, or 2 for 64^3 voxels")
+        if timestep_spacing not in _SPACINGS:
+            raise ValueError(f"timestep_spacing={timestep_spacing!r} is unknown; choose {' or '.join(_SPACINGS)}")
         super().__init__(num_train_timesteps, schedule, **schedule_args)
         check_prediction_type(prediction_type)
         self.prediction_type = prediction_type
@@ -105,6 +122,7 @@ class StridedScheduler(Scheduler):
             **schedule_args,
         }
         """The arguments that a trained network depends on; a sampler for it needs the same."""
+        self.timestep_spacing = timestep_spacing
         self.clip_sample = clip_sample
         self.clip_sample_values = (clip_sample_min, clip_sample_max)
         self.set_timesteps(num_train_timesteps if num_inference_steps is None else num_inference_steps)
@@ -123,13 +141,8 @@ class StridedScheduler(Scheduler):
                 f"num_inference_steps={num_inference_steps}; choose 1 to num_train_timesteps={self.num_train_timesteps}"
             )
         self.num_inference_steps = num_inference_steps
-        stride = self.num_train_timesteps / num_inference_steps
-        ends = self.num_train_timesteps - stride * torch.arange(num_inference_steps, dtype=torch.float64)
-        if is_flow(self):
-            ends = self.shifted(ends / self.num_train_timesteps) * self.num_train_timesteps
-            self.timesteps = ends.round().long().clamp(min=1).unique_consecutive().to(device)
-        else:
-            self.timesteps = (ends.round().long() - 1).to(device)
+        spaced = self._karras if self.timestep_spacing == "karras" else self._trailing
+        self.timesteps = spaced(num_inference_steps).to(device)
         self._forget()
 
     def shifted(self, t: Tensor) -> Tensor:
@@ -162,6 +175,29 @@ class StridedScheduler(Scheduler):
         # not the seed itself, which the starting noise is drawn from: no step must repeat that noise
         scheduler._seeds, scheduler._generators = [mixed_seed("steps", seed) for seed in seeds], None
         return scheduler
+
+    def _trailing(self, n: int) -> Tensor:
+        stride = self.num_train_timesteps / n
+        ends = self.num_train_timesteps - stride * torch.arange(n, dtype=torch.float64)
+        if not is_flow(self):
+            return ends.round().long() - 1
+        ends = self.shifted(ends / self.num_train_timesteps) * self.num_train_timesteps
+        return ends.round().long().clamp(min=1).unique_consecutive()
+
+    def _karras(self, n: int) -> Tensor:
+        first = 1 if is_flow(self) else 0  # a flow's timestep 0 is the image
+        alpha, sigma = noise_levels(self, torch.arange(first, first + self.num_train_timesteps))
+        ratios = sigma.double() / alpha.double()
+        low, high = self.clip_sample_values
+        ends = [_MOST_NOISE * self.noise_shift, _LEAST_NOISE]
+        most, least = ((end * (high - low) / 2) ** (1 / _RHO) for end in ends)
+        wanted = torch.linspace(most, least, n, dtype=torch.float64) ** _RHO
+        places = torch.searchsorted(ratios, wanted).clamp(max=self.num_train_timesteps - 1)
+        places[0] = self.num_train_timesteps - 1
+        number = torch.arange(n)
+        # n different ones: each at least one below that before it, and room for those that follow
+        places = torch.maximum((places + number).cummin(0).values - number, n - 1 - number)
+        return places + first
 
     def _forget(self) -> None:
         """Clear the memory of earlier steps; samplers that have one override this."""

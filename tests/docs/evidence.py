@@ -289,6 +289,87 @@ def grid() -> Table:
     ]
 
 
+# real brains: the figures of samples that are shown, and their digits
+BRAIN_FIGURES = {
+    "MMD intensity": ("mmd_intensity", 2),
+    "MMD texture": ("mmd_texture", 1),
+    "MMD layout": ("mmd_layout", 1),
+    "diversity (MS-SSIM)": ("diversity_ms_ssim", 3),
+    "nearest RMSE": ("nearest_rmse", 3),
+}
+
+
+def brains_reconstructed() -> Table:
+    def scores(of: dict[str, float], method: str) -> list[str]:
+        psnr, *ssim = (of[f"{method}_{name}"] for name in ("psnr_brain", "ssim_brain", "ssim_whole"))
+        return [f"{psnr:.2f}", *(f"{value:.3f}" for value in ssim)]
+
+    found = {name: result["reconstruction"] for name, result in study("brains").items()}
+    return [
+        ["trained", "iterations", "hours", "PSNR, dB", "SSIM", "SSIM, whole volume"],
+        *(
+            [name, str(run["iterations"]), f"{run['hours']:.1f}", *scores(found[name], "reconstruction")]
+            for name, run in study("course").items()
+        ),
+        ["best Gaussian blur", "", "", *scores(next(iter(found.values())), "gaussian_blur")],
+    ]
+
+
+def brains_sampled() -> Table:
+    table = [["trained", "sampler, steps", *BRAIN_FIGURES]]
+    real: dict[str, float] = {}
+    for name, found in study("brains").items():
+        for way, compared in found.items():
+            if "figures" in compared:
+                of, spread, real = (compared[part] for part in ("figures", "sd_of_halves", "real"))
+                cells = [f"{of[key]:.{n}f} ± {spread[key]:.{n}f}" for key, n in BRAIN_FIGURES.values()]
+                table.append([name, way, *cells])
+    return [*table, ["real cases", "", *(f"{real[key]:.{n}f}" for key, n in BRAIN_FIGURES.values())]]
+
+
+def brains_by_age() -> Table:
+    return [
+        ["", "brains", "correlation", "slope, % per decade", "95 % interval"],
+        *(
+            [
+                name,
+                str(found["age"]["n"]),
+                f"{found['age']['correlation']:.2f}",
+                f"{found['age']['slope']:.2f}",
+                " to ".join(f"{end:.2f}" for end in found["age"]["slope_ci95"]),
+            ]
+            for name, found in study("anatomy").items()
+        ),
+    ]
+
+
+def brains_regions() -> Table:
+    scales = [name for name in study("anatomy") if name.startswith("guidance")]
+    found = {name: study("anatomy")[name]["regions"] for name in scales}
+    return [
+        ["region", "real, %", *(f"{name}: %, distance" for name in scales), "distance by chance"],
+        *(
+            [
+                region,
+                f"{100 * found[scales[0]][region]['real']['mean']:.1f}",
+                *(f"{100 * f[region]['generated']['mean']:.1f}, {f[region]['distance']:.2f}" for f in found.values()),
+                f"{found[scales[0]][region]['distance_by_chance']:.2f}",
+            ]
+            for region in found[scales[0]]
+        ),
+    ]
+
+
+def brains_course() -> Table:
+    course = study("course")
+    psnr = {name: dict(run["psnr_brain"]) for name, run in course.items()}
+    (epochs,) = {tuple(found) for found in psnr.values() if len(found) > 5} or {()}
+    return [
+        ["epochs of 100 iterations", *map(str, epochs)],
+        *([name, *(f"{found[e]:.2f}" for e in epochs)] for name, found in psnr.items() if len(found) > 5),
+    ]
+
+
 def real_cases() -> Table:
     both, found = study("real")["reconstruction and generation"], study("real")
     table = [["task", "PSNR in the brain, dB", "SSIM", "baselines: PSNR, SSIM"]]

@@ -42,10 +42,11 @@ def drawn(scheduler):
     return x
 
 
+@pytest.mark.parametrize("spacing", ["trailing", "karras"])
 @pytest.mark.parametrize("steps", [5, 10, 20, 50])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction", "flow"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_mean_is_right_at_few_steps(sampler, prediction_type, steps):
+def test_the_mean_is_right_at_few_steps(sampler, prediction_type, steps, spacing):
     scheduler = sampler(
         2000,
         "cosine",
@@ -53,6 +54,7 @@ def test_the_mean_is_right_at_few_steps(sampler, prediction_type, steps):
         clip_sample=False,
         num_inference_steps=steps,
         zero_terminal_snr=prediction_type == "v_prediction",
+        timestep_spacing=spacing,
     )
     assert drawn(scheduler).mean() == pytest.approx(MEAN, abs=0.02)
 
@@ -215,6 +217,44 @@ def test_timesteps_are_trailing_and_a_step_ends_at_the_next():
         x_s, _ = scheduler.step(noise, t, x_t)
         expected = x0 if s is None else scheduler.add_noise(x0, noise, torch.tensor(s))
         torch.testing.assert_close(x_s, expected, rtol=0, atol=2e-3 if t == 999 else 1e-4)
+
+
+SETTINGS = [{}, {"noise_shift": 4.0}, {"zero_terminal_snr": True}, {"prediction_type": "flow", "noise_shift": 2.0}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_denser_timesteps_are_as_many_as_asked_for_and_follow_the_ratios(settings):
+    options = {"prediction_type": "v_prediction", **settings}
+    scheduler = StridedDDIMScheduler(2000, "cosine", timestep_spacing="karras", **options)
+    every = StridedDDIMScheduler(2000, "cosine", noise_shift=1.0, prediction_type=options["prediction_type"]).timesteps
+    assert torch.equal(scheduler.timesteps, every)
+    for n in (1, 2, 7, 10, 50, 1999):
+        scheduler.set_timesteps(n)
+        assert len(scheduler.timesteps) == n
+        assert scheduler.timesteps[0] == every[0]
+        assert (scheduler.timesteps.diff() < 0).all()
+        assert scheduler.timesteps[-1] >= every[-1]
+    scheduler.set_timesteps(10)
+    alpha, sigma = noise_levels(scheduler, scheduler.timesteps[1:])
+    most, least = (80 * scheduler.noise_shift) ** (1 / 7), 0.02 ** (1 / 7)
+    expected = [(most + i / 9 * (least - most)) ** 7 for i in range(1, 10)]
+    assert (sigma / alpha).tolist() == pytest.approx(expected, rel=0.3)
+
+
+def test_denser_timesteps_end_nearer_to_the_image_in_the_units_of_its_range():
+    ends = []
+    for low in (-1.0, 0.0):
+        scheduler = StridedDDIMScheduler(
+            4000, "cosine", clip_sample_min=low, timestep_spacing="karras", num_inference_steps=9
+        )
+        alpha, sigma = noise_levels(scheduler, scheduler.timesteps[-1])
+        ends.append(float(sigma / alpha))
+    assert ends == pytest.approx([0.02, 0.01], rel=0.1)
+
+
+def test_an_unknown_spacing_is_refused():
+    with pytest.raises(ValueError, match="choose trailing or karras"):
+        StridedDDIMScheduler(100, "cosine", timestep_spacing="leading")
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
