@@ -72,6 +72,7 @@ def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str
             "num_inference_steps": _STEPS,
             "condition_values": {"Age": ages, "Sex": sexes},
             "guidance_scale": guidance_scale,
+            "precision": values["precision"],
         }
     )
     numbers = sorted({i * (_NUM_SAMPLES - 1) // (_PICTURED - 1) for i in range(_PICTURED)})

@@ -17,8 +17,8 @@ Larger images show more of their structure at the same noise level, so noise has
 all :math:`\sigma_t / \alpha_t`; for a flow this turns t / T into :math:`r (t/T) / (1 + (r - 1) (t/T))`.
 
 Timesteps at equal distances spend few steps on little noise, where the texture of an image is decided: samples in few
-steps are too smooth. Those of Karras et al. are the first whose ratio of noise to image, :math:`\sigma_t / \alpha_t`, is at
-least
+steps are too smooth. Those of Karras et al. are the first whose ratio of noise to image, :math:`\sigma_t / \alpha_t`,
+is at least
 
 .. math:: \Big(r_1^{1/7} + \tfrac{i}{n - 1} (r_n^{1/7} - r_1^{1/7})\Big)^7, \qquad i = 0, \dots, n - 1,
 
