@@ -228,6 +228,7 @@ def test_every_knob_of_the_configs_has_a_group():
         "made",
         "network",
         "few_step_scheduler",
+        "generating_scheduler",
         "evaluating",
         "to_image_range",
         "picture",

@@ -172,8 +172,8 @@ def test_generated_brains_are_measured_at_the_ages_asked_for(tmp_path, monkeypat
     assert (found["age"]["n"], real["age"]["n"]) == (4, 5)  # the age of one case is unknown
     assert study(**arguments)["age"]["n"] == 4  # though its folder holds these samples already
     assert found["regions"].keys() == {"ventricles", "cerebellum", "white matter", "grey matter"}
-    assert len([*(tmp_path / "work").rglob("guidance_2/*.nii.gz")]) == 4
-    assert len([*(tmp_path / "work").rglob("guidance_2.png")]) == 1
+    assert len([*(tmp_path / "work").rglob("guidance_2_seed_0/*.nii.gz")]) == 4
+    assert len([*(tmp_path / "work").rglob("guidance_2_seed_0.png")]) == 1
     went = course.STUDIES["course"][brains.AGED](**arguments)
     assert went["knobs"]["prediction_type"] == "flow"
     assert [step for step, _ in went["loss"]] == [1, 2]

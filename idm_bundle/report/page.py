@@ -47,7 +47,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         ),
         (
             "Validation",
-            "val_interval reconstruction_timestep sampler num_inference_steps num_draws inference_patch_size",
+            "val_interval reconstruction_timestep sampler num_inference_steps timestep_spacing num_draws",
+            "inference_patch_size",
         ),
         ("Folders", "output_dir ckpt_dir"),
     )

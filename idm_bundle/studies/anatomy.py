@@ -38,13 +38,17 @@ _SOURCE = "Generated brains at the age and sex asked for. Trained on IXI (brain-
 _REGIONS = {name: [number] for number, name in enumerate(tissues.TISSUES, 1) if name not in ("fluid", "rest")}
 
 
-def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any]:
+def with_guidance(
+    guidance_scale: float, seed: int, steps: int, side: int, dataset_dir: str, work: str
+) -> dict[str, Any]:
     """Draw brains of all ages, and compare their regions with those of the test cases.
 
-    Eight of them, evenly spaced in age, are drawn side by side in ``guidance_SCALE.png`` of the training's output.
+    Eight of them, evenly spaced in age, are drawn side by side in ``guidance_SCALE_seed_SEED.png`` of the training's
+    output.
 
     Args:
         guidance_scale: Scale of guidance by age and sex; 0: neither is used.
+        seed: Seed of the first sample; those that follow have the following ones.
         steps: Iterations of the training of the study ``brains``.
         side: Voxels per axis of a volume.
         dataset_dir: Folder of the cases, with T1, labels ``*_dlmuse.nii.gz`` beside them, and ``participants.csv``.
@@ -62,13 +66,14 @@ def with_guidance(guidance_scale: float, steps: int, side: int, dataset_dir: str
     low, high = _AGES
     ages = [low + (high - low) * i / (_NUM_SAMPLES - 1) for i in range(_NUM_SAMPLES)]
     sexes = ["F", "M"]
-    folder = Path(values["output_dir"], f"guidance_{guidance_scale:g}")
+    folder = Path(values["output_dir"], f"guidance_{guidance_scale:g}_seed_{seed}")
     rmtree(folder, ignore_errors=True)  # samples of an interrupted study would not be drawn again
     volumes = draw(
         {
             "ckpt_file": str(Path(values["ckpt_dir"], "model.pt")),
             "output_dir": str(folder),
             "num_samples": _NUM_SAMPLES,
+            "seed": seed,
             "num_inference_steps": _STEPS,
             "condition_values": {"Age": ages, "Sex": sexes},
             "guidance_scale": guidance_scale,
@@ -143,6 +148,8 @@ def _volumes(config: Any, items: Sequence[dict[str, Any]]) -> list[Tensor]:
 STUDIES = {
     "anatomy": {
         "real": of_real,
-        **{f"guidance {scale:g}": partial(with_guidance, scale) for scale in _GUIDANCE},
+        **{f"guidance {scale:g}": partial(with_guidance, scale, 0) for scale in _GUIDANCE},
+        # noise may happen to agree with the age asked for, alike at all scales
+        **{f"guidance {scale:g}, other noise": partial(with_guidance, scale, 1000) for scale in (0.0, 1.0)},
     }
 }

@@ -24,8 +24,8 @@ __all__ = ["STUDIES"]
 def _sampler(**settings: Any) -> dict[str, Any]:
     """A sampler with the settings of the training run, except for these."""
     return {
-        "few_step_scheduler": "$monai_idm.schedulers.named_sampler(@sampler, num_inference_steps=@num_inference_steps, "
-        f"**{{**@scheduler.settings, **{settings}}})"
+        "generating_scheduler": "$monai_idm.schedulers.named_sampler(@sampler, timestep_spacing=@timestep_spacing, "
+        f"num_inference_steps=@num_inference_steps, **{{**@scheduler.settings, **{settings}}})"
     }
 
 

@@ -298,7 +298,7 @@ def test_conditions_of_a_table_are_learned_recorded_and_asked_for_by_name(condit
     network.load_state_dict(torch.load(trained.file, weights_only=True))
     values = torch.tensor([[(a - age["mean"]) / age["sd"], 1.0] for a in (age["max"], 99)])
     noise = torch.stack([DrawNoised("image", 2, [8, 8, 8])({"seed": i})["image"] for i in (0, 1)])
-    inferer = InvertibleDiffusionInferer(trained.sampler("DPMSolverPlusPlusScheduler", 4))
+    inferer = InvertibleDiffusionInferer(trained.sampler("DPMSolverPlusPlusScheduler", 4, timestep_spacing="karras"))
     for written, given in [(one, {"conditions": values}), (guided, {"conditions": values, "guidance_scale": 3})]:
         expected = inferer.sample(noise, network.eval(), verbose=False, seeds=[0, 1], **given)
         image = nib.load(written / "sample_001_t2.nii.gz").get_fdata()

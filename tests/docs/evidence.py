@@ -344,7 +344,7 @@ def brains_by_age() -> Table:
 
 
 def brains_regions() -> Table:
-    scales = [name for name in study("anatomy") if name.startswith("guidance")]
+    scales = [name for name in study("anatomy") if name.startswith("guidance") and "noise" not in name]
     found = {name: study("anatomy")[name]["regions"] for name in scales}
     return [
         ["region", "real, %", *(f"{name}: %, distance" for name in scales), "distance by chance"],
@@ -791,6 +791,7 @@ def segmentation_patches() -> Table:
 # The tables below a heading of a page, in order; None: a table without figures of result files.
 TABLES: dict[tuple[str, str], list[Callable[[], Table] | None]] = {
     (QUALITY, "In short"): [blur_and_lookup, None],
+    (QUALITY, "Real brains"): [brains_reconstructed, brains_sampled, brains_by_age, brains_regions, brains_course],
     (QUALITY, "What the network predicts, and how timesteps are weighted"): [
         predictions_reconstructed,
         predictions_sampled,
