@@ -29,7 +29,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 _SAMPLERS = {
     "DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (5, 10, 20, 50)),
     "DPM-Solver++, trailing": ("DPMSolverPlusPlusScheduler", "trailing", (5, 10, 20, 50)),
-    "DDIM (Euler)": ("StridedDDIMScheduler", "karras", (10, 50)),
+    "DDIM (Euler)": ("StridedDDIMScheduler", "karras", (10,)),
     "Heun": ("StridedHeunScheduler", "karras", (5, 10)),
 }
 _NUM_SAMPLES = 30
