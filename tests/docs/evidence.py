@@ -791,7 +791,6 @@ def segmentation_patches() -> Table:
 # The tables below a heading of a page, in order; None: a table without figures of result files.
 TABLES: dict[tuple[str, str], list[Callable[[], Table] | None]] = {
     (QUALITY, "In short"): [blur_and_lookup, None],
-    (QUALITY, "Real brains"): [brains_reconstructed, brains_sampled, brains_by_age, brains_regions, brains_course],
     (QUALITY, "What the network predicts, and how timesteps are weighted"): [
         predictions_reconstructed,
         predictions_sampled,
