@@ -1086,6 +1086,7 @@ TEXT: dict[str, list[Evidence]] = {
         ("5.90 GB", BRAIN["card_bytes"] / 1e9),
         ("6 GB", BRAIN["limit_gb"]),
         ("1 GB", "by hand: the demo's peak of resident memory, 0.97 GiB in memory.csv"),
+        ("3M", OURS_LIGHT),
         ("24M", OURS_BASE),
         ("0.7 GB", gb("volume_estimate", WHOLE) - gb("volume_estimate", "paper, 256 x 256 x 192, bfloat16 weights")),
         ("0.7 GB", gb(PAPER, LOW) - gb(PAPER, f"{LOW}, bfloat16 weights")),

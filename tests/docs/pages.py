@@ -23,7 +23,7 @@ _FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 # numbers that are no figures: of a reference, a version, a licence
-_NAMES = re.compile(r"arXiv:\d+\.\d+|Python \d\.\d+|version \d\.\d+|Apache-2\.0")
+_NAMES = re.compile(r"arXiv:\d+\.\d+|Python \d\.\d+|version \d\.\d+|Apache-2\.0|CC BY-SA 3\.0")
 _NUMBER = r"[-−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 _FIGURE = re.compile(rf"(?<![\w.,^/-])({_NUMBER})(?! ?\^)(?!\.\d)(?:\s?(dB|GB|GiB|MB|MiB|%|M))?(?!\w)")
 
