@@ -65,6 +65,7 @@ def with_guidance(
 
     low, high = _AGES
     ages = [low + (high - low) * i / (_NUM_SAMPLES - 1) for i in range(_NUM_SAMPLES)]
+    ages = ages[-seed % _NUM_SAMPLES :] + ages[: -seed % _NUM_SAMPLES]  # samples take them in turn by their seeds
     sexes = ["F", "M"]
     folder = Path(values["output_dir"], f"guidance_{guidance_scale:g}_seed_{seed}")
     rmtree(folder, ignore_errors=True)  # samples of an interrupted study would not be drawn again
