@@ -174,6 +174,10 @@ def test_generated_brains_are_measured_at_the_ages_asked_for(tmp_path, monkeypat
     assert found["regions"].keys() == {"ventricles", "cerebellum", "white matter", "grey matter"}
     assert len([*(tmp_path / "work").rglob("guidance_2_seed_0/*.nii.gz")]) == 4
     assert len([*(tmp_path / "work").rglob("guidance_2_seed_0.png")]) == 1
+    # three values in turn by seed: the sample of seed 1000 is asked for at the second age
+    monkeypatch.setattr(anatomy, "_NUM_SAMPLES", 3)
+    monkeypatch.setattr(anatomy, "regression", lambda ages, _: ages)
+    assert anatomy.STUDIES["anatomy"]["guidance 1, other noise"](**arguments)["age"] == [50, 80, 20]
     went = course.STUDIES["course"][brains.AGED](**arguments)
     assert went["knobs"]["prediction_type"] == "flow"
     assert [step for step, _ in went["loss"]] == [1, 2]

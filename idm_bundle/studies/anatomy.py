@@ -64,25 +64,25 @@ def with_guidance(
     network, _ = tissues.segmenter(datalist, side, _SEGMENTER_STEPS, Path(work, "tissues.pt"))
 
     low, high = _AGES
-    ages = [low + (high - low) * i / (_NUM_SAMPLES - 1) for i in range(_NUM_SAMPLES)]
-    ages = ages[-seed % _NUM_SAMPLES :] + ages[: -seed % _NUM_SAMPLES]  # samples take them in turn by their seeds
-    sexes = ["F", "M"]
+    asked = [low + (high - low) * i / (_NUM_SAMPLES - 1) for i in range(_NUM_SAMPLES)]
     folder = Path(values["output_dir"], f"guidance_{guidance_scale:g}_seed_{seed}")
     rmtree(folder, ignore_errors=True)  # samples of an interrupted study would not be drawn again
-    volumes = draw(
+    drawn = draw(
         {
             "ckpt_file": str(Path(values["ckpt_dir"], "model.pt")),
             "output_dir": str(folder),
             "num_samples": _NUM_SAMPLES,
             "seed": seed,
             "num_inference_steps": _STEPS,
-            "condition_values": {"Age": ages, "Sex": sexes},
+            "condition_values": {"Age": asked, "Sex": ["F", "M"]},
             "guidance_scale": guidance_scale,
             "precision": values["precision"],
         }
     )
+    volumes = [volume for volume, _ in drawn]
+    ages = [float(cells["Age"]) for _, cells in drawn]
     numbers = sorted({i * (_NUM_SAMPLES - 1) // (_PICTURED - 1) for i in range(_PICTURED)})
-    pictured = {f"{ages[i]:.0f} years, {sexes[i % 2]}": volumes[i] for i in numbers}
+    pictured = {f"{ages[i]:.0f} years, {drawn[i][1]['Sex']}": volumes[i] for i in numbers}
     with atomic_file(folder.with_name(f"{folder.name}.png")) as unfinished:
         montage(pictured, ["t1"], title=_SOURCE).savefig(unfinished, format="png", facecolor="black")
     test = _volumes(config, datalist["test"])

@@ -72,21 +72,24 @@ def evaluate(values: Mapping[str, Any], *overlays: str) -> Engine:
     return evaluator
 
 
-def draw(values: Mapping[str, Any]) -> list[Tensor]:
+def draw(values: Mapping[str, Any]) -> list[tuple[Tensor, dict[str, str]]]:
     """Draw samples with inference.yaml, which also saves them.
 
     Args:
         values: Values of inference.yaml that are changed. Samples that ``output_dir`` holds already are not drawn again
             and not returned: choose an empty one.
     Returns:
-        Volumes ``(C, *spatial)``, 0 to 1, in the order of their seeds.
+        In the order of their seeds, volumes ``(C, *spatial)``, 0 to 1, each with the values of the conditions that it
+        was drawn with, by name.
     """
     evaluator: Engine = configured(values, of="inference").get_parsed_content("evaluator")
-    volumes: list[Tensor] = []
+    drawn: list[tuple[Tensor, dict[str, str]]] = []
 
     @evaluator.on(Events.ITERATION_COMPLETED)
     def _keep(engine: Any) -> None:
-        volumes.extend(item["pred"].as_tensor() for item in engine.state.output)
+        state = engine.state
+        for item, output in zip(state.batch, state.output, strict=True):
+            drawn.append((output["pred"].as_tensor(), item.get("condition_values", {})))
 
     evaluator.run()
-    return volumes
+    return drawn
