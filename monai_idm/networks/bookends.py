@@ -4,21 +4,31 @@ The convolutions cannot be inverted. The paper stores their activations, which i
 most of what is stored at all. Where the core rebuilds, they are therefore recomputed, a few samples at a time, from the
 image at the entry and from the core's output at the exit, both of which are in memory anyway.
 
-Bookends of stride 2 turn 2^d voxels into one. Differences between neighbouring voxels then go through channels, or
-bypass the core through :class:`Shortcut`.
+Bookends of stride 2 turn blocks of 2^d voxels into one. Differences between the voxels of a block then go through
+channels, or bypass the core through :class:`Shortcut`.
 """
 
 from __future__ import annotations
 
 import torch
-from monai.networks.layers.factories import Conv
+from monai.networks.layers.factories import Conv, Pool
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
 from monai_idm.networks.norm_act import NormSiLU
 from monai_idm.reversible import convolution, fastest_format, in_format, recomputed_in_chunks
 
-__all__ = ["DepthToSpace", "EntryBookend", "ExitBookend", "Shortcut", "SpaceToDepth", "enter", "halves", "leave"]
+__all__ = [
+    "DepthToSpace",
+    "EntryBookend",
+    "ExitBookend",
+    "Shortcut",
+    "SpaceToDepth",
+    "bypass",
+    "enter",
+    "halves",
+    "leave",
+]
 
 
 class EntryBookend(nn.Module):
@@ -69,29 +79,61 @@ class ExitBookend(nn.Module):
 
 
 class Shortcut(nn.Module):
-    r"""Add the input to the prediction, bypassing the core: :math:`y + G(e) \, x` with a learned channel matrix G.
+    r"""Let the input bypass the core, and more of its detail where the core asks for it.
+
+    .. math:: y + G(e) \, x + g \odot D(e) \, (x - \bar x) + g' \odot D'(e) \, (\bar x - \bar{\bar x})
 
     A velocity or noise target varies from voxel to voxel. Most of that variation is the input itself, in a proportion
-    that depends on the timestep; the shortcut saves the channels at half resolution from carrying it. It is initialised
-    to G = 0.
+    that depends on the timestep, and on the place: in air all detail of the input is noise, in the brain part of it is
+    anatomy. So one of the streams that leave the core also decides, for each block of :math:`2^d` voxels, how far two
+    gates from 0 to 1 are open: g for the difference of its voxels from its mean :math:`\bar x`, and g' for the
+    difference of that from the mean of the block of :math:`4^d` voxels. Without gates, as much of the noise would
+    remain in air as in the brain, and samples have grain in their background.
+
+    G, D and D' are matrices between channels, of which every element is the sinh of a linear function of the embedding
+    e: the proportion, such as :math:`\alpha / \sigma` for a velocity, grows by orders of magnitude towards little
+    noise, and where it is wrong by 20 %, so much of the noise remains. At the start all three are 0.
 
     Args:
-        embedding_channels: E, the width of the embedding e.
+        spatial_dims: 2 or 3.
+        channels: Channels of that stream; the other would need memory and adds nothing.
         in_channels: Channels of the input x.
         out_channels: Channels of the prediction y.
-    Shape: y ``(B, C_out, *spatial)``, x ``(B, C_in, *spatial)`` and e ``(B, E)`` to ``(B, C_out, *spatial)``.
-    Source: like c_skip in eq. 7 of arXiv:2206.00364, but learned.
+        embedding_channels: E, the width of the embedding e.
+        norm_num_groups: Groups of the normalisation before the gates.
+    Shape: y ``(B, C_out, *spatial)``, what ``gates`` makes of the stream, ``(B, 2 C_out, *half of spatial)``,
+        x ``(B, C_in, *spatial)`` and e ``(B, E)`` to ``(B, C_out, *spatial)``; every side is divisible by 4.
+    Source: like c_skip in eq. 7 of arXiv:2206.00364, but learned, and with gates.
     """
 
-    def __init__(self, embedding_channels: int, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self,
+        spatial_dims: int,
+        channels: int,
+        in_channels: int,
+        out_channels: int,
+        embedding_channels: int,
+        norm_num_groups: int,
+    ) -> None:
         super().__init__()
-        self.project = nn.Linear(embedding_channels, out_channels * in_channels)
+        self.project = nn.Linear(embedding_channels, 3 * out_channels * in_channels)
+        conv = convolution(spatial_dims)
+        self.gates = nn.Sequential(NormSiLU(norm_num_groups, channels), conv(channels, 2 * out_channels, 3, padding=1))
+        self.mean = Pool[Pool.AVG, spatial_dims](2)
+        self.spread = nn.Upsample(scale_factor=2.0)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
-    def forward(self, y: Tensor, x: Tensor, embedding: Tensor) -> Tensor:
-        matrix = self.project(embedding).reshape(x.shape[0], y.shape[1], x.shape[1])
-        return y + torch.bmm(matrix, x.flatten(2)).reshape(y.shape)
+    def forward(self, y: Tensor, gates: Tensor, x: Tensor, embedding: Tensor) -> Tensor:
+        fine_gate, coarse_gate = gates.sigmoid().chunk(2, 1)
+        of_all, of_fine, of_coarse = (
+            self.project(embedding).sinh().reshape(x.shape[0], 3, y.shape[1], x.shape[1]).unbind(1)
+        )
+        mean = self.mean(x)
+        fine = torch.bmm(of_fine, (x - self.spread(mean)).flatten(2)).reshape(y.shape)
+        coarse = torch.bmm(of_coarse, (mean - self.spread(self.mean(mean))).flatten(2)).reshape(coarse_gate.shape)
+        y = torch.baddbmm(y.flatten(2), of_all, x.flatten(2)).reshape(y.shape)
+        return torch.addcmul(y, self.spread(fine_gate), fine) + self.spread(coarse_gate * coarse)
 
 
 class SpaceToDepth(nn.Module):
@@ -135,12 +177,22 @@ def enter(bookend: nn.Module, x: Tensor, branch_batch: int | str, stored: bool) 
 
 
 def leave(bookend: nn.Module, streams: list[Tensor], branch_batch: int | str, stored: bool) -> Tensor:
-    """Run the exit bookend on the two streams of the core; arguments as in :func:`enter`."""
+    """Run the exit bookend on the two streams of the core, or gates on one; further arguments as in :func:`enter`."""
 
-    def image(a: Tensor, b: Tensor) -> list[Tensor]:
-        return [bookend(torch.cat([a, b], 1)).to(a.dtype, memory_format=torch.contiguous_format)]
+    def image(*parts: Tensor) -> list[Tensor]:
+        return [bookend(torch.cat(parts, 1)).to(parts[0].dtype, memory_format=torch.contiguous_format)]
 
     return recomputed_in_chunks(image, *streams, branch_batch=branch_batch, stored=stored)[0]
+
+
+def bypass(shortcut: nn.Module, *tensors: Tensor, branch_batch: int | str, stored: bool) -> Tensor:
+    """Run the shortcut on its inputs; further arguments as in :func:`enter`.
+
+    It is recomputed apart from the exit bookend, whose activations are then not in memory at the same time.
+    """
+    return recomputed_in_chunks(lambda *chunk: [shortcut(*chunk)], *tensors, branch_batch=branch_batch, stored=stored)[
+        0
+    ]
 
 
 def halves(h: Tensor, dtype: torch.dtype) -> list[Tensor]:

@@ -108,6 +108,11 @@ def check_weights(network: nn.Module, arguments: Mapping[str, Any], state_dict: 
     different = differences(read_sections(state_dict).get("arguments", arguments), arguments)
     expected, loaded = ({name: t.shape for name, t in d.items()} for d in (network.state_dict(), state_dict))
     mismatched = sorted(name for name in expected.keys() | loaded.keys() if expected.get(name) != loaded.get(name))
+    if "shortcut.project.weight" in mismatched and not different:
+        raise ValueError(
+            "the checkpoint was made by version 0.4.0 or earlier, where networks with bookend_stride=2 have another "
+            "shortcut past the core; train it again, or use it with that version"
+        )
     if mismatched and not different:
         different = [
             f"{len(mismatched)} of {len(expected)} tensors are missing, unknown or of another shape, "

@@ -29,6 +29,7 @@ from monai_idm.networks.bookends import (
     ExitBookend,
     Shortcut,
     SpaceToDepth,
+    bypass,
     enter,
     halves,
     leave,
@@ -151,7 +152,7 @@ class InvertibleDiffusionUNet(nn.Module):
         self.out_channels = out_channels
         self.num_class_embeds = num_class_embeds
         stride = bookend_stride if bookends else _factor(spatial_dims, in_channels, out_channels, channels[0])
-        self.divisor = stride * 2 ** (len(channels) - 1)
+        self.divisor = stride * max(2 ** (len(channels) - 1), bookend_stride)  # the shortcut's blocks have 4 voxels
         # recorded in checkpoints: the arguments that determine names and shapes of the weights
         self.arguments: dict[str, Any] = {
             "spatial_dims": spatial_dims,
@@ -197,9 +198,11 @@ class InvertibleDiffusionUNet(nn.Module):
 
         self.entry: nn.Module = entry(in_channels)
         self.exit: nn.Module = exit_(out_channels)
-        self.shortcut: nn.Module | None = None
+        self.shortcut: Shortcut | None = None
         if bookends and bookend_stride == 2:
-            self.shortcut = Shortcut(embedding_channels, in_channels, out_channels)
+            self.shortcut = Shortcut(
+                spatial_dims, channels[0] // 2, in_channels, out_channels, embedding_channels, norm_num_groups
+            )
         self.inverse_head: nn.Module | None = None
         if inverse_head:
             self.inverse_head = InverseHead(entry(out_channels), exit_(in_channels), embedding_channels)
@@ -262,6 +265,7 @@ class InvertibleDiffusionUNet(nn.Module):
             embedding = self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels, conditions)
             streams = self.core.plain(halves(self.entry(x), x.dtype), embedding)
             y = self.exit(torch.cat(streams, 1))
+            return y if self.shortcut is None else self.shortcut(y, self.shortcut.gates(streams[1]), x, embedding)
         else:
             x = voxels(x)
             embedding = self._embed(x, timesteps, class_labels, conditions)
@@ -269,8 +273,11 @@ class InvertibleDiffusionUNet(nn.Module):
                 policies = self._policies(x)
                 stored = policies[0] == "stored"
                 streams = self.core(iter(enter(self.entry, x, self.branch_batch, stored)), embedding, policies)
+                if self.shortcut is None:
+                    return leave(self.exit, streams, self.branch_batch, stored)
+                gates = leave(self.shortcut.gates, streams[1:], self.branch_batch, stored)
                 y = leave(self.exit, streams, self.branch_batch, stored)
-        return y if self.shortcut is None else self.shortcut(y, x, embedding)
+            return bypass(self.shortcut, y, gates, x, embedding, branch_batch=self.branch_batch, stored=stored)
 
     def freeze(self) -> InvertibleDiffusionUNet:
         """Build the orthogonal matrices once and keep them, for inference and for a smaller export to ONNX.

@@ -15,7 +15,6 @@ Source: algorithm 2 of Lu et al. 2022, arXiv:2211.01095.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from monai_idm.schedulers.strided import StridedScheduler
@@ -24,7 +23,7 @@ __all__ = ["DPMSolverPlusPlusScheduler"]
 
 
 class DPMSolverPlusPlusScheduler(StridedScheduler):
-    """DPM-Solver++ of second order, multistep and deterministic, with trailing timesteps.
+    """DPM-Solver++ of second order, multistep and deterministic.
 
     A step stores its prediction for the next one, so an object serves only one sampling run at a time. Arguments as
     in :class:`StridedScheduler`.
@@ -48,17 +47,12 @@ class DPMSolverPlusPlusScheduler(StridedScheduler):
         last, self._last = self._last, None
         if s is None:
             return x0, x0
-        alpha_bar, alpha_bar_next = self._alpha_bar(t), self._alpha_bar(s)
-        h = (torch.logit(alpha_bar_next.double()) - torch.logit(alpha_bar.double())) / 2
+        h = self._log_ratio(s) - self._log_ratio(t)
         self._last = (s, x0, h)
         direction = x0
         if last is not None and last[0] == t:
             direction = x0 + (h / (2 * last[2])).to(x0.dtype) * (x0 - last[1])
-        shrink = ((1 - alpha_bar_next) / (1 - alpha_bar)).sqrt()
-        following = (
-            shrink * self._as_diffusion(sample, t) - alpha_bar_next.sqrt() * torch.expm1(-h).to(x0.dtype) * direction
-        )
-        return self._as_trained(following, s), x0
+        return self._towards(s, sample, t, direction), x0
 
     def _forget(self) -> None:
         self._last = None

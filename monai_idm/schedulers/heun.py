@@ -1,13 +1,16 @@
-r"""Heun's method: each step is taken twice, the second time with the mean of the slopes at its two ends.
+r"""Heun's method: each step is taken twice, the second time with the images predicted at its two ends.
 
-With :math:`\cos\varphi = \sqrt{\bar\alpha}` the sampling ODE is :math:`dx / d\varphi = v`, the velocity. A step is
+DDIM's step from t to s holds the predicted image :math:`\hat x_0` fixed. The second step lets it change linearly with
+:math:`\alpha = \sqrt{\bar\alpha}`. With :math:`\sigma = \sqrt{1 - \bar\alpha}` and :math:`r = \alpha / \sigma`,
 
 .. math::
-    \tilde x_s = \mathrm{DDIM}(x_t), \qquad
-    x_s = x_t - \tfrac{1}{2} (\varphi_t - \varphi_s) \, (v(x_t, t) + v(\tilde x_s, s)).
+    \tilde x_s = \mathrm{DDIM}(x_t; \hat x_0), \qquad
+    x_s = \mathrm{DDIM}(x_t; (1 - w) \, \hat x_0 + w \, \hat x_0(\tilde x_s, s)), \qquad
+    w = \frac{1}{\alpha_s - \alpha_t} \Big(\frac{1 / \sigma_s - 1 / \sigma_t}{r_s - r_t} - \alpha_t\Big).
 
-The last step, to :math:`\varphi = 0`, where nothing is left to predict, is DDIM's. The source integrates over the
-noise level, which is infinite where sampling from pure noise starts; the angle is finite.
+The weight w is 1/2 for short steps, and up to 1 for long ones at little noise. The last step, where nothing is left to
+predict, is DDIM's. The mean of the slopes at both ends, which the source takes, leaves the range of the data in steps
+that end with less than half of their noise, as those of few steps do; a weighted mean of images cannot.
 
 Source: algorithm 1 of Karras et al. 2022, arXiv:2206.00364.
 """
@@ -25,13 +28,13 @@ __all__ = ["StridedHeunScheduler"]
 
 
 class StridedHeunScheduler(StridedScheduler):
-    """Heun's second-order method with trailing timesteps: n steps need 2n - 1 passes of the network.
+    """Heun's second-order method: n steps need 2n - 1 passes of the network.
 
     ``timesteps`` holds every timestep but the first twice. A step is stored until the next one, at its end, corrects
     it, so an object serves only one sampling run at a time. Arguments as in :class:`StridedScheduler`.
     """
 
-    _start: tuple[int, Tensor, Tensor] | None = None  # t, x_t and velocity of the step to be corrected
+    _start: tuple[int, Tensor, Tensor] | None = None  # t, x_t and predicted image of the step to be corrected
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Choose the number of steps n, from 1 to T; the network is called 2n - 1 times. Errors as in the base."""
@@ -50,21 +53,20 @@ class StridedHeunScheduler(StridedScheduler):
         """
         t = int(timestep)
         s = self._next(t)
-        alpha_bar, alpha_bar_next = self._alpha_bar(t), self._alpha_bar(s)
         x0 = self._predicted_sample(model_output, t, sample)
-        sample = self._as_diffusion(sample, t)
-        noise = (sample - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
-        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
         if self._start is not None and self._next(self._start[0]) == t:
-            start, x_start, v_start = self._start
+            start, x_start, x0_start = self._start
             self._start = None
-            corrected = x_start - (self._angle(start) - self._angle(t)) * (v_start + velocity) / 2
-            return self._as_trained(corrected, t), x0
-        self._start = None if s is None else (t, sample, velocity)
-        return self._as_trained(alpha_bar_next.sqrt() * x0 + (1 - alpha_bar_next).sqrt() * noise, s), x0
+            return self._towards(t, x_start, start, torch.lerp(x0_start, x0, self._weight(start, t))), x0
+        self._start = None if s is None else (t, sample, x0)
+        return self._towards(s, sample, t, x0), x0
 
     def _forget(self) -> None:
         self._start = None
 
-    def _angle(self, t: int) -> float:
-        return math.acos(math.sqrt(float(self.alphas_cumprod[t])))
+    def _weight(self, t: int, s: int) -> float:
+        before, after = float(self.alphas_cumprod[t]), float(self.alphas_cumprod[s])
+        alpha_t, alpha_s = math.sqrt(before), math.sqrt(after)
+        inverse_t, inverse_s = 1 / math.sqrt(1 - before), 1 / math.sqrt(1 - after)
+        mean = (inverse_s - inverse_t) / (alpha_s * inverse_s - alpha_t * inverse_t)
+        return (mean - alpha_t) / (alpha_s - alpha_t)
