@@ -42,6 +42,7 @@ _NAMES = (
     "flow, Age, Sex",
     "flow, shifted",
     "flow, shifted, MONAI's network",
+    "flow, shifted, Age, Sex, stride 2",
 )
 _THEIR_TIME = 8.7
 """Time of a step of MONAI's network at 64^3 relative to ours, of benchmark_speed_cpu.jsonl: it gets fewer steps."""
@@ -133,6 +134,8 @@ def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> 
     }
     if "shifted" in more:
         values["noise_shift"] = side / 32
+    if "stride 2" in more:
+        values["bookend_stride"] = 2
     if "MONAI's network" in more:
         values |= MONAI
     if "Age" in more:
