@@ -990,6 +990,7 @@ TEXT: dict[str, list[Evidence]] = {
         ("13.2", BRAINS["DPM-Solver++, trailing, 50 steps"]["figures"]["mmd_texture"]),
         ("8.2", BRAINS["DPM-Solver++, 10 steps"]["figures"]["mmd_texture"]),
         ("13.6", BRAINS["DPM-Solver++, 50 steps"]["figures"]["mmd_texture"]),
+        ("19.5", BRAINS["Heun, 10 steps"]["figures"]["mmd_texture"]),
         ("0.087", BRAINS["DPM-Solver++, 10 steps"]["figures"]["nearest_rmse"]),
         ("0.075", BRAINS["DPM-Solver++, 10 steps"]["real"]["nearest_rmse"]),
         ("0.74", min(AGED["real"]["dice"].values())),
