@@ -88,7 +88,7 @@ class Shortcut(nn.Module):
     anatomy. So one of the streams that leave the core also decides, for each block of :math:`2^d` voxels, how far two
     gates from 0 to 1 are open: g for the difference of its voxels from its mean :math:`\bar x`, and g' for the
     difference of that from the mean of the block of :math:`4^d` voxels. Without gates, as much of the noise would
-    remain in air as in the brain, and samples have grain in their background.
+    remain in air as in the brain, and samples would have grain in their background.
 
     G, D and D' are matrices between channels, of which every element is the sinh of a linear function of the embedding
     e: the proportion, such as :math:`\alpha / \sigma` for a velocity, grows by orders of magnitude towards little

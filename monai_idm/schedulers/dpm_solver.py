@@ -15,6 +15,7 @@ Source: algorithm 2 of Lu et al. 2022, arXiv:2211.01095.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from monai_idm.schedulers.strided import StridedScheduler
@@ -47,7 +48,7 @@ class DPMSolverPlusPlusScheduler(StridedScheduler):
         last, self._last = self._last, None
         if s is None:
             return x0, x0
-        h = self._log_ratio(s) - self._log_ratio(t)
+        h = (torch.logit(self._alpha_bar(s).double()) - torch.logit(self._alpha_bar(t).double())) / 2
         self._last = (s, x0, h)
         direction = x0
         if last is not None and last[0] == t:

@@ -231,12 +231,8 @@ class StridedScheduler(Scheduler):
         """The reverse of :meth:`_as_diffusion`."""
         return sample if t is None or not is_flow(self) else sample * torch.hypot(*noise_levels(self, t))
 
-    def _log_ratio(self, t: int) -> Tensor:
-        r"""\lambda, the logarithm of the ratio of image to noise."""
-        return torch.logit(self.alphas_cumprod[t].double()) / 2
-
     def _towards(self, s: int | None, sample: Tensor, t: int, x0: Tensor) -> Tensor:
-        """The sample x_t with as much noise as at s, where it is noise around x0: DDIM's step."""
+        """DDIM's step without noise of its own, from x_t to s, with x0 as the predicted image."""
         alpha_bar, alpha_bar_next = self._alpha_bar(t), self._alpha_bar(s)
         shrink = ((1 - alpha_bar_next) / (1 - alpha_bar)).sqrt()
         image = (alpha_bar_next.sqrt() - shrink * alpha_bar.sqrt()) * x0
