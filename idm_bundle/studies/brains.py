@@ -43,6 +43,8 @@ _NAMES = (
     "flow, shifted",
     "flow, shifted, MONAI's network",
     "flow, shifted, Age, Sex, stride 2",
+    "velocity, shifted, Age, Sex, stride 2",
+    "noise, shifted, Age, Sex, stride 2",
 )
 _THEIR_TIME = 8.7
 """Time of a step of MONAI's network at 64^3 relative to ours, of benchmark_speed_cpu.jsonl: it gets fewer steps."""
