@@ -1,4 +1,4 @@
-"""Every figure on the pages is what a result file gives, or has a reason; ``evidence.py`` has the table of both."""
+"""Every figure on the pages is what a result file gives, or has a reason; ``evidence`` has the table of both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def figures(text: str) -> list[Figure]:
 
 def tables_below(page: str, heading: str) -> list[list[list[str]]]:
     found = [tables(text) for title, text in sections(read(page)) if title == heading]
-    assert len(found) == 1, f"{page} has {len(found)} headings {heading!r}; evidence.py names its tables by heading"
+    assert len(found) == 1, f"{page} has {len(found)} headings {heading!r}; evidence/ names its tables by heading"
     return found[0]
 
 
@@ -58,14 +58,14 @@ def test_a_row_has_the_figures_of_its_files_in_order(page):
 def test_every_other_figure_has_a_source_or_a_reason(page):
     listed = [Figure.of(shown) for shown, _ in TEXT.get(page, [])]
     unknown = [str(f) for f in figures(free_text(page)) if not any(f.is_the_same_as(other) for other in listed)]
-    assert not unknown, f"{page} shows figures that evidence.py does not list: {unknown}"
+    assert not unknown, f"{page} shows figures that evidence/ does not list: {unknown}"
 
 
 @pytest.mark.parametrize("page", TEXT)
 def test_every_listed_figure_is_on_its_page(page):
     shown = numbers(free_text(page))
     missing = [text for text, _ in TEXT[page] if not any(Figure.of(text).is_the_same_as(f) for f in shown)]
-    assert not missing, f"{page} no longer shows figures that evidence.py lists: {missing}"
+    assert not missing, f"{page} no longer shows figures that evidence/ lists: {missing}"
 
 
 LISTED = [(page, *evidence) for page, listed in TEXT.items() for evidence in listed]

@@ -1,0 +1,189 @@
+"""BENCHMARKS.md: in short, and memory, estimated or counted."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from idm_bundle.benchmark import Row
+from tests.docs.evidence.formats import million
+from tests.docs.evidence.kinds import Evidence, Table
+from tests.docs.evidence.repeated import CARD, LOW, OURS_LIGHT, OURS_PAPER, PAPER, REBUILT_TIME, WHOLE, WHOLE_BEFORE
+from tests.docs.evidence.results import bar, content, gb, row, rows
+
+# No file has these: one training step on real tensors, counted by hand (commit bbc08fd).
+COUNTED = {"paper, low memory": "3.061 GB", "paper, 256 x 256 x 192, stride 2": "4.219 GB"}
+COUNTED_BY_TRAINER = "4.320 GB"
+
+
+def step(found: Row, *more: str) -> list[str]:
+    """Memory and FLOPs of a training step."""
+    assert found.peak_bytes is not None
+    assert found.flops is not None
+    size = [f"{found.resident_bytes / 1e9:.2f}", f"{found.peak_bytes / 1e9:.2f}", f"{found.flops / 1e12:.2f}"]
+    return [*more, *size]
+
+
+SIZE = ["resident, GB", "peak, GB", "TFLOP"]
+
+
+def steps(name: str) -> Table:
+    return [
+        ["case", "parameters", "precision", "activations", "optimizer", *SIZE],
+        *(step(r, r.case, million(r.parameters), r.precision, r.activations, str(r.optimizer)) for r in rows(name)),
+    ]
+
+
+def in_short() -> Table:
+    low, whole = "paper, low memory", "paper, 256 x 256 x 192, stride 2"
+    counted = "estimated; counted in a real step on a CPU:"
+
+    def peak(case: str, name: str = "paper_estimate") -> str:
+        return f"{gb(name, case):.2f} GB"
+
+    return [
+        ["training step", "peak memory", "how it was obtained"],
+        ["the paper's setting (64^3, batch 4), float32, AdamW", peak("paper"), "estimated"],
+        ["the same with the low-memory settings", peak(low), f"{counted} {COUNTED[low]}"],
+        ["and with bfloat16 weights", peak(f"{low}, bfloat16 weights"), "estimated"],
+        [
+            "one whole brain, 256 x 256 x 192, `native.yaml`",
+            peak(whole, "volume_estimate"),
+            f"{counted.replace('counted', 'before the change, counted')} {COUNTED[whole]}",
+        ],
+        [
+            "for comparison, 64^3, batch 4: `base`, our network with 24M parameters, float32, AdamW",
+            peak("base"),
+            "estimated",
+        ],
+        ["PatchDDM, 24M, the same", peak("PatchDDM"), "estimated"],
+        ["MONAI's DiffusionModelUNet, 24M, the same", peak("MONAI's UNet, 24M"), "estimated"],
+    ]
+
+
+def cost_in_short() -> Table:
+    laws = {finding["law"]: finding["value"] for finding in content("verify_cpu.json")["findings"]}
+    return [
+        ["rebuilt activations cost", "relative to stored ones", "how it was obtained"],
+        ["operations of a step, paper's network", f"{bar('paper', 'FLOPs, rebuilt / stored').found:.3f}", "counted"],
+        [
+            "time of a step, small networks",
+            f"{laws['time of a step, rebuilt / stored']:.3g}",
+            "measured on a CPU",
+        ],
+        ["time of a step, paper's network, low memory", f"{REBUILT_TIME:.2f}", "measured on an H200"],
+        ["energy on a GPU", "unknown", "not measured"],
+    ]
+
+
+def limits() -> Table:
+    gigabytes = {
+        "64^3, batch 4, float32 weights": ("paper", "64^3, batch 4, float32 weights, GB"),
+        "64^3, batch 4, bfloat16 weights": ("paper", "64^3, batch 4, bfloat16 weights, GB"),
+        "exact-mixed above mixed precision": ("paper", "exact-mixed above mixed, GB"),
+        "one volume 256 x 256 x 192, bookend stride 2": ("volume", "256 x 256 x 192, bookend stride 2, GB"),
+        "one volume 128^3, bookend stride 1": ("volume", "128^3, bookend stride 1, GB"),
+    }
+    memory = "memory above weights and states, rebuilt / checkpointed"
+    ratios = {
+        "`base` / PatchDDM, both 24M, switches off": ("paper", "base / PatchDDM, switches off"),
+        "`base` / PatchDDM, switches on": ("paper", "base / PatchDDM, switches on"),
+        memory: ("paper", memory),
+        "FLOPs of a step, rebuilt / stored": ("paper", "FLOPs, rebuilt / stored"),
+    }
+
+    return [
+        ["quantity", "limit", "estimated"],
+        *([label, f"{bar(*which).bar} GB", f"{bar(*which).found:.2f} GB"] for label, which in gigabytes.items()),
+        *([label, str(bar(*which).bar), f"{bar(*which).found:.3f}"] for label, which in ratios.items()),
+        [
+            "time of a step, rebuilt / stored",
+            str(bar("paper", "time of a step, rebuilt / stored").bar),
+            f"measured on an H200: {REBUILT_TIME:.3f}",
+        ],
+    ]
+
+
+def full_size_steps() -> Table:
+    low, whole = COUNTED
+    return [
+        ["full-size step", "counted", "estimated"],
+        [f"{low}, 64^3, batch 4", COUNTED[low], f"{gb('paper_estimate', low):.3f} GB"],
+        ["paper, low memory, 256 x 256 x 192", COUNTED[whole], f"{gb('volume_estimate', whole):.3f} GB"],
+        ["`native.yaml` on a real case, two steps of MONAI's trainer", COUNTED_BY_TRAINER, ""],
+    ]
+
+
+def volumes() -> Table:
+    return [
+        ["case", "parameters", "activations", *SIZE],
+        *(step(r, r.case, million(r.parameters), r.activations) for r in rows("volume_estimate")),
+    ]
+
+
+def couplings(case: str) -> str:
+    match = re.search(r"(\d+) couplings per level", case)
+    assert match is not None
+    return match[1]
+
+
+def depth() -> Table:
+    return [
+        ["couplings per level", "activations", "parameters", *SIZE],
+        *(step(row, couplings(row.case), row.activations, million(row.parameters)) for row in rows("depth_estimate")),
+    ]
+
+
+def depth_measured() -> Table:
+    found: list[Any] = rows("depth_cpu")
+    stored = {couplings(row.case): row.step_s for row in found if row.activations == "stored"}
+    return [
+        ["couplings per level", "activations", "parameters", "peak, MB", "GFLOP", "time, relative to stored"],
+        *(
+            [
+                couplings(row.case),
+                row.activations,
+                million(row.parameters),
+                f"{row.peak_bytes / 1e6:.1f}",
+                f"{row.flops / 1e9:.1f}",
+                f"{row.step_s / stored[couplings(row.case)]:.2f}",
+            ]
+            for row in found
+        ),
+    ]
+
+
+def sampling() -> Table:
+    cases = {
+        "`paper`, 64^3, estimated": ("sampling_estimate", "paper, 64 x 64 x 64"),
+        "`paper`, 256 x 256 x 192, stride 2, estimated": ("sampling_estimate", "paper, 256 x 256 x 192"),
+        "`light`, 32^3, counted on real tensors": ("sampling_cpu", "light, 32 x 32 x 32"),
+        "`light`, 64^3, counted on real tensors": ("sampling_cpu", "light, 64 x 64 x 64"),
+    }
+    table = [["case", "weights, GB", "peak, GB", "above the weights", "level 0 alone, above its weights"]]
+    for label, (name, case) in cases.items():
+        found, alone = row(name, case), row(name, f"{case}, level 0 alone")
+        above = [found.peak_bytes - found.resident_bytes, alone.peak_bytes - alone.resident_bytes]
+        table.append([label, *(f"{b / 1e9:.3f}" for b in (found.resident_bytes, found.peak_bytes, *above))])
+    return table
+
+
+TEXT: list[Evidence] = [
+    ("3.08 GB", gb(PAPER, LOW)),
+    *((figure, CARD) for figure in ("4.2", "4.4 GB", "6.0", "6.5 GB")),
+    ("1e9", "a unit"),
+    ("1e6", "a unit"),
+    ("344M", OURS_PAPER),
+    ("3M", OURS_LIGHT),
+    ("4.35 GB", gb("volume_estimate", WHOLE)),
+    ("0.13 GB", gb("volume_estimate", WHOLE) - WHOLE_BEFORE),
+    ("4.22 GB", WHOLE_BEFORE),
+    ("2 %", "the bound of tests/meters/test_estimation.py"),
+    ("6.71 GB", 6.708984),  # the paper, table 2
+    ("7.90 GB", 7.899565),
+    ("2.9", "a target that was set beforehand"),
+    ("2.2 GB", "a target that was set beforehand"),
+    ("0.8 GB", 3 * 4 * 64**3 * 64 * 4 / 1e9),  # three streams: batch 4, 64 channels of 64^3, float32
+    ("0.101 GB", float(COUNTED_BY_TRAINER.split()[0]) - float(COUNTED[WHOLE].split()[0])),
+    ("0.101 GB", 2 * 256 * 256 * 192 * 4 / 1e9),  # one volume of two channels, float32
+]

@@ -1,0 +1,130 @@
+"""QUALITY.md: real brains."""
+
+from __future__ import annotations
+
+from tests.docs.evidence.kinds import Evidence, Table
+from tests.docs.evidence.results import study
+
+# real brains: the figures of samples that are shown, and their digits
+BRAIN_FIGURES = {
+    "MMD intensity": ("mmd_intensity", 2),
+    "MMD texture": ("mmd_texture", 1),
+    "MMD layout": ("mmd_layout", 1),
+    "diversity (MS-SSIM)": ("diversity_ms_ssim", 3),
+    "nearest RMSE": ("nearest_rmse", 3),
+}
+
+
+def brains_reconstructed() -> Table:
+    def scores(of: dict[str, float], method: str) -> list[str]:
+        psnr, *ssim = (of[f"{method}_{name}"] for name in ("psnr_brain", "ssim_brain", "ssim_whole"))
+        return [f"{psnr:.2f}", *(f"{value:.3f}" for value in ssim)]
+
+    found = {name: result["reconstruction"] for name, result in study("brains").items()}
+    return [
+        ["trained", "iterations", "hours", "PSNR, dB", "SSIM", "SSIM, whole volume"],
+        *(
+            [name, str(run["iterations"]), f"{run['hours']:.1f}", *scores(found[name], "reconstruction")]
+            for name, run in study("course").items()
+        ),
+        ["best Gaussian blur", "", "", *scores(next(iter(found.values())), "gaussian_blur")],
+    ]
+
+
+def brains_sampled() -> Table:
+    table = [["trained", "sampler, steps", *BRAIN_FIGURES]]
+    real: dict[str, float] = {}
+    for name, found in study("brains").items():
+        for way, compared in found.items():
+            if isinstance(compared, dict) and "figures" in compared:
+                of, spread, real = (compared[part] for part in ("figures", "sd_of_halves", "real"))
+                cells = [f"{of[key]:.{n}f} ± {spread[key]:.{n}f}" for key, n in BRAIN_FIGURES.values()]
+                table.append([name, way, *cells])
+    return [*table, ["real cases", "", *(f"{real[key]:.{n}f}" for key, n in BRAIN_FIGURES.values())]]
+
+
+def brains_by_age() -> Table:
+    return [
+        ["", "brains", "correlation", "slope, % per decade", "95 % interval"],
+        *(
+            [
+                name,
+                str(found["age"]["n"]),
+                f"{found['age']['correlation']:.2f}",
+                f"{found['age']['slope']:.2f}",
+                " to ".join(f"{end:.2f}" for end in found["age"]["slope_ci95"]),
+            ]
+            for name, found in study("anatomy").items()
+        ),
+    ]
+
+
+def brains_regions() -> Table:
+    scales = [name for name in study("anatomy") if name.startswith("guidance") and "noise" not in name]
+    found = {name: study("anatomy")[name]["regions"] for name in scales}
+    return [
+        ["region", "real, %", *(f"{name}: %, distance" for name in scales), "distance by chance"],
+        *(
+            [
+                region,
+                f"{100 * found[scales[0]][region]['real']['mean']:.1f}",
+                *(f"{100 * f[region]['generated']['mean']:.1f}, {f[region]['distance']:.2f}" for f in found.values()),
+                f"{found[scales[0]][region]['distance_by_chance']:.2f}",
+            ]
+            for region in found[scales[0]]
+        ),
+    ]
+
+
+def brains_course() -> Table:
+    course = study("course")
+    psnr = {name: dict(run["psnr_brain"]) for name, run in course.items()}
+    (epochs,) = {tuple(found) for found in psnr.values() if len(found) > 5} or {()}
+    return [
+        ["epochs of 100 iterations", *map(str, epochs)],
+        *([name, *(f"{found[e]:.2f}" for e in epochs)] for name, found in psnr.items() if len(found) > 5),
+    ]
+
+
+def real_cases() -> Table:
+    both, found = study("real")["reconstruction and generation"], study("real")
+    table = [["task", "PSNR in the brain, dB", "SSIM", "baselines: PSNR, SSIM"]]
+    for t in (250, 500):
+        scores = {
+            method: [f"{both[f't{t}'][f'{method}_psnr_brain']:.2f}", f"{both[f't{t}'][f'{method}_ssim_brain']:.3f}"]
+            for method in ("reconstruction", "gaussian_blur")
+        }
+        blur = f"best Gaussian blur {', '.join(scores['gaussian_blur'])}"
+        table.append([f"reconstruction from timestep {t}", *scores["reconstruction"], blur])
+    for label, result in {"T2 from T1": found["T1 to T2"]["t1"], "T1 from T2": found["T2 to T1"]["t2"]}.items():
+        mean_of_five, draw, lookup = (
+            [f"{result[f'{method}psnr_brain']:.2f}", f"{result[f'{method}ssim_brain']:.3f}"]
+            for method in ("", "draw_", "lookup_")
+        )
+        baselines = f"one draw {', '.join(draw)}; lookup {', '.join(lookup)}"
+        table.append([f"{label}, mean of five draws", *mean_of_five, baselines])
+    return table
+
+
+BRAINS, AGED = study("brains")["flow, shifted, Age, Sex"], study("anatomy")
+BRAINS_AT = BRAINS["reconstruction"]
+
+TEXT: list[Evidence] = [
+    ("0.97 dB", BRAINS_AT["reconstruction_psnr_brain"] - BRAINS_AT["gaussian_blur_psnr_brain"]),
+    ("1.5 dB", "a target"),
+    ("45.9", BRAINS["DPM-Solver++, trailing, 10 steps"]["figures"]["mmd_texture"]),
+    ("13.2", BRAINS["DPM-Solver++, trailing, 50 steps"]["figures"]["mmd_texture"]),
+    ("8.2", BRAINS["DPM-Solver++, 10 steps"]["figures"]["mmd_texture"]),
+    ("13.6", BRAINS["DPM-Solver++, 50 steps"]["figures"]["mmd_texture"]),
+    ("19.5", BRAINS["Heun, 10 steps"]["figures"]["mmd_texture"]),
+    ("0.087", BRAINS["DPM-Solver++, 10 steps"]["figures"]["nearest_rmse"]),
+    ("0.075", BRAINS["DPM-Solver++, 10 steps"]["real"]["nearest_rmse"]),
+    ("0.74", min(AGED["real"]["dice"].values())),
+    ("0.38", AGED["guidance 0"]["age"]["correlation"]),
+    ("0.07", AGED["guidance 0, other noise"]["age"]["correlation"]),
+    ("0.25 %", AGED["guidance 1"]["age"]["slope"]),
+    ("0.25", AGED["real"]["age"]["slope"]),
+    ("0.21 %", AGED["guidance 1, other noise"]["age"]["slope"]),
+    ("5 %", "a definition, see compare_region_shares"),
+    ("26.79 dB", "by hand: the last validation.json of the training"),
+]

@@ -1,0 +1,160 @@
+"""QUALITY.md: other networks, contrasts, memory-saving settings, finer grids, deliberate faults."""
+
+from __future__ import annotations
+
+import re
+
+from tests.docs.evidence.formats import mb, reconstructed, ssim
+from tests.docs.evidence.kinds import Evidence, Table
+from tests.docs.evidence.repeated import SETTING, SYNTHESIS
+from tests.docs.evidence.results import content, study
+
+
+def peers() -> Table:
+    networks = {
+        "ours": "reversible",
+        "MONAI's, 5e-4": "MONAI's DiffusionModelUNet",
+        "MONAI's, 1.5e-3": "MONAI's at our learning rate",
+    }
+    reconstruction = ["PSNR 250, dB", "SSIM 250", "PSNR 500, dB", "SSIM 500"]
+    table = [["network", "seed", *reconstruction, "MMD intensity", "MMD layout", "peak, MB", "GFLOP per step"]]
+    for label, name in networks.items():
+        for seed in (0, 1, 2):
+            if (found := study("peers").get(f"{name}, seed {seed}")) is not None:
+                samples = [f"{found['generation'][metric]:.1f}" for metric in ("mmd_intensity", "mmd_layout")]
+                cost = [mb(found["peak_mib"]), f"{found['step_gflop']:.0f}"]
+                table.append([label, str(seed), *reconstructed(found), *samples, *cost])
+    return table
+
+
+def peers_difference() -> Table:
+    summary = content("study_peers.json")["summary"]
+    return [
+        ["from timestep", "mean difference", "95 % interval"],
+        *(
+            [t[1:], f"{found['mean']:+.4f}", " to ".join(f"{end:.4f}" for end in found["ci95"])]
+            for t, found in summary.items()
+        ),
+    ]
+
+
+def contrasts() -> Table:
+    one = {"T2 from T1": ("T1 to T2", "t1"), "T1 from T2": ("T2 to T1", "t2")}
+    one |= {"FLAIR from T1, T1ce, T2": ("three to FLAIR", "t1, t1ce, t2")}
+    every = {
+        "FLAIR from T1, T1ce, T2": ("any to any", "t1, t1ce, t2"),
+        "T1ce, T2 from T1, FLAIR": ("any to any", "t1, flair"),
+        "T1ce, T2, FLAIR from T1": ("any to any", "t1"),
+        "T1, T1ce, FLAIR from T2": ("any to any", "t2"),
+    }
+    methods = ["mean of five draws, dB", "SSIM", "one draw, dB", "SSIM", "lookup, dB", "SSIM", "mean image, dB"]
+    table = [["contrasts", *methods]]
+    for title, labels in {"*one network for each task*": one, "*one network for any of four contrasts*": every}.items():
+        table.append([title, *[""] * 7])
+        for label, (variant, known) in labels.items():
+            found = study("synthesis")[variant][known]
+            cells = [
+                f"{found[f'{method}{metric}_brain']:.{digits}f}"
+                for method in ("", "draw_", "lookup_")
+                for metric, digits in (("psnr", 2), ("ssim", 3))
+            ]
+            table.append([label, *cells, f"{found['mean_image_psnr_brain']:.2f}"])
+    return table
+
+
+def short_runs() -> Table:
+    measured = ["final loss", "PSNR in the brain, dB", "mean error of the inverse"]
+    table = [["study", "variant", "steps", "volume", *measured]]
+    for name in ("precision", "bookends", "inverse", "optimizer"):
+        steps, side = content(f"study_{name}.json")["steps"], content(f"study_{name}.json")["side"]
+        for variant, found in study(name).items():
+            error = f"{found['inverse_error']:.3f}" if "inverse_error" in found else ""
+            scores = [f"{found['loss']:.4f}", f"{found['psnr_brain_db']:.2f}", error]
+            table.append([name, variant, str(steps), f"{side}^3", *scores])
+    return table
+
+
+def grid() -> Table:
+    now = study("grid")["bookend_stride 2"]
+    samples = {"mmd_intensity": 1, "mmd_texture": 1, "mmd_layout": 1, "nearest_rmse": 3}
+    of_t = ["PSNR {}, dB", "SSIM {}", "SSIM {}, whole"]
+
+    def row(method: str) -> list[str]:
+        brain, whole = reconstructed(now, method), [f"{ssim(now[t], method, 'whole'):.3f}" for t in ("t250", "t500")]
+        return [*brain[:2], whole[0], *brain[2:], whole[1]]
+
+    return [
+        [
+            "",
+            *(name.format(t) for t in (250, 500) for name in of_t),
+            *["MMD intensity", "MMD texture", "MMD layout", "nearest RMSE"],
+        ],
+        [
+            "now: a shortcut with gates",
+            *row("reconstruction"),
+            *(f"{now['generation'][metric]:.{digits}f}" for metric, digits in samples.items()),
+        ],
+        [
+            "before: a shortcut without gates",
+            *["26.38", "0.922", "0.810", "23.83", "0.866", "0.781"],  # study_grid.json of commit ba7a3e1
+            *["2.1", "2.9", "0.7", "0.117"],
+        ],
+        [
+            "at first: no shortcut, half of the bookend's channels",
+            *["23.39", "0.849", "", "19.08", "0.686", ""],  # study_grid.json of commit 1897f09
+            *["422.5", "46.8", "115.2", "0.137"],
+        ],
+        ["best Gaussian blur", *row("gaussian_blur"), *[""] * 4],
+    ]
+
+
+def warnings() -> Table:
+    seeds = study("warnings").values()
+    faults = [texts for found in seeds for name, texts in found.items() if name.startswith("planted")]
+    validations = 5 * len(seeds)  # of each training run
+    return [
+        ["evaluated", "warnings"],
+        ["with a deliberate fault", f"{sum(map(bool, faults))} of {len(faults)}"],
+        ["finished weights, no fault", f"{sum(bool(found['clean']) for found in seeds)} of {len(seeds)}"],
+        ["validations during training", f"{sum(len(found['training']) for found in seeds)} of {validations}"],
+    ]
+
+
+def roughness(seed: int, what: str) -> float:
+    """Of the volumes that a warning during training was about, or of real ones."""
+    (warning,) = study("warnings")[f"seed {seed}"]["training"]
+    match = re.search(rf"{what} (\d+\.\d+)", warning)
+    assert match is not None
+    return float(match[1])
+
+
+def gain_over_lookup() -> list[float]:
+    """Of the network for any of four contrasts, in dB."""
+    tasks = [found for found in SYNTHESIS["any to any"].values() if isinstance(found, dict)]
+    return [found["psnr_brain_gain_over_lookup"] for found in tasks]
+
+
+TWIN = study("twin")["rebuilt and stored"]
+SCORES = [found["psnr_brain_db"] for found in study("optimizer").values()]
+LOSSES = {name: found["loss"] for name, found in study("optimizer").items()}
+
+TEXT: list[Evidence] = [
+    ("3.01M", study("peers")["reversible, seed 0"]["parameters"] / 1e6),
+    ("2.99M", study("peers")["MONAI's DiffusionModelUNet, seed 0"]["parameters"] / 1e6),
+    ("1.5e-3", SETTING),
+    ("5e-4", SETTING),
+    ("4.9", SYNTHESIS["T1 to T2"]["t1"]["psnr_brain_gain_over_lookup"]),
+    ("1.7", SYNTHESIS["T2 to T1"]["t2"]["psnr_brain_gain_over_lookup"]),
+    ("0.8 dB", SYNTHESIS["three to FLAIR"]["t1, t1ce, t2"]["psnr_brain_gain_over_lookup"]),
+    ("0.2 dB", max(gain_over_lookup())),
+    ("1.1 dB", -min(gain_over_lookup())),
+    ("0.2 dB", max(SCORES) - min(SCORES)),
+    ("1.007", LOSSES["8-bit states"] / LOSSES["AdamW"]),
+    ("1.000", LOSSES["8-bit states, mixed"] / LOSSES["AdamW"]),
+    ("0.997", LOSSES["8-bit states, mixed, bfloat16 weights"] / LOSSES["AdamW"]),
+    ("0.853", TWIN["first_loss"]),
+    ("0.322", TWIN["last_loss"]),
+    ("0.32", roughness(1, "noisy: roughness")),
+    ("0.27", roughness(2, "noisy: roughness")),
+    ("0.13", roughness(1, "real volumes")),
+]
