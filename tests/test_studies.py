@@ -153,6 +153,7 @@ def test_generated_brains_are_measured_at_the_ages_asked_for(tmp_path, monkeypat
     values = brains.values_of
     monkeypatch.setattr(brains, "values_of", lambda *arguments: {**values(*arguments), **SMALLEST})
     monkeypatch.setattr(brains, "_SAMPLERS", {})
+    monkeypatch.setattr(brains, "_OTHER_SAMPLERS", {})
     monkeypatch.setattr(anatomy, "_NUM_SAMPLES", 4)
     monkeypatch.setattr(anatomy, "_STEPS", 2)
     monkeypatch.setattr(tissues, "segmenter", lambda *_: (None, {}))

@@ -26,8 +26,8 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "flow": {"prediction_type": "flow"},
     "noise": {"prediction_type": "epsilon", "timestep_power": 1.0},
 }
-_SAMPLERS = {
-    "DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (5, 10, 20, 50)),
+_SAMPLERS = {"DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (5, 10, 20, 50))}
+_OTHER_SAMPLERS = {  # of one training: which sampler is best is asked once
     "DPM-Solver++, trailing": ("DPMSolverPlusPlusScheduler", "trailing", (5, 10, 20, 50)),
     "DDIM (Euler)": ("StridedDDIMScheduler", "karras", (10,)),
     "Heun": ("StridedHeunScheduler", "karras", (5, 10)),
@@ -71,7 +71,8 @@ def generated(name: str, steps: int, side: int, dataset_dir: str, work: str) -> 
     found = json.loads(done.read_text())
     found["reconstruction"] = reconstructed(values, timestep_of(values))
     del found["reconstruction"]["ssim_of"]
-    for label, (sampler, spacing, counts) in _SAMPLERS.items():
+    samplers = {**_SAMPLERS, **(_OTHER_SAMPLERS if name == AGED else {})}
+    for label, (sampler, spacing, counts) in samplers.items():
         for count in counts:
             how = {"sampler": sampler, "timestep_spacing": spacing, "num_inference_steps": count}
             where = folder / f"{sampler}_{spacing}_{count}"
