@@ -21,7 +21,7 @@ from tests.bundle.workspace import CONFIGS
 from tests.reversible.chains import disturb
 
 SMALL = {name: value for name, value in SMALLEST.items() if name.startswith("network_def")}
-TASKS = {"generation": [], "segmentation": ["segmentation"], "synthesis": ["synthesis"]}
+TASKS = {"generation": [], "segmentation": ["segmentation"], "synthesis": ["synthesis"], "inpainting": ["inpainting"]}
 GENERATION, SEGMENTATION = Generation(["t1", "t2"]), Segmentation(["t1"], ["whole"])
 ONE, ANY = Synthesis(["t1", "t2"], ["t1"]), Synthesis(["t1", "t2", "flair"])
 
@@ -184,7 +184,7 @@ def test_before_there_are_weights_the_network_is_that_of_a_training(task, tmp_pa
     trained.reconcile({**own, "bookend_stride": 2})
     theirs = configured({"device": "cpu", **own, "bookend_stride": 2}, *TASKS[task]).get_parsed_content("network_def")
     assert trained.network().arguments == theirs.arguments
-    assert (theirs.num_class_embeds is None) == (task == "segmentation")
+    assert (theirs.num_class_embeds is None) == (task in ("segmentation", "inpainting"))
 
 
 @pytest.mark.parametrize("task", [GENERATION, SEGMENTATION, ONE], ids=lambda task: task.name)
@@ -307,7 +307,7 @@ def test_defaults_are_the_knobs_of_the_configs(task):
     assert {*record.content["convention"], "preset", "bookend_stride"} == {*defaults}
 
 
-@pytest.mark.parametrize("file", [f"inference{task}.yaml" for task in ("", "_segmentation", "_synthesis")])
+@pytest.mark.parametrize("file", [f"inference{task}.yaml" for task in ("", *(f"_{name}" for name in list(TASKS)[1:]))])
 def test_what_weights_decide_is_no_knob_of_an_inference_unless_it_is_null(file):
     config = ConfigParser.load_config_files([CONFIGS / file])
     defaults = TrainedModel("absent.pt", config["trained"]["task"]).defaults

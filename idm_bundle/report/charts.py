@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from idm_bundle.report.digits import plain
 from idm_bundle.report.expected import Course
 from idm_bundle.report.tables import REGIONS_IN_WORDS
-from monai_idm.metrics.comparison import REGIONS, columns
+from monai_idm.metrics.comparison import columns
 
 __all__ = ["charts", "read_events", "validated_epochs"]
 
@@ -32,7 +32,7 @@ CHARTS: dict[str, tuple[Mapping[str, str], str]] = {
     "training loss, by iteration; black: mean of neighbouring iterations": ({"train_loss": "loss"}, "loss"),
     **{
         f"{metric.title} in validation, by epoch": (
-            {f"{key}_{region}": REGIONS_IN_WORDS[region] for region in REGIONS["image"]},
+            {f"{key}_{region}": words for region, words in REGIONS_IN_WORDS.items()},
             "score",
         )
         for key, metric in columns("image").items()

@@ -15,7 +15,7 @@ from monai_idm.tasks.segmentation import REGION_TITLES
 
 __all__ = ["REGIONS_IN_WORDS", "evaluated", "tables"]
 
-REGIONS_IN_WORDS = {"brain": "brain", "whole": "whole volume"}
+REGIONS_IN_WORDS = {"brain": "brain", "hole": "hole", "whole": "whole volume"}
 
 # names of the parts of a summary, by their keys
 _WORDS = {
@@ -26,6 +26,8 @@ _WORDS = {
     "ensemble": "mean of all draws",
     "lookup": "intensity lookup (baseline)",
     "mean_image": "mean training image (baseline)",
+    "harmonic": "smoothest fill (baseline)",
+    "mirrored": "other hemisphere (baseline)",
     "otsu": "Otsu's threshold (baseline)",
     "best_threshold": "best threshold (baseline)",
     "generated": "samples",

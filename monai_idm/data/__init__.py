@@ -19,6 +19,8 @@ from monai_idm.data.conditions import (
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.evaluation import evaluation_datalist, split_of
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
+from monai_idm.data.holes import HideHoled, LabelToHoled, RandHoled
+from monai_idm.data.inpainted import SaveInpaintedd
 from monai_idm.data.intensity import ScaleToNetworkRanged, ToImageRanged, WindowIntensityd
 from monai_idm.data.label import LoadLabeld
 from monai_idm.data.loading import LoadVolumesd
@@ -43,13 +45,17 @@ __all__ = [
     "DrawNoised",
     "EncodeConditionsd",
     "FitToGridd",
+    "HideHoled",
+    "LabelToHoled",
     "LabelToRegionsd",
     "LoadLabeld",
     "LoadVolumesd",
     "Phantom",
     "PlaceOnTrainingGridd",
     "RandCentrePatchd",
+    "RandHoled",
     "RegionsToLabeld",
+    "SaveInpaintedd",
     "SaveSettingsd",
     "SaveVolumesd",
     "ScaleToNetworkRanged",

@@ -1,7 +1,8 @@
-"""Metrics of reconstruction, generation, segmentation and synthesis, and the baselines to compare them with."""
+"""Metrics of what each task draws, and the baselines to compare it with."""
 
 from monai_idm.metrics.baselines import best_gaussian_blur, best_threshold, otsu_threshold
 from monai_idm.metrics.generation import GenerationMetrics
+from monai_idm.metrics.inpainting import InpaintingMetrics
 from monai_idm.metrics.reconstruction import ReconstructionMetrics
 from monai_idm.metrics.region_shares import compare_region_shares, region_shares
 from monai_idm.metrics.sample_faults import SampleFaults
@@ -12,6 +13,7 @@ from monai_idm.metrics.volume import mae, ms_ssim, psnr, rmse, ssim3d
 
 __all__ = [
     "GenerationMetrics",
+    "InpaintingMetrics",
     "ReconstructionMetrics",
     "SampleFaults",
     "SegmentationMetrics",

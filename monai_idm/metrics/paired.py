@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,9 +17,12 @@ __all__ = ["PairedMetrics", "mean_of_all"]
 class PairedMetrics(CaseRows):
     """Rows of the paired metrics, ``METRICS``; subclasses define the methods that are compared.
 
-    Every case has rows for each modality, region and method. The regions are ``"brain"``, the case's mask, and
+    Every case has rows for each modality, region and method. The regions are the case's mask, named ``inside``, and
     ``"whole"``, the whole volume. A metric is None where it is not defined, such as MS-SSIM of volumes with fewer than
     64 voxels a side.
+
+    Attributes:
+        inside: What the mask of a case marks: ``"brain"``, unless a subclass says otherwise.
 
     Args:
         modalities: Names of the channels in order, such as ``("t1", "t2")``.
@@ -27,6 +30,8 @@ class PairedMetrics(CaseRows):
     Raises:
         ValueError: If there is no modality, or one is named twice.
     """
+
+    inside: ClassVar[str] = "brain"
 
     def __init__(self, modalities: Sequence[str], data_range: float = 1.0) -> None:
         super().__init__()
@@ -78,12 +83,12 @@ class PairedMetrics(CaseRows):
     ) -> list[dict[str, Any]]:
         measured = {
             region: {
-                key: metric.measure(pair, mask if region == "brain" else None)
+                key: metric.measure(pair, mask if region == self.inside else None)
                 if metric.is_defined(space, region, pair.reference)
                 else [None] * len(self.modalities)
                 for key, metric in METRICS.items()
             }
-            for region in REGIONS[space]
+            for region in self._regions(space)
         }
         return [
             {
@@ -115,12 +120,15 @@ class PairedMetrics(CaseRows):
                         for metric, statistics in measured[name].items():
                             scalars[f"{prefix}{metric}_{modality}_{region}"] = statistics["mean"]
         for prefix in averaged:
-            for region in REGIONS["image"]:
+            for region in self._regions("image"):
                 for metric in columns("image"):
                     name = f"{prefix}{metric}"
                     parts = [scalars.get(f"{name}_{modality}_{region}") for modality in self.modalities]
                     scalars |= mean_of_all(f"{name}_{region}", parts)
         return scalars
+
+    def _regions(self, space: str) -> list[str]:
+        return [self.inside if region == "brain" else region for region in REGIONS[space]]
 
     def _check_channels(self, subject: str, reference: Tensor) -> None:
         if reference.shape[0] != len(self.modalities):

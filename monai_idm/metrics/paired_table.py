@@ -10,6 +10,11 @@ from monai_idm.metrics.table import aligned
 
 __all__ = ["paired_table"]
 
+_REGIONS = {
+    "brain": "voxels, and centres of SSIM windows, inside the brain mask",
+    "hole": "voxels, and centres of SSIM windows, inside the hole",
+    "whole": "the whole volume",
+}
 _WIDTH = 3  # metrics per table, all but the last with an interval: more would not fit into 110 columns
 
 
@@ -34,11 +39,12 @@ def paired_table(title: str, summary: dict[str, Any], methods: Mapping[str, str]
         blocks += [aligned(list(_lines(summary[space], space, part))) for part in parts]
     *most, last = (metric.name for metric in columns("image").values())
     remarks = "".join(f"; {metric.name} {metric.note}" for metric in METRICS.values() if metric.note)
+    image = summary.get("image", {})
+    regions = dict.fromkeys(region for of_modality in image.values() for region in of_modality)
     notes = [
         f"{', '.join(most)} and {last} of images at data range {data_range:g}{remarks}.",
-        "brain: voxels, and centres of SSIM windows, inside the brain mask; whole: the whole volume.",
+        "; ".join(f"{region}: {_REGIONS[region]}" for region in regions) + ".",
     ]
-    image = summary.get("image", {})
     shown = {method for regions in image.values() for measured in regions.values() for method in measured}
     notes += [f"{method}: {meaning}" for method, meaning in methods.items() if method in shown]
     if "noise" in summary:

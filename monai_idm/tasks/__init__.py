@@ -1,8 +1,9 @@
-"""Tasks of a diffusion model (generation, segmentation, synthesis), and the training and validation steps."""
+"""Tasks of a diffusion model, from generation to inpainting, and the training and validation steps."""
 
 from monai_idm.renamed import renamed
 from monai_idm.tasks.drawing import DrawingInferer, DrawingIteration
 from monai_idm.tasks.generation import GenerateVolumes, Generation, SamplingPrepareBatch
+from monai_idm.tasks.inpainting import Inpainting
 from monai_idm.tasks.reconstruction import ReconstructionIteration
 from monai_idm.tasks.segmentation import DiffusionSegmentationInferer, Segmentation
 from monai_idm.tasks.synthesis import ChooseKnownd, DiffusionSynthesisInferer, Synthesis
@@ -17,6 +18,7 @@ __all__ = [
     "DrawingIteration",
     "GenerateVolumes",
     "Generation",
+    "Inpainting",
     "ReconstructionIteration",
     "SamplingPrepareBatch",
     "Segmentation",

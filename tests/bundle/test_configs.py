@@ -35,6 +35,9 @@ from tests.bundle.workspace import CONFIGS, TINY, workflow
         (["train", "synthesis"], "train"),
         (["train", "synthesis", "evaluate_synthesis"], "train"),
         ("inference_synthesis", "infer"),
+        (["train", "inpainting"], "train"),
+        (["train", "inpainting", "evaluate_inpainting"], "train"),
+        ("inference_inpainting", "infer"),
     ],
 )
 def test_properties_are_complete_before_a_checkpoint_exists(configs, kind, tmp_path):

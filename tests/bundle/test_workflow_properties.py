@@ -16,7 +16,8 @@ from tests.bundle.workspace import CONFIGS, TINY, chain, workflow
 
 # train.yaml alone, and with overlays that replace its parts
 TRAININGS = ["train", ["train", "segmentation"], ["train", "synthesis"], ["train", "evaluate"]]
-INFERENCES = ["inference", "inference_segmentation", "inference_synthesis"]
+TRAININGS += [["train", "inpainting"]]
+INFERENCES = ["inference", "inference_segmentation", "inference_synthesis", "inference_inpainting"]
 
 
 @pytest.mark.parametrize(("file", "properties"), [

@@ -28,7 +28,10 @@ from monai_idm.trained import task_of
 from tests.bundle.test_weights_decide import trained_settings
 from tests.bundle.workspace import chain
 
-TASKS: dict[str, list[str]] = {"generation": [], "segmentation": ["segmentation"], "synthesis": ["synthesis"]}
+TASKS: dict[str, list[str]] = {
+    "generation": [],
+    **{task: [task] for task in ("segmentation", "synthesis", "inpainting")},
+}
 
 
 def weights(folder: Path, *overlays: str, source: str = PHANTOM, **changes) -> Path:
@@ -51,6 +54,7 @@ def read(folder: Path, name: str) -> dict:
         ("generation", {"modalities": ["t2", "flair"], "bookend_stride": 2, "prediction_type": "flow"}),
         ("segmentation", {"regions": ["core", "whole"], "schedule": "linear_beta"}),
         ("synthesis", {"modalities": ["t1", "t1ce", "t2"], "known": ["t1", "t2"]}),
+        ("inpainting", {"modalities": ["t2"], "zoom": False}),
     ],
 )
 def test_a_bundle_says_what_its_weights_were_trained_for(task, knobs, tmp_path):
