@@ -15,6 +15,7 @@ import torch
 from idm_bundle.studies import __main__ as command
 from idm_bundle.studies import (
     anatomy,
+    brain_tasks,
     brains,
     course,
     kills,
@@ -149,6 +150,18 @@ def tissues_by_intensity(volume):
     return 1 + (volume[0].clamp(0, 0.999) * 6).long()
 
 
+def test_a_task_is_trained_on_real_brains_once_and_evaluated_in_its_region(tmp_path, monkeypatch):
+    values = brain_tasks.training_values
+    monkeypatch.setattr(brain_tasks, "training_values", lambda *arguments: {**values(*arguments), **SMALLEST})
+    folder = dataset_or_phantoms(None, tmp_path / "phantoms", 5, DEMO["demo#phantom_size"], 0)
+    arguments = {"steps": 2, "side": 16, "dataset_dir": str(folder), "work": str(tmp_path / "work")}
+    found = brain_tasks.STUDIES["brain_tasks"]["inpainting"](**arguments)
+    assert {"draw", "ensemble", "harmonic", "mirrored"} == found["summary"]["hole"].keys()
+    assert found["parameters"] > 0
+    monkeypatch.setattr(brain_tasks, "train", None)  # what is in the folder is not made again
+    assert brain_tasks.STUDIES["brain_tasks"]["inpainting"](**arguments) == found
+
+
 def test_generated_brains_are_measured_at_the_ages_asked_for(tmp_path, monkeypatch):
     values = brains.values_of
     monkeypatch.setattr(brains, "values_of", lambda *arguments: {**values(*arguments), **SMALLEST})
@@ -226,7 +239,7 @@ def test_only_the_study_of_real_cases_takes_a_folder_and_it_needs_one(arguments,
     monkeypatch.setattr(sys, "argv", ["studies", *arguments])
     with pytest.raises(SystemExit):
         command.main()
-    assert "the studies real and brains, anatomy, course need --dataset_dir" in capsys.readouterr().err
+    assert "the studies real and brains, anatomy, course, brain_tasks need --dataset_dir" in capsys.readouterr().err
 
 
 def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsys):

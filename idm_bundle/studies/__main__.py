@@ -14,6 +14,7 @@ import torch
 
 from idm_bundle.studies import (
     anatomy,
+    brain_tasks,
     brains,
     course,
     kills,
@@ -29,9 +30,12 @@ from monai_idm.atomic_file import write_json
 from monai_idm.machine import VERSIONS, device_name
 
 STUDIES: dict[str, dict[str, Any]] = {}
-for module in (reconstruction, segmentation, quality, synthesis, warning, real, brains, anatomy, course, kills, soak):
+for module in (reconstruction, segmentation, quality, synthesis, warning, real, kills, soak):
     STUDIES |= module.STUDIES
-KEPT = [*brains.STUDIES, *anatomy.STUDIES, *course.STUDIES]  # their trainings are kept in a folder
+KEPT: list[str] = []  # studies whose trainings are kept in a folder
+for module in (brains, anatomy, course, brain_tasks):
+    STUDIES |= module.STUDIES
+    KEPT += module.STUDIES
 KEPT_NAMES = ", ".join(KEPT)
 
 

@@ -19,7 +19,7 @@ from idm_bundle.studies.runs import evaluate, train
 from monai_idm.atomic_file import write_json
 from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
 
-__all__ = ["AGED", "STUDIES", "kept", "timestep_of", "values_of"]
+__all__ = ["AGED", "STUDIES", "kept", "timestep_of", "training_values", "values_of"]
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "velocity": {},
@@ -120,8 +120,28 @@ def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> 
     kind, *more = name.split(", ")
     if "MONAI's network" in more:
         steps = round(steps / _THEIR_TIME)
-    folder = Path(work, name.replace(", ", "_"))
-    values = {
+    values = {**training_values(dataset_dir, Path(work, name.replace(", ", "_")), steps, side), **_VARIANTS[kind]}
+    if "shifted" in more:
+        values["noise_shift"] = side / 32
+    if "stride 2" in more:
+        values["bookend_stride"] = 2
+    if "MONAI's network" in more:
+        values |= MONAI
+    if "Age" in more:
+        values |= {"conditions": str(Path(dataset_dir, "participants.csv")), "condition_columns": ["Age", "Sex"]}
+    return values
+
+
+def training_values(dataset_dir: str, folder: Path, steps: int, side: int) -> dict[str, Any]:
+    """Values of train.yaml of any training on T1.
+
+    Args:
+        dataset_dir: Folder of the cases.
+        folder: Folder of the training.
+        steps: Iterations of training.
+        side: Voxels per axis of a volume.
+    """
+    return {
         "dataset_dir": dataset_dir,
         "modalities": ["t1"],
         "spatial_size": [side] * 3,
@@ -133,17 +153,7 @@ def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> 
         "precision": "mixed",
         "ckpt_dir": str(folder / "models"),
         "output_dir": str(folder / "output"),
-        **_VARIANTS[kind],
     }
-    if "shifted" in more:
-        values["noise_shift"] = side / 32
-    if "stride 2" in more:
-        values["bookend_stride"] = 2
-    if "MONAI's network" in more:
-        values |= MONAI
-    if "Age" in more:
-        values |= {"conditions": str(Path(dataset_dir, "participants.csv")), "condition_columns": ["Age", "Sex"]}
-    return values
 
 
 def kept(name: str, dataset_dir: str, work: str, steps: int, side: int) -> dict[str, Any]:

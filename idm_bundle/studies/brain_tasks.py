@@ -1,0 +1,46 @@
+"""What a network that was trained on real brains of one contrast does for each task besides generation.
+
+Trainings are kept in the folder ``--work``, and an interrupted one is resumed there.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from idm_bundle.studies.brains import training_values
+from idm_bundle.studies.runs import evaluate, train
+from monai_idm.atomic_file import write_json
+
+__all__ = ["STUDIES"]
+
+_NUM_DRAWS = 5
+
+
+def evaluated(task: str, steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any]:
+    """Train for a task, and evaluate it on the test cases.
+
+    Args:
+        task: Name of the task, and of its overlay.
+        steps: Iterations of training.
+        side: Voxels per axis of a volume.
+        dataset_dir: Folder of the cases.
+        work: Folder that keeps the trainings.
+    Returns:
+        What the training measured, without the losses; and ``summary``, the statistics of T1 over the test cases by
+        region, method and metric.
+    """
+    values = {**training_values(dataset_dir, Path(work, task), steps, side), "num_draws": _NUM_DRAWS}
+    done = Path(values["output_dir"], "training.json")
+    if not done.is_file():
+        _, measured = train({**values, "resume": True}, task)
+        del measured["losses"]
+        write_json(done, measured)
+    evaluate({**values, "evaluation_split": "test"}, task, f"evaluate_{task}")
+    report = Path(values["output_dir"], "evaluation", f"{task}.json")
+    return {**json.loads(done.read_text()), "summary": json.loads(report.read_text())["summary"]["image"]["t1"]}
+
+
+STUDIES = {"brain_tasks": {task: partial(evaluated, task) for task in ("inpainting",)}}
