@@ -20,7 +20,8 @@ __all__ = ["PHANTOM", "RunRecord", "fingerprint", "grid_is_fixed", "read_record"
 PHANTOM = "phantom"
 
 _SECTION = "record"
-LATER = {"noise_shift": 1.0, "numeric_conditions": None}  # settings that came later, with what trainings did before
+# settings that came later, with what trainings did before
+LATER = {"noise_shift": 1.0, "numeric_conditions": None, "regression": False}
 ADDED = ("zoom", "window_percentiles", "label_map", "coordinates")  # settings that version 0.1.0 did not record
 _logger = logging.getLogger(__name__)
 

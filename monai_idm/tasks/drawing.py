@@ -23,7 +23,7 @@ from monai_idm.networks.plan import share_of
 from monai_idm.noise import seeded_noise
 from monai_idm.reversible import fixed_matrices
 from monai_idm.schedulers import check_sampler
-from monai_idm.tasks.task import Task
+from monai_idm.tasks.task import Task, regression_timesteps
 
 __all__ = ["DrawingInferer", "DrawingIteration"]
 
@@ -36,6 +36,8 @@ class DrawingInferer(Inferer):
 
     As many draws as fit into the free memory pass through the network together: a small volume alone leaves most of a
     GPU idle. How many they are changes a draw by no more than rounding.
+
+    A task of regression has a single draw, the prediction of one pass, whatever ``scheduler`` and ``num_draws`` are.
 
     Args:
         scheduler: Scheduler to sample with, at the timesteps that are set in it.
@@ -81,12 +83,14 @@ class DrawingInferer(Inferer):
             inputs: The condition c, ``(B, K, *spatial)``.
             network: The diffusion network.
         Returns:
-            All draws, ``(B, N, C, *spatial)``, after ``task.finished``.
+            All draws, ``(B, N, C, *spatial)``, after ``task.finished``; N is 1 in a regression.
         Raises:
             ValueError: If the network has a different number of input channels than the task packs.
         """
         condition = inputs.as_subclass(Tensor)
         self._check_channels(condition, network)
+        if self.task.regression:
+            return self.task.finished(self._regressed(condition, network)[:, None], condition)
         check_sampler(self.scheduler)
         inferer, images = InvertibleDiffusionInferer(self.scheduler), []
         all_seeds = list(range(self.seed, self.seed + self.num_draws))
@@ -104,6 +108,11 @@ class DrawingInferer(Inferer):
                 )
                 images.append(image.unflatten(0, (-1, len(seeds))))
         return self.task.finished(torch.cat(images, 1), condition)
+
+    def _regressed(self, condition: Tensor, network: Callable) -> Tensor:
+        x = torch.cat([condition.new_zeros(len(condition), len(self.task.drawn), *condition.shape[2:]), condition], 1)
+        timesteps = regression_timesteps(self.scheduler, condition.new_zeros(1))
+        return self._predictor(network, 1)(x, timesteps=timesteps, context=None)
 
     def _noise(self, condition: Tensor, seeds: Sequence[int]) -> Tensor:
         """Noise ``(B * seeds, C, *spatial)``, the same for every case, so that a draw does not depend on the batch."""

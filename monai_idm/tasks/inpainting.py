@@ -31,6 +31,7 @@ class Inpainting(Task):
 
     Args:
         modalities: Names of the contrasts.
+        regression: Whether the region is predicted in one pass, without noise.
     """
 
     name = "inpainting"
@@ -40,10 +41,11 @@ class Inpainting(Task):
         "diffusion model"
     )
     label_classes = "0: stays as it is; above 0: is replaced"
-    defaults: ClassVar[Mapping[str, Any]] = {"modalities": ["t1"]}
+    defaults: ClassVar[Mapping[str, Any]] = {"modalities": ["t1"], "regression": False}
 
-    def __init__(self, modalities: Sequence[str]) -> None:
+    def __init__(self, modalities: Sequence[str], regression: bool = False) -> None:
         self.modalities = list(modalities)
+        self.regression = regression
 
     @property
     def inputs(self) -> list[str]:

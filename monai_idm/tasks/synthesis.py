@@ -38,6 +38,7 @@ class Synthesis(Task):
     Args:
         modalities: Names of the contrasts.
         known: Names of the known contrasts; None: any selection, at least one and never all.
+        regression: Whether the missing contrasts are predicted in one pass, without noise.
     """
 
     name = "synthesis"
@@ -45,11 +46,12 @@ class Synthesis(Task):
     description = (
         "Makes the MRI contrasts of a brain that were not scanned from those that were, by a reversible diffusion model"
     )
-    defaults: ClassVar[Mapping[str, Any]] = {"modalities": ["t1", "t2"], "known": ["t1"]}
+    defaults: ClassVar[Mapping[str, Any]] = {"modalities": ["t1", "t2"], "known": ["t1"], "regression": False}
 
-    def __init__(self, modalities: Sequence[str], known: Sequence[str] | None = None) -> None:
+    def __init__(self, modalities: Sequence[str], known: Sequence[str] | None = None, regression: bool = False) -> None:
         self.modalities = list(modalities)
         self.known = None if known is None else list(known)
+        self.regression = regression
 
     @property
     def inputs(self) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from monai_idm.data.conditions import condition_names
 
-__all__ = ["Task", "predicted_channels", "task_named"]
+__all__ = ["Task", "predicted_channels", "regression_timesteps", "task_named"]
 
 _PREDICTED = {"v_prediction": "velocity of", "epsilon": "noise of", "sample": "", "flow": "flow to"}
 
@@ -43,6 +43,8 @@ class Task(ABC):
         defaults: Default of each argument of the constructor, and of other settings that differ from ``train.yaml``'s.
             They apply as long as there are no weights that record the settings.
         modalities: Names of the MRI contrasts.
+        regression: Whether the network predicts the image from the condition alone, in one pass and without noise. This
+            is no diffusion, but the baseline that diffusion has to beat; the network is the same.
         numeric_conditions: Columns of a table that the network is conditioned on, as
             :func:`~monai_idm.data.fit_conditions` returns them; None: it takes no such conditions.
     """
@@ -54,6 +56,7 @@ class Task(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     modalities: Sequence[str]
+    regression: bool = False
     numeric_conditions: Sequence[Mapping[str, Any]] | None = None
 
     @property
@@ -142,6 +145,16 @@ def setting_names(task: type[Task]) -> list[str]:
     return list(inspect.signature(task).parameters)
 
 
+def regression_timesteps(scheduler: Any, like: Tensor) -> Tensor:
+    """The timesteps that a network is given in a regression: always the last one, where images are noise alone.
+
+    Args:
+        scheduler: Scheduler of training or sampling.
+        like: Tensor of the shape, dtype and device of the timesteps.
+    """
+    return torch.full_like(like, scheduler.num_train_timesteps - 1)
+
+
 def predicted_channels(task: Task, prediction_type: str) -> list[str]:
     """Description of each output channel of the network, e.g. ``"velocity of T1"``.
 
@@ -149,7 +162,8 @@ def predicted_channels(task: Task, prediction_type: str) -> list[str]:
         task: Task of the network.
         prediction_type: What it predicts: ``"epsilon"``, ``"sample"``, ``"v_prediction"`` or ``"flow"``.
     """
-    return [f"{_PREDICTED[prediction_type]} {name}".strip() for name in task.drawn]
+    predicted = "" if task.regression else _PREDICTED[prediction_type]
+    return [f"{predicted} {name}".strip() for name in task.drawn]
 
 
 def task_named(name: str) -> type[Task]:

@@ -9,7 +9,8 @@ r"""One training step: draw timesteps and noise, noise the images, predict, comp
     \hat y = w(c) \odot U(\mathrm{pack}(x_t, c), t), \qquad L(\hat y, w(c) \odot y)
 
 The target :math:`y` is the noise, the image, the velocity or the flow, depending on the scheduler's prediction type;
-the task defines :math:`x_0`, :math:`c`, pack and :math:`w`.
+the task defines :math:`x_0`, :math:`c`, pack and :math:`w`. In a regression :math:`x_t = 0`, and the target is
+:math:`x_0`.
 
 Each :math:`u_i` is uniform, and together they cover the interval evenly. Even a small batch then mixes low and high
 noise levels, and its gradient varies less (on phantoms at 32^3, batch 2: +0.2 dB in the same time). p = 1 is uniform,
@@ -40,7 +41,7 @@ from monai_idm.losses import InvertibleDiffusionLoss
 from monai_idm.noise import mixed_seed
 from monai_idm.reversible import true_float32
 from monai_idm.schedulers import check_noise_levels, check_prediction_type, is_flow, prediction_target
-from monai_idm.tasks.task import Task
+from monai_idm.tasks.task import Task, regression_timesteps
 
 __all__ = ["TrainingStep"]
 
@@ -129,14 +130,18 @@ class TrainingStep:
         x0, c = _on_device(engine, task.image(batch)), task.condition(batch)
         c = None if c is None else _on_device(engine, c)
         noise, t = self.get_noise(x0), self.get_timesteps(x0)
-        target, w = prediction_target(scheduler, x0, noise, t), task.weight(c)
+        if task.regression:
+            x_t, target, t = torch.zeros_like(x0), x0, regression_timesteps(scheduler, t)
+        else:
+            x_t, target = scheduler.add_noise(x0, noise, t), prediction_target(scheduler, x0, noise, t)
+        w = task.weight(c)
         target = target if w is None else target * w
         engine.state.output = output = {CommonKeys.IMAGE: x0, CommonKeys.LABEL: target}
 
         given = {"class_labels": batch["class_label"].to(t.device)} if "class_label" in batch else {}
         if "conditions" in batch:
             given["conditions"] = self.get_conditions(_on_device(engine, batch["conditions"]))
-        arguments = {**given, **task.pack(scheduler.add_noise(x0, noise, t), c)}
+        arguments = {**given, **task.pack(x_t, c)}
         x = arguments.pop("x")
         y = engine.inferer(x, engine.network, timesteps=t, **arguments)
         output[CommonKeys.PRED] = prediction = y if w is None else y * w

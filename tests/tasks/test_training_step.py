@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Events
 from monai.data import MetaTensor
 from monai.engines.utils import DiffusionPrepareBatch, IterationEvents
-from monai.inferers import DiffusionInferer
+from monai.inferers import DiffusionInferer, SlidingWindowInferer
 from monai.networks.schedulers import DDPMScheduler, RFlowScheduler
 from torch import nn
 
@@ -19,8 +19,17 @@ from monai_idm.inferers import InvertibleDiffusionInferer
 from monai_idm.losses import InvertibleDiffusionLoss
 from monai_idm.noise import mixed_seed
 from monai_idm.optimizers import AdamWInBackward
-from monai_idm.schedulers import StridedDDPMScheduler, predicted_noise, predicted_sample
-from monai_idm.tasks import ChooseKnownd, Generation, Segmentation, Synthesis, TrainingStep
+from monai_idm.schedulers import StridedDDIMScheduler, StridedDDPMScheduler, predicted_noise, predicted_sample
+from monai_idm.tasks import (
+    ChooseKnownd,
+    DrawingInferer,
+    Generation,
+    Inpainting,
+    Segmentation,
+    Synthesis,
+    TrainingStep,
+    predicted_channels,
+)
 from tests.networks.test_invertible_unet import small
 from tests.tasks.supervised import SAMPLE, Supervised, Timed, trainer
 
@@ -73,6 +82,7 @@ def known(*chosen):
 
 MASKS = (images(1, seed=1) > 0).float()
 SYNTHESIS = known(["t1"], ["t1", "t2"])
+HIDDEN = {"target": images(3), "image": torch.cat([images(3) * (1 - MASKS), MASKS], 1)}
 CASES = {  # task, batch, x_0
     "generation": (Generation(NAMES), {"image": images(3)}, images(3)),
     "generation of classes": (
@@ -84,6 +94,7 @@ CASES = {  # task, batch, x_0
         Segmentation(NAMES, ["whole"], coordinates=False), {"image": images(3), "label": MASKS}, 2 * MASKS - 1
     ),
     "synthesis": (Synthesis(NAMES), SYNTHESIS, SYNTHESIS["target"]),
+    "inpainting": (Inpainting(NAMES), HIDDEN, HIDDEN["target"]),
     "synthesis of one": (Synthesis(NAMES, ["t2"]), known(["t2"]), known(["t2"])["target"]),
 }  # fmt: skip
 
@@ -129,6 +140,28 @@ def test_training_gives_the_network_what_inference_does(case):
     assert torch.equal(output["image"], x0)
     weight = task.weight(condition)
     assert torch.equal(output["label"], x0 if weight is None else x0 * weight)
+
+
+@pytest.mark.parametrize("case", ["synthesis", "inpainting"])
+def test_a_regression_learns_the_image_from_the_condition_alone_as_in_inference(case):
+    kind, batch, _ = CASES[case]
+    task = type(kind)(kind.modalities, regression=True)
+    scheduler = StridedDDPMScheduler(100)  # of velocity: what the scheduler predicts does not count
+    output, training = one_step(TrainingStep(task, scheduler), batch)
+    unknown = task.weight(batch["image"]) > 0
+    assert not training["x"][:, : len(task.drawn)][unknown].any()
+    assert training["timesteps"].tolist() == [99, 99]
+    assert torch.equal(output["label"], batch["target"] * unknown)
+    network = Watched(len(task.drawn))
+    sampler = StridedDDIMScheduler(100, num_inference_steps=2)
+    draws = DrawingInferer(sampler, task, num_draws=3).draws(batch["image"], network)
+    (inference,) = network.seen
+    assert torch.equal(inference["x"], training["x"])
+    assert draws.shape == (2, 1, *batch["target"].shape[1:])
+    assert torch.equal(draws[:, 0], torch.where(unknown, output["pred"], batch["target"]))
+    assert predicted_channels(task, "v_prediction") == task.drawn
+    parts = DrawingInferer(sampler, task, window=SlidingWindowInferer((4, 4, 4))).draws(batch["image"], network)
+    assert parts.shape == draws.shape
 
 
 def test_classes_of_a_case_do_not_hide_what_a_task_tells_the_network():
