@@ -73,6 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="require a label for every case, with the numbers of this map: "
         f"{', '.join(LABEL_MAPS)}, or your own, such as \"{{'lesion': 1}}\"",
     )
+    check.add_argument(
+        "--label_name", help="require a label for every case; the last part of its file's name, such as seg (seg)"
+    )
     check.add_argument("--seed", type=int, default=0, help="seed of the split (0)")
     check.add_argument(
         "--patients",
@@ -183,6 +186,7 @@ def _prepare(options: argparse.Namespace) -> int:
         options.seed,
         options.patients,
         options.air,
+        options.label_name,
     )
     return LEFT_OUT if problems else 0
 

@@ -32,6 +32,7 @@ def prepare(
     seed: int = 0,
     patients_file: str | os.PathLike | None = None,
     air: float | None = None,
+    label_name: str | None = None,
 ) -> dict[str, str]:
     """Read every volume, and write a datalist of the cases that can be trained on; nothing in the folder is changed.
 
@@ -44,16 +45,19 @@ def prepare(
         seed: Seed of the split.
         patients_file: CSV file with the columns subject and patient; None: the patient follows from the case's name.
         air: Value outside of the brain; None: found for each volume.
+        label_name: Last part of the names of label files, as ``seg``; every case then needs a label. None: ``seg``, if
+            there is a ``label_map``.
     Returns:
         What is wrong with each case that is left out, by subject; it is also printed.
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: If there is no case, or no sound one, or the numbers of all
             labels together contradict the map.
     """
-    labels = label_map is not None
-    problems = problem_cases(dataset_dir, modalities, labels)
-    items = with_patients(brats_datalist(dataset_dir, modalities, labels, problems), patients_file)
-    reader = _Reader(modalities, label_map, air)
+    labels = label_map is not None or label_name is not None
+    problems = problem_cases(dataset_dir, modalities, labels, label_name or "seg")
+    found = brats_datalist(dataset_dir, modalities, labels, problems, label_name or "seg")
+    items = with_patients(found, patients_file)
+    reader = _Reader(modalities, labels, label_map, air)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         bar = tqdm(threads.map(reader, items), "reading", len(items), unit="case", disable=None)
         problems |= {item["subject"]: problem for item, problem in zip(items, bar, strict=True) if problem}
@@ -74,6 +78,7 @@ def prepare(
         modalities,
         seed=seed,
         label_map=label_map,
+        label_name=label_name,
         problems=problems,
         allow_links=True,
         patients_file=patients_file,
@@ -84,7 +89,8 @@ def prepare(
 class _Reader:
     """Loads a case as training does and returns what is wrong with it, or ""; keeps the numbers of its label."""
 
-    def __init__(self, modalities: Sequence[str], label_map: LabelMap | None, air: float | None) -> None:
+    def __init__(self, modalities: Sequence[str], labels: bool, label_map: LabelMap | None, air: float | None) -> None:
+        self.load_label = LoadLabeld("label") if labels else None
         self.load = LoadVolumesd("image", modalities=modalities, air=air)
         self.to_regions: LabelToRegionsd | None = None
         if label_map is not None:  # any region of the map will do: it only checks whether the numbers are known
@@ -94,8 +100,9 @@ class _Reader:
     def __call__(self, item: dict[Any, Any]) -> str:
         try:
             case = self.load(item)
+            if self.load_label is not None:
+                case = self.load_label(case)
             if self.to_regions is not None:
-                case = LoadLabeld("label")(case)
                 self.labels[item["subject"]] = [round(n, 3) for n in case["label"].unique().tolist()]
                 self.to_regions(case)
         except Exception as error:  # readers of damaged files may raise anything

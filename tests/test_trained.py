@@ -21,7 +21,13 @@ from tests.bundle.workspace import CONFIGS
 from tests.reversible.chains import disturb
 
 SMALL = {name: value for name, value in SMALLEST.items() if name.startswith("network_def")}
-TASKS = {"generation": [], "segmentation": ["segmentation"], "synthesis": ["synthesis"], "inpainting": ["inpainting"]}
+TASKS = {
+    "generation": [],
+    "segmentation": ["segmentation"],
+    "synthesis": ["synthesis"],
+    "inpainting": ["inpainting"],
+    "semantic": ["semantic"],
+}
 GENERATION, SEGMENTATION = Generation(["t1", "t2"]), Segmentation(["t1"], ["whole"])
 ONE, ANY = Synthesis(["t1", "t2"], ["t1"]), Synthesis(["t1", "t2", "flair"])
 
@@ -184,7 +190,7 @@ def test_before_there_are_weights_the_network_is_that_of_a_training(task, tmp_pa
     trained.reconcile({**own, "bookend_stride": 2})
     theirs = configured({"device": "cpu", **own, "bookend_stride": 2}, *TASKS[task]).get_parsed_content("network_def")
     assert trained.network().arguments == theirs.arguments
-    assert (theirs.num_class_embeds is None) == (task in ("segmentation", "inpainting"))
+    assert (theirs.num_class_embeds is None) == (task not in ("generation", "synthesis"))
 
 
 @pytest.mark.parametrize("task", [GENERATION, SEGMENTATION, ONE], ids=lambda task: task.name)

@@ -17,6 +17,22 @@ from monai_idm.atomic_file import write_json
 __all__ = ["STUDIES"]
 
 _NUM_DRAWS = 5
+_REGIONS = {  # by the numbers of DLMUSE
+    "outer fluid": [1],
+    "lateral ventricles": [49, 50, 51, 52],
+    "other ventricles": [4, 11, 46],
+    "cortex": [*range(100, 208)],
+    "deep grey matter": [23, 30, 31, 32, 36, 37, 47, 48, *range(55, 61), 75, 76],
+    "white matter": [*range(81, 95)],
+    "corpus callosum": [95],
+    "cerebellar grey matter": [38, 39, 71, 72, 73],
+    "cerebellar white matter": [40, 41],
+    "brain stem and rest": [35, 61, 62, 69],
+}
+_CHANGES: dict[str, dict[str, Any]] = {  # values of the overlays, by the task's name
+    "inpainting": {},
+    "semantic": {"labels": _REGIONS, "label_name": "dlmuse"},
+}
 
 
 def evaluated(task: str, steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any]:
@@ -32,7 +48,7 @@ def evaluated(task: str, steps: int, side: int, dataset_dir: str, work: str) -> 
         What the training measured, without the losses; and ``summary``, the statistics of T1 over the test cases by
         region, method and metric.
     """
-    values = {**training_values(dataset_dir, Path(work, task), steps, side), "num_draws": _NUM_DRAWS}
+    values = {**training_values(dataset_dir, Path(work, task), steps, side), "num_draws": _NUM_DRAWS, **_CHANGES[task]}
     done = Path(values["output_dir"], "training.json")
     if not done.is_file():
         _, measured = train({**values, "resume": True}, task)
@@ -43,4 +59,4 @@ def evaluated(task: str, steps: int, side: int, dataset_dir: str, work: str) -> 
     return {**json.loads(done.read_text()), "summary": json.loads(report.read_text())["summary"]["image"]["t1"]}
 
 
-STUDIES = {"brain_tasks": {task: partial(evaluated, task) for task in ("inpainting",)}}
+STUDIES = {"brain_tasks": {task: partial(evaluated, task) for task in _CHANGES}}

@@ -7,7 +7,7 @@ from monai_idm.data.batches import CaseDraw, SeededBatches, SeededDataset
 from monai_idm.data.brain import BrainToGridd
 from monai_idm.data.brats import brats_datalist, problem_cases
 from monai_idm.data.cache import CheckedPersistentDataset
-from monai_idm.data.channels import SelectChannelsd
+from monai_idm.data.channels import ChannelsToGreyd, SelectChannelsd
 from monai_idm.data.classes import read_class_labels, sampled_classes
 from monai_idm.data.conditions import (
     EncodeConditionsd,
@@ -23,6 +23,7 @@ from monai_idm.data.holes import HideHoled, LabelToHoled, RandHoled
 from monai_idm.data.inpainted import SaveInpaintedd
 from monai_idm.data.intensity import ScaleToNetworkRanged, ToImageRanged, WindowIntensityd
 from monai_idm.data.label import LoadLabeld
+from monai_idm.data.label_table import LabelToChannelsd, labelled_cases, read_label_table
 from monai_idm.data.loading import LoadVolumesd
 from monai_idm.data.native import ToNatived
 from monai_idm.data.patches import AddCoordinatesd, RandCentrePatchd
@@ -41,11 +42,13 @@ __all__ = [
     "AutoCacheDataset",
     "BrainToGridd",
     "CaseDraw",
+    "ChannelsToGreyd",
     "CheckedPersistentDataset",
     "DrawNoised",
     "EncodeConditionsd",
     "FitToGridd",
     "HideHoled",
+    "LabelToChannelsd",
     "LabelToHoled",
     "LabelToRegionsd",
     "LoadLabeld",
@@ -76,11 +79,13 @@ __all__ = [
     "fit_conditions",
     "generate_phantom",
     "grid_spacing_mm",
+    "labelled_cases",
     "patient",
     "prepare_datalist",
     "problem_cases",
     "read_class_labels",
     "read_conditions",
+    "read_label_table",
     "read_patients",
     "sample_list",
     "sampled_classes",

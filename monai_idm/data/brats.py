@@ -37,14 +37,16 @@ def brats_datalist(
     modalities: Sequence[str] = ("t1", "t2"),
     labels: bool = False,
     exclude: Collection[str] = (),
+    label_name: str = "seg",
 ) -> list[dict[str, Any]]:
     """List the cases of a BraTS data set.
 
     Args:
         dataset_dir: Folder that holds the cases in one of this module's layouts.
-        modalities: Some of ``t1, t1ce, t2, flair``, in the order of the channels.
+        modalities: Some of ``t1, t1ce, t2, flair``, in the order of the channels; none, if labels alone are needed.
         labels: Whether to list each case's segmentation too; every case then needs one.
         exclude: Subjects to leave out.
+        label_name: Last part of the names of label files in BraTS's layouts: ``<case>_seg.nii.gz``.
     Returns:
         One item per case, sorted by subject: ``{"subject": name of the case, "image": [path per modality]}``,
         with ``"label": path`` if ``labels``. Where one 4D file holds all modalities, ``"image"`` repeats its
@@ -56,15 +58,16 @@ def brats_datalist(
             same names (:func:`~monai_idm.file_stem.file_stem`), or a case has two files for one volume.
     """
     names = _volume_names(modalities, labels)
-    cases = {subject: case for subject, case in _cases(dataset_dir).items() if subject not in exclude}
+    cases = {subject: case for subject, case in _cases(dataset_dir, label_name).items() if subject not in exclude}
     _require_complete(cases, names)
     UniqueStems().require(cases)
     items = []
     for subject, case in sorted(cases.items()):
-        paths, channels = zip(*(case.volumes[name][0] for name in names if name != "seg"), strict=True)
-        item: dict[str, Any] = {"subject": subject, "image": list(map(str, paths))}
-        if None not in channels:
-            item["channels"] = list(channels)
+        images = [case.volumes[name][0] for name in names if name != "seg"]
+        item: dict[str, Any] = {"subject": subject, "image": [str(path) for path, _ in images]}
+        channels = [channel for _, channel in images if channel is not None]
+        if channels:
+            item["channels"] = channels
         if labels:
             item["label"] = str(case.volumes["seg"][0][0])
         items.append(item)
@@ -72,7 +75,10 @@ def brats_datalist(
 
 
 def problem_cases(
-    dataset_dir: str | os.PathLike, modalities: Sequence[str] = ("t1", "t2"), labels: bool = False
+    dataset_dir: str | os.PathLike,
+    modalities: Sequence[str] = ("t1", "t2"),
+    labels: bool = False,
+    label_name: str = "seg",
 ) -> dict[str, str]:
     """Find the subjects that lack a file or have several for one volume, each with a description of the problem.
 
@@ -81,12 +87,12 @@ def problem_cases(
     names = _volume_names(modalities, labels)
     problems = {
         subject: "; ".join(filter(None, (case.contradictions(names), case.missing(names))))
-        for subject, case in _cases(dataset_dir).items()
+        for subject, case in _cases(dataset_dir, label_name).items()
     }
     return {subject: problem for subject, problem in problems.items() if problem}
 
 
-def _cases(dataset_dir: str | os.PathLike) -> dict[str, Case]:
+def _cases(dataset_dir: str | os.PathLike, label_name: str) -> dict[str, Case]:
     root = Path(os.path.abspath(Path(dataset_dir).expanduser()))  # abspath keeps symbolic links as they are
     if not root.exists():
         raise FileNotFoundError(
@@ -97,7 +103,7 @@ def _cases(dataset_dir: str | os.PathLike) -> dict[str, Case]:
             f"dataset_dir {root} is a file; it must be the folder that holds the cases: "
             "unpack it, or give the folder that contains it"
         )
-    cases = _find_cases(root)
+    cases = _find_cases(root, label_name)
     if not cases:
         raise FileNotFoundError(
             f"no case in dataset_dir {root}; looked for <case>/<case>_t1.nii.gz (BraTS 2018 to 2021) and "
@@ -108,8 +114,8 @@ def _cases(dataset_dir: str | os.PathLike) -> dict[str, Case]:
     return cases
 
 
-def _find_cases(root: Path) -> dict[str, Case]:
-    return (task_folder_cases if (root / "imagesTr").is_dir() else folder_cases)(root)
+def _find_cases(root: Path, label_name: str = "seg") -> dict[str, Case]:
+    return task_folder_cases(root) if (root / "imagesTr").is_dir() else folder_cases(root, label_name)
 
 
 def _hint_at_cases(root: Path) -> str:
@@ -149,7 +155,7 @@ def _volume_names(modalities: Sequence[str], labels: bool) -> tuple[str, ...]:
     """Names of the volumes that a case needs."""
     modalities = ensure_tuple(modalities)
     unknown = [name for name in modalities if name not in MODALITIES]
-    if unknown or not modalities:
+    if unknown or not (modalities or labels):
         raise ValueError(
             f"modalities {list(modalities)} must be some of {', '.join(MODALITIES)}, at least one: "
             f"{'correct ' + ', '.join(map(repr, unknown)) if unknown else 'name one'} "

@@ -1,14 +1,15 @@
-"""Selects the channels of a volume by name."""
+"""Selects the channels of a volume by name, or shows them all in one."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-__all__ = ["SelectChannelsd"]
+__all__ = ["ChannelsToGreyd", "SelectChannelsd"]
 
 
 class SelectChannelsd(MapTransform):
@@ -41,4 +42,25 @@ class SelectChannelsd(MapTransform):
                     f"{', '.join(self.channels)}"
                 )
             d[key] = d[key][self.places]
+        return d
+
+
+class ChannelsToGreyd(MapTransform):
+    """Show the channels of a volume, each from 0 to 1, as shades of grey from dark to bright, for pictures.
+
+    Args:
+        keys: Keys of the volumes, ``(C, *spatial)``; each becomes ``(number, *spatial)``, 0 to 1.
+        number: Number of equal channels of the result.
+    """
+
+    def __init__(self, keys: KeysCollection, number: int = 1) -> None:
+        super().__init__(keys)
+        self.number = number
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            channels = d[key]
+            shades = torch.linspace(0, 1, len(channels) + 1, device=channels.device)[1:].view(-1, 1, 1, 1)
+            d[key] = (channels * shades).sum(0, keepdim=True).expand(self.number, *channels.shape[1:])
         return d

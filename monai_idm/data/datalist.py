@@ -110,6 +110,7 @@ def find_datalist(
     allow_links: bool = False,
     patients_file: str | os.PathLike | None = None,
     label_map: LabelMap | None = None,
+    label_name: str | None = None,
     split_by: Callable[[list[dict[str, Any]]], dict[str, list[dict[str, Any]]]] | None = None,
 ) -> dict[str, Any]:
     """Find the cases of a BraTS folder and split them, without writing anything.
@@ -129,6 +130,8 @@ def find_datalist(
         patients_file: A table of the subjects' patients, see :func:`monai_idm.data.read_patients`; it overrides names
             and ``datalist_file``.
         label_map: Meaning of the label numbers: a name in ``LABEL_MAPS`` or a map; every case then needs a label.
+        label_name: Last part of the names of label files, if the cases' labels are listed without a map; None: they are
+            called ``seg``.
         split_by: Function that splits the items into parts; None: :func:`split_by_subject`.
     Returns:
         The parts of the split, with absolute paths, and the settings.
@@ -142,9 +145,10 @@ def find_datalist(
     if isinstance(modalities, str):
         raise ValueError(f"modalities={modalities!r} is a string; give a list, as in --modalities \"['{modalities}']\"")
     root = _absolute(dataset_dir)
-    labels = labels or label_map is not None
+    labels = labels or label_map is not None or label_name is not None
     if datalist_file is None:
-        items = with_patients(brats_datalist(dataset_dir, modalities, labels, problems or ()), patients_file)
+        found = brats_datalist(dataset_dir, modalities, labels, problems or (), label_name or "seg")
+        items = with_patients(found, patients_file)
         split = split_by_subject(items, fractions, seed) if split_by is None else split_by(items)
     else:
         split = _read_split(Path(datalist_file), root, list(modalities), labels, patients_file, label_map)
@@ -203,7 +207,7 @@ def _read_split(
     items = [item for part in PARTS for item in content[part]]
     UniqueStems().require(item["subject"] for item in items)
     if labels and not all("label" in item for item in items):
-        raise ValueError(f"{file} has no labels; prepare it with --label_map")
+        raise ValueError(f"{file} has no labels; prepare it with --label_map, or --label_name")
     if None not in (label_map, content.get("label_map")) and content["label_map"] != label_map:
         raise ValueError(
             f"{file} was prepared with label_map={content['label_map']!r}, but label_map={label_map!r} is given; give "

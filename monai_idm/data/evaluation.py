@@ -101,7 +101,9 @@ def evaluation_datalist(
             }
 
         if evaluation_split != _ALL:  # cases outside the split may lack files
-            problems = problem_cases(dataset_dir, options["modalities"], options.get("label_map") is not None)
+            label_name = options.get("label_name")
+            labels = options.get("label_map") is not None or label_name is not None
+            problems = problem_cases(dataset_dir, options["modalities"], labels, label_name or "seg")
             options["problems"] = {s: why for s, why in problems.items() if not any(has(s) for has in split.values())}
         parts = find_datalist(dataset_dir, split_by=split_by, **options)
     evaluated = parts[evaluation_split]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["MODALITIES", "NAMES", "title_of"]
+__all__ = ["MODALITIES", "MODALITY_NAMES", "NAMES", "title_of"]
 
 
 class Modality(NamedTuple):
@@ -25,8 +25,10 @@ MODALITIES = {
     "t2": Modality("T2", ("t2", "t2w")),
     "flair": Modality("FLAIR", ("flair", "t2f")),
 }
-NAMES = {name: modality for modality, (_, names) in MODALITIES.items() for name in names} | {"seg": "seg"}
-"""Maps a name in files to the name of the volume in this package, labels included."""
+MODALITY_NAMES = {name: modality for modality, (_, names) in MODALITIES.items() for name in names}
+"""Maps a name in files to the name of the contrast in this package."""
+NAMES = MODALITY_NAMES | {"seg": "seg"}
+"""The same, with labels."""
 
 
 def title_of(modality: str) -> str:

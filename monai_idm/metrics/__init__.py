@@ -7,6 +7,7 @@ from monai_idm.metrics.reconstruction import ReconstructionMetrics
 from monai_idm.metrics.region_shares import compare_region_shares, region_shares
 from monai_idm.metrics.sample_faults import SampleFaults
 from monai_idm.metrics.segmentation import SegmentationMetrics
+from monai_idm.metrics.semantic import LabelLookup, SemanticMetrics
 from monai_idm.metrics.synthesis import SynthesisMetrics
 from monai_idm.metrics.training_baselines import TrainingBaselines
 from monai_idm.metrics.volume import mae, ms_ssim, psnr, rmse, ssim3d
@@ -14,9 +15,11 @@ from monai_idm.metrics.volume import mae, ms_ssim, psnr, rmse, ssim3d
 __all__ = [
     "GenerationMetrics",
     "InpaintingMetrics",
+    "LabelLookup",
     "ReconstructionMetrics",
     "SampleFaults",
     "SegmentationMetrics",
+    "SemanticMetrics",
     "SynthesisMetrics",
     "TrainingBaselines",
     "best_gaussian_blur",

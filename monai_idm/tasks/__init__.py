@@ -6,6 +6,7 @@ from monai_idm.tasks.generation import GenerateVolumes, Generation, SamplingPrep
 from monai_idm.tasks.inpainting import Inpainting
 from monai_idm.tasks.reconstruction import ReconstructionIteration
 from monai_idm.tasks.segmentation import DiffusionSegmentationInferer, Segmentation
+from monai_idm.tasks.semantic import SemanticSynthesis
 from monai_idm.tasks.synthesis import ChooseKnownd, DiffusionSynthesisInferer, Synthesis
 from monai_idm.tasks.task import Task, predicted_channels, task_named
 from monai_idm.tasks.training_step import TrainingStep
@@ -22,6 +23,7 @@ __all__ = [
     "ReconstructionIteration",
     "SamplingPrepareBatch",
     "Segmentation",
+    "SemanticSynthesis",
     "Synthesis",
     "Task",
     "TrainingStep",

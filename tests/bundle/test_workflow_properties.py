@@ -16,8 +16,9 @@ from tests.bundle.workspace import CONFIGS, TINY, chain, workflow
 
 # train.yaml alone, and with overlays that replace its parts
 TRAININGS = ["train", ["train", "segmentation"], ["train", "synthesis"], ["train", "evaluate"]]
-TRAININGS += [["train", "inpainting"]]
+TRAININGS += [["train", "inpainting"], ["train", "semantic"]]
 INFERENCES = ["inference", "inference_segmentation", "inference_synthesis", "inference_inpainting"]
+INFERENCES += ["inference_semantic"]
 
 
 @pytest.mark.parametrize(("file", "properties"), [

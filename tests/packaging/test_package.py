@@ -30,7 +30,7 @@ from tests.bundle.workspace import chain
 
 TASKS: dict[str, list[str]] = {
     "generation": [],
-    **{task: [task] for task in ("segmentation", "synthesis", "inpainting")},
+    **{task: [task] for task in ("segmentation", "synthesis", "inpainting", "semantic")},
 }
 
 
@@ -55,6 +55,7 @@ def read(folder: Path, name: str) -> dict:
         ("segmentation", {"regions": ["core", "whole"], "schedule": "linear_beta"}),
         ("synthesis", {"modalities": ["t1", "t1ce", "t2"], "known": ["t1", "t2"]}),
         ("inpainting", {"modalities": ["t2"], "zoom": False}),
+        ("semantic", {"labels": {"ventricles": [4, 11], "rest": [1]}, "regression": True}),
     ],
 )
 def test_a_bundle_says_what_its_weights_were_trained_for(task, knobs, tmp_path):

@@ -8,25 +8,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from monai_idm.data.layouts.case import Case, nifti_files, visible_folders
-from monai_idm.data.modalities import NAMES
+from monai_idm.data.modalities import MODALITY_NAMES
 
 __all__ = ["case_in", "folder_cases"]
 
 _STEM = re.compile(r"(?P<case>.+)[_-](?P<name>[a-z0-9]+)", re.IGNORECASE)
 
 
-def folder_cases(root: Path) -> dict[str, Case]:
+def folder_cases(root: Path, label_name: str = "seg") -> dict[str, Case]:
     """The cases whose folders are in ``root``, or in one of its folders.
 
     Args:
         root: An existing folder.
+        label_name: Last part of the names of labels.
     Raises:
         ValueError: If two folders have the same subject.
     """
     folders: dict[str, Path] = {}
     cases: dict[str, Case] = {}
     for folder in _folders(root):
-        case = case_in(folder)
+        case = case_in(folder, label_name)
         if case is None:
             continue
         if folder.name in folders:
@@ -38,12 +39,13 @@ def folder_cases(root: Path) -> dict[str, Case]:
     return cases
 
 
-def case_in(folder: Path) -> Case | None:
+def case_in(folder: Path, label_name: str = "seg") -> Case | None:
     """The case that a folder holds, or None if no volume is named after the folder."""
+    names = {**MODALITY_NAMES, label_name.lower(): "seg"}
     case, wrapped, others = Case(), [], []
     for stem, path in nifti_files(folder):
         parts = _STEM.fullmatch(stem)
-        name = NAMES.get(parts["name"].lower()) if parts and _same_name(parts["case"], folder.name) else None
+        name = names.get(parts["name"].lower()) if parts and _same_name(parts["case"], folder.name) else None
         if path.is_dir():
             if name is not None and name not in wrapped:
                 wrapped.append(name)
