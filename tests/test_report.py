@@ -216,7 +216,17 @@ def test_whatever_may_be_wide_scrolls_in_its_own_container(tmp_path):
 def test_every_knob_of_the_configs_has_a_group():
     """A knob is a value at the top of a config that has a comment and is no part of the machinery."""
     names = set()
-    for file in ("train", "segmentation", "synthesis", "inpainting", "semantic", "native", "paper", "patchddm"):
+    for file in (
+        "train",
+        "segmentation",
+        "synthesis",
+        "inpainting",
+        "semantic",
+        "super_resolution",
+        "native",
+        "paper",
+        "patchddm",
+    ):
         text = (CONFIGS / f"{file}.yaml").read_text()
         plain_values = {k for k, v in yaml.safe_load(text).items() if not isinstance(v, dict)}
         names |= plain_values & {*re.findall(r"^(\w+): (?![\"'][%@]).*", text, re.MULTILINE)}

@@ -27,6 +27,7 @@ TASKS = {
     "synthesis": ["synthesis"],
     "inpainting": ["inpainting"],
     "semantic": ["semantic"],
+    "super_resolution": ["super_resolution"],
 }
 GENERATION, SEGMENTATION = Generation(["t1", "t2"]), Segmentation(["t1"], ["whole"])
 ONE, ANY = Synthesis(["t1", "t2"], ["t1"]), Synthesis(["t1", "t2", "flair"])

@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         (
             "Data",
             "dataset_dir datalist_file patients_file allow_links modalities regions label_map known validation_known",
+            "slices thickness_mm",
             "regression hole_kinds hole_diameter_mm labels label_name classes class_file class_columns conditions",
             "condition_columns channel_order air fractions demo#num_subjects demo#phantom_size",
         ),

@@ -26,6 +26,7 @@ _WORDS = {
     "ensemble": "mean of all draws",
     "lookup": "intensity lookup (baseline)",
     "mean_image": "mean training image (baseline)",
+    "interpolated": "interpolated thick slices (baseline)",
     "harmonic": "smoothest fill (baseline)",
     "mirrored": "other hemisphere (baseline)",
     "otsu": "Otsu's threshold (baseline)",

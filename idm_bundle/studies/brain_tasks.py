@@ -31,6 +31,7 @@ _REGIONS = {  # by the numbers of DLMUSE
 }
 _CHANGES: dict[str, dict[str, Any]] = {  # values of the overlays, by the task's name
     "inpainting": {},
+    "super_resolution": {},
     "semantic": {"labels": _REGIONS, "label_name": "dlmuse"},
 }
 

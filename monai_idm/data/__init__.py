@@ -33,6 +33,7 @@ from monai_idm.data.regions import LABEL_MAPS, LabelToRegionsd, RegionsToLabeld
 from monai_idm.data.sampling import DrawNoised, PlaceOnTrainingGridd, SaveSettingsd, sample_list
 from monai_idm.data.saving import SaveVolumesd
 from monai_idm.data.source import data_source, dataset_or_phantoms, describe_data
+from monai_idm.data.thick_slices import RequireThickSlicesd, ThickSlicesd, ToThinSlicesd
 from monai_idm.renamed import renamed
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "RandCentrePatchd",
     "RandHoled",
     "RegionsToLabeld",
+    "RequireThickSlicesd",
     "SaveInpaintedd",
     "SaveSettingsd",
     "SaveVolumesd",
@@ -65,8 +67,10 @@ __all__ = [
     "SeededBatches",
     "SeededDataset",
     "SelectChannelsd",
+    "ThickSlicesd",
     "ToImageRanged",
     "ToNatived",
+    "ToThinSlicesd",
     "WindowIntensityd",
     "asked_conditions",
     "brats_datalist",

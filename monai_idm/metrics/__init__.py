@@ -8,6 +8,7 @@ from monai_idm.metrics.region_shares import compare_region_shares, region_shares
 from monai_idm.metrics.sample_faults import SampleFaults
 from monai_idm.metrics.segmentation import SegmentationMetrics
 from monai_idm.metrics.semantic import LabelLookup, SemanticMetrics
+from monai_idm.metrics.super_resolution import SuperResolutionMetrics
 from monai_idm.metrics.synthesis import SynthesisMetrics
 from monai_idm.metrics.training_baselines import TrainingBaselines
 from monai_idm.metrics.volume import mae, ms_ssim, psnr, rmse, ssim3d
@@ -20,6 +21,7 @@ __all__ = [
     "SampleFaults",
     "SegmentationMetrics",
     "SemanticMetrics",
+    "SuperResolutionMetrics",
     "SynthesisMetrics",
     "TrainingBaselines",
     "best_gaussian_blur",

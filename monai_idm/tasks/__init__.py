@@ -7,6 +7,7 @@ from monai_idm.tasks.inpainting import Inpainting
 from monai_idm.tasks.reconstruction import ReconstructionIteration
 from monai_idm.tasks.segmentation import DiffusionSegmentationInferer, Segmentation
 from monai_idm.tasks.semantic import SemanticSynthesis
+from monai_idm.tasks.super_resolution import SuperResolution
 from monai_idm.tasks.synthesis import ChooseKnownd, DiffusionSynthesisInferer, Synthesis
 from monai_idm.tasks.task import Task, predicted_channels, task_named
 from monai_idm.tasks.training_step import TrainingStep
@@ -24,6 +25,7 @@ __all__ = [
     "SamplingPrepareBatch",
     "Segmentation",
     "SemanticSynthesis",
+    "SuperResolution",
     "Synthesis",
     "Task",
     "TrainingStep",

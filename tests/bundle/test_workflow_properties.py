@@ -16,9 +16,9 @@ from tests.bundle.workspace import CONFIGS, TINY, chain, workflow
 
 # train.yaml alone, and with overlays that replace its parts
 TRAININGS = ["train", ["train", "segmentation"], ["train", "synthesis"], ["train", "evaluate"]]
-TRAININGS += [["train", "inpainting"], ["train", "semantic"]]
+TRAININGS += [["train", "inpainting"], ["train", "semantic"], ["train", "super_resolution"]]
 INFERENCES = ["inference", "inference_segmentation", "inference_synthesis", "inference_inpainting"]
-INFERENCES += ["inference_semantic"]
+INFERENCES += ["inference_semantic", "inference_super_resolution"]
 
 
 @pytest.mark.parametrize(("file", "properties"), [

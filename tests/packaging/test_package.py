@@ -30,7 +30,7 @@ from tests.bundle.workspace import chain
 
 TASKS: dict[str, list[str]] = {
     "generation": [],
-    **{task: [task] for task in ("segmentation", "synthesis", "inpainting", "semantic")},
+    **{task: [task] for task in ("segmentation", "synthesis", "inpainting", "semantic", "super_resolution")},
 }
 
 
@@ -55,6 +55,7 @@ def read(folder: Path, name: str) -> dict:
         ("segmentation", {"regions": ["core", "whole"], "schedule": "linear_beta"}),
         ("synthesis", {"modalities": ["t1", "t1ce", "t2"], "known": ["t1", "t2"]}),
         ("inpainting", {"modalities": ["t2"], "zoom": False}),
+        ("super_resolution", {"slices": "coronal", "thickness_mm": 5.0}),
         ("semantic", {"labels": {"ventricles": [4, 11], "rest": [1]}, "regression": True}),
     ],
 )
