@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type
+
+from monai_idm.data.tracked import as_tensor
 
 __all__ = ["ChannelsToGreyd", "SelectChannelsd"]
 
@@ -60,7 +63,8 @@ class ChannelsToGreyd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            channels = d[key]
+            channels = as_tensor(d[key])
             shades = torch.linspace(0, 1, len(channels) + 1, device=channels.device)[1:].view(-1, 1, 1, 1)
-            d[key] = (channels * shades).sum(0, keepdim=True).expand(self.number, *channels.shape[1:])
+            grey = (channels * shades).sum(0, keepdim=True).expand(self.number, *channels.shape[1:])
+            d[key] = convert_to_dst_type(grey, d[key], dtype=torch.float32)[0]
         return d

@@ -65,7 +65,7 @@ class SaveInpaintedd(MapTransform):
         indices = [None if i is None else int(i) for i in d.get("channels", [None] * len(files))]
         hole = convert_to_numpy(d[self.hole_key])[0] > 0
         for key in self.key_iterator(d):
-            channels = convert_to_numpy(d[key].float())
+            channels = convert_to_numpy(d[key]).astype(np.float64)
             for file in dict.fromkeys(files):
                 places = [i for i, other in enumerate(files) if other == file]
                 several = [self.modalities[i] for i in places] if indices[places[0]] is None else []

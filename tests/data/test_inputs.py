@@ -18,18 +18,23 @@ from monai_idm.data import (
     AddCoordinatesd,
     AirToZerod,
     BrainToGridd,
+    ChannelsToGreyd,
     DrawNoised,
     FitToGridd,
+    LabelToChannelsd,
+    LabelToHoled,
     LabelToRegionsd,
     LoadLabeld,
     LoadVolumesd,
     PlaceOnTrainingGridd,
     RandCentrePatchd,
     RegionsToLabeld,
+    RequireThickSlicesd,
     SaveSettingsd,
     SaveVolumesd,
     ScaleToNetworkRanged,
     SelectChannelsd,
+    ThickSlicesd,
     ToImageRanged,
     ToNatived,
     WindowIntensityd,
@@ -71,14 +76,20 @@ TABLE = {
     "BrainToGridd, padded": (BrainToGridd("image", 8, zoom=False), voxels(), ["image", "mask"]),
     "SelectChannelsd": (SelectChannelsd("image", ["t1", "t2"], ["t2", "t1", "t2"]), voxels(), ["image"]),
     "ToImageRanged": (ToImageRanged("image", (-1, 1)), voxels(), ["image"]),
+    "LabelToHoled": (LabelToHoled("image"), voxels(1, True), ["image"]),
+    "LabelToChannelsd": (LabelToChannelsd("image", {"a": [1], "b": [2]}), voxels(1, True), ["image"]),
+    "ChannelsToGreyd": (ChannelsToGreyd("image", 2), voxels(), ["image"]),
     "PlaceOnTrainingGridd": (PlaceOnTrainingGridd("image", 1.0), voxels(), ["image"]),
 }
 NEEDS = {
     "FitToGridd": (lambda folder: FitToGridd("image", 8), r"must be a\s+MetaTensor .* or use zoom=False"),
+    "ThickSlicesd": (lambda folder: ThickSlicesd("image", "axial", 3.0), "does not know the size of its voxels"),
+    "RequireThickSlicesd": (lambda folder: RequireThickSlicesd("image", "coronal", 2.0), "keeps no record of"),
     "SaveVolumesd": (lambda folder: SaveVolumesd("image", folder, ["t1", "t2"]), "must carry an affine"),
 }
-# the first two are tested in test_label.py and test_native.py; the others have no volume as input
-OTHERWISE = {"LoadLabeld", "ToNatived", "DrawNoised", "EncodeConditionsd", "SaveSettingsd"}
+# those that need more than an image and its mask have tests of their own; the last three have no volume as input
+OTHERWISE = {"LoadLabeld", "ToNatived", "RandHoled", "HideHoled", "SaveInpaintedd", "ToThinSlicesd"}
+OTHERWISE |= {"DrawNoised", "EncodeConditionsd", "SaveSettingsd"}
 
 
 def test_the_table_is_complete():
