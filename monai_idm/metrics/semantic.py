@@ -15,19 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from monai_idm.metrics.paired import PairedMetrics
-from monai_idm.metrics.paired_table import paired_table
-from monai_idm.metrics.volume import counted
+from monai_idm.metrics.drawn import DrawnMetrics
 
 __all__ = ["LabelLookup", "SemanticMetrics"]
 
 _CASES = 64  # most cases that a lookup is learned from, from the start of the dataset
-NOTES = {
-    "draw": "single volumes, their metrics averaged over the draws.",
-    "ensemble": "the mean of all draws.",
-    "lookup": "the best intensities for the shares of the regions in a voxel, from the training cases.",
-}
-METHODS = {"": ["ensemble", "draw"], "draw_": ["draw"], "lookup_": ["lookup"]}  # by a scalar's prefix
 
 
 class LabelLookup:
@@ -76,7 +68,7 @@ def _with_one(label: Tensor) -> Tensor:
     return torch.cat([label, torch.ones_like(label[:1])]).double()
 
 
-class SemanticMetrics(PairedMetrics):
+class SemanticMetrics(DrawnMetrics):
     """Accumulate metrics of brains drawn from label maps over the cases of a split, as in :class:`PairedMetrics`.
 
     The methods are ``"draw"``, with a row for each draw; ``"ensemble"``, the mean of several draws; and the baseline
@@ -90,6 +82,10 @@ class SemanticMetrics(PairedMetrics):
         ValueError: If there is no modality, or one is named twice.
     """
 
+    title: ClassVar = "Brains from label maps"
+    baselines_by_name: ClassVar = {
+        "lookup": "the best intensities for the shares of the regions in a voxel, from the training cases.",
+    }
     required: ClassVar = {"draws": "draws", "image": "reference", "label": "label", "mask": "mask"}
     optional: ClassVar[dict[str, str]] = {}
 
@@ -112,27 +108,5 @@ class SemanticMetrics(PairedMetrics):
         """
         self._check_channels(subject, reference)
         draws, reference, label, mask = (x.as_subclass(Tensor).cpu() for x in (draws, reference, label, mask))
-        inside = counted(mask)
-        rows = [row for draw in draws for row in self._image_rows("draw", draw, reference, inside)]
-        if len(draws) > 1:
-            rows += self._image_rows("ensemble", draws.mean(0), reference, inside)
-        if self.lookup is not None:
-            rows += self._image_rows("lookup", self.lookup(label, mask), reference, inside)
-        self._add(subject, rows)
-
-    def scalars(self) -> dict[str, float]:
-        """The means by flat names, for ``engine.state.metrics``.
-
-        Returns:
-            ``psnr_t1_brain``, ``ssim_t1_brain``, ``mae_t1_brain`` for each modality and region, of the ensemble or, if
-            there is only one draw, of the draw; the same for each method as ``draw_psnr_t1_brain`` and ``lookup_...``;
-            averaged over the modalities ``psnr_brain`` and so on; and ``psnr_brain_gain_over_lookup`` in dB.
-        """
-        scalars = self._image_scalars(self.summary(), METHODS, averaged=list(METHODS))
-        if "lookup_psnr_brain" in scalars:
-            scalars["psnr_brain_gain_over_lookup"] = scalars["psnr_brain"] - scalars["lookup_psnr_brain"]
-        return scalars
-
-    def table(self) -> str:
-        """The summary as text of at most 110 columns for names of up to eight letters."""
-        return paired_table("Brains from label maps", self.summary(), NOTES)
+        baselines = {} if self.lookup is None else {"lookup": self.lookup(label, mask)}
+        self._add(subject, self._drawn_rows(draws, reference, mask, baselines))
