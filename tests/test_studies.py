@@ -136,7 +136,7 @@ def test_a_network_of_real_brains_is_trained_once_and_sampled_in_several_ways(tm
     monkeypatch.setattr(brains, "_SAMPLERS", {"Heun": ("StridedHeunScheduler", "karras", (2, 3))})
     monkeypatch.setattr(brains, "_NUM_SAMPLES", 4)
     folder = dataset_or_phantoms(None, tmp_path / "phantoms", 5, DEMO["demo#phantom_size"], 0)
-    study = partial(brains.STUDIES["brains"]["flow, shifted"], dataset_dir=folder, work=str(tmp_path / "work"))
+    study = partial(brains.generated, "flow, shifted", dataset_dir=folder, work=str(tmp_path / "work"))
     found = study(steps=4, side=8)
     assert found["reconstruction"]["gaussian_blur_psnr_brain"] > 5
     assert found["Heun, 2 steps"] != found["Heun, 3 steps"]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from monai_idm.distributed import to_local
+from monai_idm.optimizers.muon import muon_step
 
 __all__ = ["STATES", "ParameterStep"]
 
@@ -91,7 +92,8 @@ class ParameterStep:
         """
         weights, grad, p.grad = p.detach(), p.grad, None
         assert grad is not None
-        if self.states == "8bit":  # bitsandbytes does not support DTensors; the local shard can be stepped by itself
+        muon = bool(group.get("muon"))
+        if self.states == "8bit" and not muon:  # bitsandbytes does not support DTensors; a shard is stepped by itself
             weights, grad = to_local(weights), to_local(grad)
         if p.dtype == torch.bfloat16:
             weights, grad = weights.float(), grad.float()
@@ -100,26 +102,17 @@ class ParameterStep:
             to_local(grad).addcdiv_(to_local(weights), norm, value=group["lambda_l2"])
         if not weights.numel():  # the shard of a small parameter can be empty
             return
-        on_device = weights.is_cuda and (self.states == "8bit" or bool(group.get("fused")))
+        on_device = weights.is_cuda and (muon or self.states == "8bit" or bool(group.get("fused")))
         if skip is not None and not on_device and bool(skip):
             return
-        # a copy for this step only: it keeps no tensor alive, and autograd may step in one thread per device
-        adamw: Any = object.__new__(type(self._adamw))
-        param_groups = [{**group, "params": [weights]}]
-        vars(adamw).update(vars(self._adamw), param_groups=param_groups, state=defaultdict(dict, {weights: state}))
-        if skip is not None and on_device:
-            _skip_on_device(adamw, grad, skip, self.states)
-        weights.grad = grad
         rounds = p.dtype == torch.bfloat16
         if rounds:  # counted on the host, which would wait for the steps that a fused AdamW counts on the device
             roundings = 1 + (state["roundings"] if "roundings" in state else int(state.get("step", 0)))
-        if self.states == "8bit":
-            if not state:
-                adamw.init_state(param_groups[0], weights, 0, 0)
-            adamw.update_step(param_groups[0], weights, 0, 0)  # step() would wait for the device after each parameter
+        if muon:
+            muon_step(weights, grad, group, state, skip if on_device else None)
         else:
-            adamw.step()
-        weights.grad = grad = None
+            self._step(weights, grad, group, state, skip if on_device else None)
+        grad = None
         if rounds:
             state["roundings"] = roundings
             _round_(to_local(weights), seed=number * 1_000_003 + roundings)
@@ -128,6 +121,24 @@ class ParameterStep:
             to_local(p).copy_(to_local(weights))
         # bitsandbytes does not raise the version when it writes, but a second backward pass must notice the change
         torch.autograd.graph.increment_version(p)
+
+    def _step(
+        self, weights: Tensor, grad: Tensor, group: Mapping[str, Any], state: dict, skip_on_device: Tensor | None
+    ) -> None:
+        # a copy for this step only: it keeps no tensor alive, and autograd may step in one thread per device
+        adamw: Any = object.__new__(type(self._adamw))
+        param_groups = [{**group, "params": [weights]}]
+        vars(adamw).update(vars(self._adamw), param_groups=param_groups, state=defaultdict(dict, {weights: state}))
+        if skip_on_device is not None:
+            _skip_on_device(adamw, grad, skip_on_device, self.states)
+        weights.grad = grad
+        if self.states == "8bit":
+            if not state:
+                adamw.init_state(param_groups[0], weights, 0, 0)
+            adamw.update_step(param_groups[0], weights, 0, 0)  # step() would wait for the device after each parameter
+        else:
+            adamw.step()
+        weights.grad = None
 
 
 def _skip_on_device(adamw: Any, gradient: Tensor, skip: Tensor, states: str) -> None:

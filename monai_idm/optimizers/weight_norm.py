@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_idm.optimizers.muon import is_kernel, muon_step
+
 __all__ = ["AdamWWeightNorm", "norm_of_weights", "weight_norm_groups"]
 
 
 class AdamWWeightNorm(torch.optim.AdamW):
-    """AdamW on the loss plus lambda_L2 times the norm of the weights.
+    """AdamW, and Muon for kernels of convolutions, on the loss plus lambda_L2 times the norm of the weights.
 
     Args:
-        params: Parameters or groups; a group's ``lambda_l2`` overrides the default. See :func:`weight_norm_groups`.
+        params: Parameters or groups; a group's ``lambda_l2`` overrides the default, and ``muon=True`` makes it step its
+            kernels by Muon. See :func:`weight_norm_groups`.
         lambda_l2: Factor of the norm; 0 is plain AdamW.
         weight_decay: The same as for ``torch.optim.AdamW``, but 0 by default.
         kwargs: Other arguments of ``torch.optim.AdamW``.
@@ -47,10 +50,23 @@ class AdamWWeightNorm(torch.optim.AdamW):
                 for p in group["params"]:
                     if p.grad is not None:
                         p.grad.addcdiv_(p, norm, value=group["lambda_l2"])  # no temporary as large as p
-        return super().step()
+        groups = self.param_groups
+        for p, group in [(p, group) for group in groups if group.get("muon") for p in group["params"]]:
+            if p.grad is not None:
+                muon_step(p, p.grad, group, self.state[p])
+        self.param_groups = _without_muon(groups)
+        try:
+            return super().step()
+        finally:
+            self.param_groups = groups
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Called when a state is loaded: torch's AdamW expects states of its own in all groups that it sees."""
+        super().__setstate__({**state, "param_groups": _without_muon(state["param_groups"])})
+        self.param_groups = state["param_groups"]
 
 
-def weight_norm_groups(network: nn.Module) -> list[dict[str, Any]]:
+def weight_norm_groups(network: nn.Module, muon: bool = False) -> list[dict[str, Any]]:
     """Parameter groups of a network: W of eq. 8, and the parameters that are not regularised.
 
     Weights of two or more dimensions are regularised, except the generators of orthogonal matrices, whose size is an
@@ -58,14 +74,24 @@ def weight_norm_groups(network: nn.Module) -> list[dict[str, Any]]:
 
     Args:
         network: Network to train.
+        muon: Whether the kernels of convolutions are to be stepped by Muon.
     Returns:
-        Two groups for the constructor of an optimizer.
+        Two groups for the constructor of an optimizer; with ``muon`` a third, the kernels.
     """
+    kernels: list[nn.Parameter] = []
     regularised: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, p in network.named_parameters():
-        (regularised if p.ndim >= 2 and not name.endswith("generator") else free).append(p)
-    return [{"params": regularised}, {"params": free, "lambda_l2": 0.0}]
+        if p.ndim < 2 or name.endswith("generator"):
+            free.append(p)
+        else:
+            (kernels if muon and is_kernel(p) else regularised).append(p)
+    groups = [{"params": regularised}, {"params": free, "lambda_l2": 0.0}, {"params": kernels, "muon": True}]
+    return groups if muon else groups[:2]
+
+
+def _without_muon(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [group for group in groups if not group.get("muon")]
 
 
 def norm_of_weights(groups: Iterable[Mapping[str, Any]]) -> Tensor:

@@ -1,0 +1,139 @@
+"""Muon steps the kernels of convolutions as torch.optim.Muon steps matrices, in and after the backward pass."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
+
+OURS = [AdamWWeightNorm, AdamWInBackward]
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv3d(1, 9, 3), nn.Conv3d(9, 12, 3), nn.GroupNorm(1, 12), nn.Conv3d(12, 1, 1))
+
+
+def train(net, optimizers, steps=4, dtype=torch.float32):
+    for step in range(steps):
+        x = torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(step)).to(dtype)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        net(x).square().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def equal(net, twin):
+    return all(torch.equal(p, q) for p, q in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("make", OURS)
+def test_it_equals_torchs_muon_and_adamw(make, memory_format):
+    ours = network().to(memory_format=memory_format)
+    twin = network()
+    train(ours, [make(weight_norm_groups(ours, muon=True), lr=1e-2, lambda_l2=0.0)])
+    kernel = nn.Parameter(twin[1].weight.detach().flatten(1))
+    del twin[1].weight
+    twin[1].weight = kernel.view(12, 9, 3, 3, 3)
+    muon = torch.optim.Muon([kernel], 1e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(twin.parameters(), 1e-2, weight_decay=0.0)
+    for step in range(4):
+        x = torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(step))
+        twin[1].weight = kernel.view(12, 9, 3, 3, 3)
+        for optimizer in (muon, adamw):
+            optimizer.zero_grad()
+        twin(x).square().mean().backward()
+        for optimizer in (muon, adamw):
+            optimizer.step()
+    assert sum(p.numel() for p in adamw.param_groups[0]["params"]) + kernel.numel() == sum(
+        p.numel() for p in ours.parameters()
+    )
+    torch.testing.assert_close(ours[1].weight.flatten(1), kernel, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours[0].weight, twin[0].weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lambda_l2", [0.0, 0.3])
+def test_in_the_backward_pass_and_after_it_are_equal(lambda_l2):
+    ours, twin = (net := network()), copy.deepcopy(net)
+    for net, make in ((ours, AdamWInBackward), (twin, AdamWWeightNorm)):
+        train(net, [make(weight_norm_groups(net, muon=True), lr=1e-2, lambda_l2=lambda_l2)])
+    assert equal(ours, twin)
+    assert not equal(ours, network())
+
+
+@pytest.mark.parametrize("make", OURS)
+def test_a_resumed_run_is_equal(make):
+    ours, twin = network(), network()
+    optimizer = make(weight_norm_groups(ours, muon=True), lr=1e-2)
+    train(ours, [optimizer], steps=2)
+    twin.load_state_dict(ours.state_dict())
+    resumed = make(weight_norm_groups(twin, muon=True), lr=1.0)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(ours, [optimizer])
+    train(twin, [resumed])
+    assert equal(ours, twin)
+
+
+@pytest.mark.parametrize("make", OURS)
+def test_a_kernel_has_one_state(make):
+    net = network()
+    optimizer = make(weight_norm_groups(net, muon=True), lr=1e-2)
+    train(net, [optimizer], steps=1)
+    sizes = [sum(value.numel() for value in optimizer.state[p].values() if value.ndim) for p in net.parameters()]
+    assert sizes == [p.numel() if p is net[1].weight else 2 * p.numel() for p in net.parameters()]
+
+
+def test_all_directions_are_stepped_alike():
+    p = nn.Parameter(torch.zeros(16, 9, 3, 3, 3))
+    optimizer = AdamWWeightNorm([{"params": [p], "muon": True}], lr=1e-2, lambda_l2=0.0)
+    p.grad = torch.randn(16, 243).mul(torch.logspace(-1, 1, 16)[:, None]).view(p.shape)  # rows of all sizes
+    optimizer.step()
+    sizes = torch.linalg.svdvals(p.detach().flatten(1)) / (1e-2 * 0.2 * 243**0.5)
+    assert sizes.min() > 0.3
+    assert sizes.max() < 1.5
+
+
+def test_which_weights_are_kernels():
+    net = nn.Sequential(
+        nn.Conv3d(1, 16, 3),
+        nn.Conv3d(16, 16, 3),
+        nn.Conv3d(16, 16, 3, groups=16),
+        nn.Linear(16, 16),
+        nn.Conv3d(16, 2, 1),
+    )
+    *_, kernels = weight_norm_groups(net, muon=True)
+    assert [id(p) for p in kernels["params"]] == [id(net[1].weight)]
+
+
+@pytest.mark.parametrize("skip", ["above", "all"])
+def test_a_skipped_step_changes_neither_weights_nor_state(skip):
+    net = network()
+    optimizer = AdamWInBackward(weight_norm_groups(net, muon=True), lr=1e-2)
+    train(net, [optimizer], steps=1)
+    before = copy.deepcopy([*net.parameters(), *(optimizer.state[p] for p in net.parameters())])
+    if skip == "above":
+        optimizer.skip_above = 0.0
+    else:
+        optimizer.skip_all = torch.tensor(True)
+    train(net, [optimizer], steps=1)
+    after = [*net.parameters(), *(optimizer.state[p] for p in net.parameters())]
+    assert str(before) == str(after)
+
+
+def test_skipped_on_the_device_without_asking():
+    from monai_idm.optimizers.muon import muon_step
+
+    p, state = torch.randn(9, 9, 3, 3, 3), {}
+    muon_step(p, torch.randn_like(p), {"lr": 1e-2, "weight_decay": 0.0}, state)
+    before, momentum = p.clone(), state["momentum_buffer"].clone()
+    muon_step(p, torch.randn_like(p), {"lr": 1e-2, "weight_decay": 0.0}, state, skip=torch.tensor(True))
+    assert torch.equal(p, before)
+    assert torch.equal(state["momentum_buffer"], momentum)
+    muon_step(p, torch.randn_like(p), {"lr": 1e-2, "weight_decay": 0.0}, state, skip=torch.tensor(False))
+    assert not torch.equal(p, before)
