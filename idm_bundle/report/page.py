@@ -43,8 +43,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         ),
         (
             "Training",
-            "seed batch_size learning_rate betas lambda_l2 lambda_r min_snr_gamma ema_decay ema_interval max_epochs",
-            "epoch_length condition_dropout bad_steps num_workers worker_timeout",
+            "seed batch_size learning_rate muon betas lambda_l2 lambda_r min_snr_gamma ema_decay ema_interval",
+            "max_epochs epoch_length condition_dropout bad_steps num_workers worker_timeout",
         ),
         (
             "Validation",

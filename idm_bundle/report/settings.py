@@ -167,10 +167,12 @@ def _add_checkpoint(settings: Settings, record: Mapping[str, Any], ckpt_dir: Pat
             "There is no checkpoint of this run beside the weights: learning rate and number of epochs are not known."
         )
         return
-    trainer, group = content["trainer"], content["optimizer"]["param_groups"][0]
+    trainer, groups = content["trainer"], content["optimizer"]["param_groups"]
+    group = groups[0]
     settings.optimizer = "AdamWWeightNorm" if "amsgrad" in group else "AdamWInBackward"
     settings.knobs |= {
         "learning_rate": group.get("initial_lr", group["lr"]),
+        "muon": any(group.get("muon") for group in groups),
         "betas": list(group["betas"]),
         "lambda_l2": group["lambda_l2"],
         "max_epochs": trainer["max_epochs"],

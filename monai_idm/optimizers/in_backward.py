@@ -24,7 +24,7 @@ from torch import Tensor
 from monai_idm.distributed import GradientAverage, distribute_like, to_local
 from monai_idm.optimizers.gradient_hook import GradientHook
 from monai_idm.optimizers.states import ParameterStep
-from monai_idm.optimizers.weight_norm import norm_of_weights
+from monai_idm.optimizers.weight_norm import norm_of_weights, require_same_groups
 
 __all__ = ["AdamWInBackward"]
 
@@ -44,7 +44,8 @@ class AdamWInBackward(torch.optim.Optimizer):
     bfloat16 weights are stepped in float32 and rounded stochastically, with a random generator of their own.
 
     Args:
-        params: Parameters or groups; a group's ``lambda_l2`` overrides the default. See :func:`weight_norm_groups`.
+        params: Parameters or groups; a group's ``lambda_l2`` overrides the default, and ``muon=True`` makes it step its
+            kernels by Muon, with a float32 state of 4 bytes per weight. See :func:`weight_norm_groups`.
         lr, betas, eps, weight_decay: The same as for ``torch.optim.AdamW``.
         lambda_l2: Factor of the norm of the weights, which is computed before the first of them is stepped.
         states: ``"float32"``, 8 bytes per weight, or ``"8bit"``, 2.03 bytes per weight.
@@ -158,6 +159,7 @@ class AdamWInBackward(torch.optim.Optimizer):
         Raises:
             ValueError: If the groups or the kind of the states differ.
         """
+        require_same_groups(self, state_dict)
         for state in state_dict["state"].values():
             self._adamw.check_state(state)
         lambdas = [group["lambda_l2"] for group in self.param_groups]

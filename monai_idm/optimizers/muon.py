@@ -1,8 +1,8 @@
 r"""Muon for the kernels of convolutions: a step of equal size in all directions of a matrix.
 
-A kernel is the matrix of what its output channels read, :math:`W \in R^{out \times in \cdot k^3}`. Its gradient's running
-mean :math:`M` is replaced by the nearest matrix with orthogonal rows or columns, so that directions with small gradients
-are learned as fast as those with large ones:
+A kernel is a matrix :math:`W \in R^{out \times in \cdot k^3}`, with a row for each output channel. Its step is the
+orthogonal matrix nearest to the running mean :math:`M` of its gradients, so that directions with small gradients are
+learned as fast as those with large ones:
 
 .. math:: W \leftarrow W - 0.2\, \eta \sqrt{\max(out, in \cdot k^3)}\; U V^T, \qquad M = U S V^T
 
@@ -57,7 +57,7 @@ def muon_step(
     if MOMENTUM not in state:
         state[MOMENTUM] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
     matrix, momentum = _matrix(weights.detach()), _matrix(state[MOMENTUM])
-    before = None if skip is None else (matrix.clone(), momentum.clone())
+    before = () if skip is None else (matrix.clone(), momentum.clone())
     matrix.grad = _matrix(gradient)
     optimizer: Any = object.__new__(torch.optim.Muon)  # for this step only, see ParameterStep
     settings = {key: group[key] for key in ("lr", "weight_decay")}
@@ -67,7 +67,7 @@ def muon_step(
         state=defaultdict(dict, {matrix: {MOMENTUM: momentum}}),
     )
     optimizer.step()
-    if before is not None:
+    if skip is not None:
         for now, then in zip((matrix.detach(), momentum), before, strict=True):
             now.copy_(torch.where(to_local(skip), then, now))
     _write(matrix.detach(), weights.detach())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from monai_idm.optimizers.muon import is_kernel, muon_step
 
-__all__ = ["AdamWWeightNorm", "norm_of_weights", "weight_norm_groups"]
+__all__ = ["AdamWWeightNorm", "norm_of_weights", "require_same_groups", "weight_norm_groups"]
 
 
 class AdamWWeightNorm(torch.optim.AdamW):
@@ -51,14 +51,24 @@ class AdamWWeightNorm(torch.optim.AdamW):
                     if p.grad is not None:
                         p.grad.addcdiv_(p, norm, value=group["lambda_l2"])  # no temporary as large as p
         groups = self.param_groups
-        for p, group in [(p, group) for group in groups if group.get("muon") for p in group["params"]]:
-            if p.grad is not None:
-                muon_step(p, p.grad, group, self.state[p])
+        for group in groups:
+            for p in group["params"] if group.get("muon") else ():
+                if p.grad is not None:
+                    muon_step(p, p.grad, group, self.state[p])
         self.param_groups = _without_muon(groups)
         try:
             return super().step()
         finally:
             self.param_groups = groups
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a ``state_dict()``.
+
+        Raises:
+            ValueError: If the groups differ.
+        """
+        require_same_groups(self, state_dict)
+        super().load_state_dict(state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Called when a state is loaded: torch's AdamW expects states of its own in all groups that it sees."""
@@ -86,8 +96,22 @@ def weight_norm_groups(network: nn.Module, muon: bool = False) -> list[dict[str,
             free.append(p)
         else:
             (kernels if muon and is_kernel(p) else regularised).append(p)
-    groups = [{"params": regularised}, {"params": free, "lambda_l2": 0.0}, {"params": kernels, "muon": True}]
-    return groups if muon else groups[:2]
+    of_muon: list[dict[str, Any]] = [{"params": kernels, "muon": True}] if muon else []
+    return [{"params": regularised}, {"params": free, "lambda_l2": 0.0}, *of_muon]
+
+
+def require_same_groups(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
+    """Refuse the state of an optimizer that uses Muon where this one does not, or the other way round.
+
+    Raises:
+        ValueError: If it does.
+    """
+    theirs, ours = (
+        any(group.get("muon") for group in groups) for groups in (state_dict["param_groups"], optimizer.param_groups)
+    )
+    if theirs != ours:
+        word = "with" if theirs else "without"
+        raise ValueError(f"the checkpoint is of a run {word} Muon; resume it with --muon {str(theirs).lower()}")
 
 
 def _without_muon(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

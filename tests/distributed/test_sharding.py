@@ -23,7 +23,7 @@ def training(optimizer: str, share: bool):
     network = small(**SHALLOW, inverse_head=True).double()
     if share:
         network = sharded(network)
-    steps = OPTIMIZERS[optimizer](weight_norm_groups(network), lr=1e-2, lambda_l2=0.1)
+    steps = OPTIMIZERS[optimizer](weight_norm_groups(network, muon=True), lr=1e-2, lambda_l2=0.1)
     return network, full_states(steps) if share else steps, HostEMA(network, every=1)
 
 

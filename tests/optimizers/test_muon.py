@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
+from monai_idm.optimizers.muon import muon_step
 
 OURS = [AdamWWeightNorm, AdamWInBackward]
 
@@ -18,9 +20,19 @@ def network():
     return nn.Sequential(nn.Conv3d(1, 9, 3), nn.Conv3d(9, 12, 3), nn.GroupNorm(1, 12), nn.Conv3d(12, 1, 1))
 
 
-def train(net, optimizers, steps=4, dtype=torch.float32):
+class Kernel(nn.Module):
+    """A matrix as the kernel of network()[1]."""
+
+    def forward(self, matrix):
+        return matrix.view(12, 9, 3, 3, 3)
+
+    def right_inverse(self, kernel):
+        return kernel.flatten(1)
+
+
+def train(net, optimizers, steps=4):
     for step in range(steps):
-        x = torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(step)).to(dtype)
+        x = torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(step))
         for optimizer in optimizers:
             optimizer.zero_grad()
         net(x).square().mean().backward()
@@ -35,27 +47,15 @@ def equal(net, twin):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("make", OURS)
 def test_it_equals_torchs_muon_and_adamw(make, memory_format):
-    ours = network().to(memory_format=memory_format)
-    twin = network()
+    ours, twin = network().to(memory_format=memory_format), network()
     train(ours, [make(weight_norm_groups(ours, muon=True), lr=1e-2, lambda_l2=0.0)])
-    kernel = nn.Parameter(twin[1].weight.detach().flatten(1))
-    del twin[1].weight
-    twin[1].weight = kernel.view(12, 9, 3, 3, 3)
-    muon = torch.optim.Muon([kernel], 1e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(twin.parameters(), 1e-2, weight_decay=0.0)
-    for step in range(4):
-        x = torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(step))
-        twin[1].weight = kernel.view(12, 9, 3, 3, 3)
-        for optimizer in (muon, adamw):
-            optimizer.zero_grad()
-        twin(x).square().mean().backward()
-        for optimizer in (muon, adamw):
-            optimizer.step()
-    assert sum(p.numel() for p in adamw.param_groups[0]["params"]) + kernel.numel() == sum(
-        p.numel() for p in ours.parameters()
-    )
-    torch.testing.assert_close(ours[1].weight.flatten(1), kernel, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ours[0].weight, twin[0].weight, rtol=1e-4, atol=1e-5)
+    parametrize.register_parametrization(twin[1], "weight", Kernel(), unsafe=True)
+    matrix = twin[1].parametrizations.weight.original
+    muon = torch.optim.Muon([matrix], 1e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW([p for p in twin.parameters() if p is not matrix], 1e-2, weight_decay=0.0)
+    train(twin, [muon, adamw])
+    for i in (0, 1, 2, 3):
+        torch.testing.assert_close(ours[i].weight, twin[i].weight, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("lambda_l2", [0.0, 0.3])
@@ -78,6 +78,15 @@ def test_a_resumed_run_is_equal(make):
     train(ours, [optimizer])
     train(twin, [resumed])
     assert equal(ours, twin)
+
+
+@pytest.mark.parametrize("make", OURS)
+def test_a_run_without_it_is_not_resumed_with_it(make):
+    with_it, without = (make(weight_norm_groups(network(), muon=muon)) for muon in (True, False))
+    with pytest.raises(ValueError, match="a run without Muon; resume it with --muon false"):
+        with_it.load_state_dict(without.state_dict())
+    with pytest.raises(ValueError, match="a run with Muon; resume it with --muon true"):
+        without.load_state_dict(with_it.state_dict())
 
 
 @pytest.mark.parametrize("make", OURS)
@@ -126,9 +135,7 @@ def test_a_skipped_step_changes_neither_weights_nor_state(skip):
     assert str(before) == str(after)
 
 
-def test_skipped_on_the_device_without_asking():
-    from monai_idm.optimizers.muon import muon_step
-
+def test_a_step_can_be_skipped_by_a_boolean_on_the_device():
     p, state = torch.randn(9, 9, 3, 3, 3), {}
     muon_step(p, torch.randn_like(p), {"lr": 1e-2, "weight_decay": 0.0}, state)
     before, momentum = p.clone(), state["momentum_buffer"].clone()
