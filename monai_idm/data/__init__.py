@@ -25,6 +25,7 @@ from monai_idm.data.intensity import ScaleToNetworkRanged, ToImageRanged, Window
 from monai_idm.data.label import LoadLabeld
 from monai_idm.data.label_table import LabelToChannelsd, labelled_cases, read_label_table
 from monai_idm.data.loading import LoadVolumesd
+from monai_idm.data.medmnist import LoadCubed, medmnist_classes, medmnist_grid, unpack_medmnist
 from monai_idm.data.native import ToNatived
 from monai_idm.data.patches import AddCoordinatesd, RandCentrePatchd
 from monai_idm.data.patients import patient, read_patients, with_patients
@@ -52,6 +53,7 @@ __all__ = [
     "LabelToChannelsd",
     "LabelToHoled",
     "LabelToRegionsd",
+    "LoadCubed",
     "LoadLabeld",
     "LoadVolumesd",
     "Phantom",
@@ -84,6 +86,8 @@ __all__ = [
     "generate_phantom",
     "grid_spacing_mm",
     "labelled_cases",
+    "medmnist_classes",
+    "medmnist_grid",
     "patient",
     "prepare_datalist",
     "problem_cases",
@@ -95,6 +99,7 @@ __all__ = [
     "sampled_classes",
     "split_by_subject",
     "split_of",
+    "unpack_medmnist",
     "with_patients",
     "write_phantoms",
 ]

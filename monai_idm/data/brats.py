@@ -99,9 +99,10 @@ def _cases(dataset_dir: str | os.PathLike, label_name: str) -> dict[str, Case]:
             f"dataset_dir {root} does not exist; it must be the folder that holds the cases: correct the path"
         )
     if not root.is_dir():
+        medmnist = "for a file of MedMNIST3D, add the overlay medmnist.yaml" if root.suffix == ".npz" else ""
         raise NotADirectoryError(
             f"dataset_dir {root} is a file; it must be the folder that holds the cases: "
-            "unpack it, or give the folder that contains it"
+            f"{medmnist or 'unpack it, or give the folder that contains it'}"
         )
     cases = _find_cases(root, label_name)
     if not cases:

@@ -108,10 +108,10 @@ def real_cases() -> Table:
     return table
 
 
-BRAINS, AGED = study("brains")["flow, shifted, Age, Sex"], study("anatomy")
+BRAINS, AGED = study("brains")["flow, shifted, Age, Sex, AdamW"], study("anatomy")
 BRAINS_AT = BRAINS["reconstruction"]
 
-FLOW_2, VELOCITY_2 = (study("brains")[f"{name}, shifted, Age, Sex, stride 2"] for name in ("flow", "velocity"))
+FLOW_2, VELOCITY_2 = (study("brains")[f"{name}, shifted, Age, Sex, stride 2, AdamW"] for name in ("flow", "velocity"))
 
 
 def gain(of: dict[str, Any]) -> float:
