@@ -141,7 +141,10 @@ def test_the_loss_of_real_brains_is_shown_beside_that_of_an_earlier_training(tmp
     monkeypatch.setattr(expected, "bundle_here_or_installed", lambda: docs.parent)
     assert "batch size" not in report(folder, weights).read_text()
     for changed, shown in (({}, True), ({"noise_shift": 2.0}, False)):
-        theirs = {name: knobs.get(name) for name in course._KNOBS if name != "batch_size"} | {"batch_size": 1, **changed}
+        theirs = {name: knobs.get(name) for name in course._KNOBS if name != "batch_size"} | {
+            "batch_size": 1,
+            **changed,
+        }
         results = {"a training": {"knobs": theirs, "loss": [[100, 0.5], [200, 0.2]]}}
         (docs / "study_course.json").write_text(json.dumps({"results": results}))
         assert ("T1 of 118 healthy adults, batch size 1" in report(folder, weights).read_text()) == shown

@@ -19,6 +19,7 @@ from idm_bundle.studies import (
     brains,
     course,
     kills,
+    optimizers,
     quality,
     real,
     segmentation,
@@ -94,6 +95,16 @@ def test_stored_and_rebuilt_activations_have_the_same_losses_to_the_last_bit(mon
     found = quality.twin(10, 8)
     assert found["different"] == found["difference"] == 0
     assert found["last_loss"] != found["first_loss"]
+
+
+def test_optimizers_are_compared_on_each_task(monkeypatch):
+    monkeypatch.setattr(optimizers, "demo", lambda *sizes: {**demo(*sizes, epochs=1, validations=1), **SMALLEST})
+    study = optimizers.STUDIES["optimizers"]
+    muon, adamw = (study[name](steps=4, side=16) for name in ("Muon", "AdamW"))
+    assert muon.keys() == adamw.keys()
+    assert muon["reconstruction_psnr_brain"] != adamw["reconstruction_psnr_brain"]
+    monkeypatch.setattr(segmentation, "compare", lambda *values: values)
+    assert study["segmentation, AdamW"](steps=2, side=16) == ({"muon": False}, 2, 16)
 
 
 def test_one_network_is_judged_on_several_missing_contrasts():

@@ -18,6 +18,7 @@ from idm_bundle.studies import (
     brains,
     course,
     kills,
+    optimizers,
     quality,
     real,
     reconstruction,
@@ -30,7 +31,7 @@ from monai_idm.atomic_file import write_json
 from monai_idm.machine import VERSIONS, device_name
 
 STUDIES: dict[str, dict[str, Any]] = {}
-for module in (reconstruction, segmentation, quality, synthesis, warning, real, kills, soak):
+for module in (reconstruction, segmentation, quality, optimizers, synthesis, warning, real, kills, soak):
     STUDIES |= module.STUDIES
 KEPT: list[str] = []  # studies whose trainings are kept in a folder
 for module in (brains, anatomy, course, brain_tasks):
