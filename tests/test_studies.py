@@ -22,6 +22,7 @@ from idm_bundle.studies import (
     optimizers,
     quality,
     real,
+    real_or_generated,
     segmentation,
     soak,
     synthesis,
@@ -306,3 +307,36 @@ def test_a_long_training_is_watched(monkeypatch):
     assert min(found["mb"]) > 100
     assert 0 < found["largest_error"] < 1e-4
     assert min(found["losses"]) > 0
+
+
+def test_real_and_generated_brains_are_told_apart(tmp_path, monkeypatch):
+    values = brains.values_of
+    monkeypatch.setattr(brains, "values_of", lambda *arguments: {**values(*arguments), **SMALLEST})
+    monkeypatch.setattr(real_or_generated, "_STEPS", 2)
+    monkeypatch.setattr(real_or_generated, "_TIMESTEPS", (100, 500))
+    monkeypatch.setattr(real_or_generated, "_FOLDS", 2)
+    folder = Path(dataset_or_phantoms(None, tmp_path / "phantoms", 7, DEMO["demo#phantom_size"], 0))
+    cases = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    rows = [f"{case},{20 + i},{'FM'[i % 2]}" for i, case in enumerate(cases)]
+    (folder / "participants.csv").write_text("\n".join(["subject,Age,Sex", *rows]))
+    (study,) = real_or_generated.STUDIES["real_or_generated"].values()
+    found = study(steps=2, side=16, dataset_dir=str(folder), work=str(tmp_path / "work"))
+    assert found["brains"] == 2
+    assert len([*(tmp_path / "work").rglob("*.nii.gz")]) == 2
+    assert {"errors of one pass", "errors of the inverse", "histogram", "power spectrum"} <= found.keys()
+    assert all(0 <= of["auc"] <= 1 for of in found.values() if isinstance(of, dict) and "auc" in of)
+
+
+def test_the_area_under_the_curve_is_that_of_brains_not_fitted_to():
+    generator = torch.Generator().manual_seed(0)
+    real, generated = (torch.randn(30, 20, generator=generator, dtype=torch.float64) for _ in range(2))
+    chance = real_or_generated.auc(real, generated)
+    assert chance["ci95"][0] < 0.5 < chance["ci95"][1]  # though 20 features tell the fitted ones apart
+    generated[:, 3] += 10
+    assert real_or_generated.auc(real, generated)["auc"] == 1
+    generated[:, 3] -= 9
+    some = real_or_generated.auc(real, generated)
+    assert 0.5 < some["ci95"][0] < some["auc"] < some["ci95"][1] < 1
+    # features in other units make no difference
+    scaled = real_or_generated.auc(real * 1000 + 5, generated * 1000 + 5)
+    assert scaled["auc"] == pytest.approx(some["auc"])

@@ -21,6 +21,7 @@ from idm_bundle.studies import (
     optimizers,
     quality,
     real,
+    real_or_generated,
     reconstruction,
     segmentation,
     soak,
@@ -34,7 +35,7 @@ STUDIES: dict[str, dict[str, Any]] = {}
 for module in (reconstruction, segmentation, quality, optimizers, synthesis, warning, real, kills, soak):
     STUDIES |= module.STUDIES
 KEPT: list[str] = []  # studies whose trainings are kept in a folder
-for module in (brains, anatomy, course, brain_tasks):
+for module in (brains, anatomy, course, brain_tasks, real_or_generated):
     STUDIES |= module.STUDIES
     KEPT += module.STUDIES
 KEPT_NAMES = ", ".join(KEPT)

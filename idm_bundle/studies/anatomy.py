@@ -13,7 +13,6 @@ from shutil import rmtree
 from typing import Any
 
 import torch
-from monai.data import Dataset
 from scipy.stats import linregress, t
 from torch import Tensor
 
@@ -85,7 +84,7 @@ def with_guidance(
     pictured = {f"{ages[i]:.0f} years, {drawn[i][1]['Sex']}": volumes[i] for i in numbers}
     with atomic_file(folder.with_name(f"{folder.name}.png")) as unfinished:
         montage(pictured, ["t1"], title=_SOURCE).savefig(unfinished, format="png", facecolor="black")
-    test = _volumes(config, datalist["test"])
+    test = brains.preprocessed(config, datalist["test"])
     of_samples, of_test = ([_without_fluid(tissues.segment(network, v)) for v in some] for some in (volumes, test))
     return {
         "age": regression(ages, of_samples),
@@ -104,7 +103,7 @@ def of_real(steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any
     datalist = config.get_parsed_content("datalist")
     network, dice = tissues.segmenter(datalist, side, _SEGMENTER_STEPS, Path(work, "tissues.pt"))
     known = [item for part in ("training", "validation", "test") for item in datalist[part] if _age(item) is not None]
-    labels = [tissues.segment(network, volume) for volume in _volumes(config, known)]
+    labels = [tissues.segment(network, volume) for volume in brains.preprocessed(config, known)]
     return {"dice": dice, "age": regression([_age(item) for item in known], labels)}
 
 
@@ -137,13 +136,6 @@ def _without_fluid(label: Tensor) -> Tensor:
 
 def _age(item: dict[str, Any]) -> float | None:
     return number_in(item["condition_values"]["Age"])
-
-
-def _volumes(config: Any, items: Sequence[dict[str, Any]]) -> list[Tensor]:
-    """Preprocessed volumes, 0 to 1, as the network was trained on."""
-    preprocessing = config.get_parsed_content("validate#preprocessing")
-    dataset = Dataset(items, preprocessing)
-    return [(dataset[i]["image"].as_tensor() + 1) / 2 for i in range(len(dataset))]
 
 
 STUDIES = {

@@ -7,19 +7,21 @@ is trained on the training cases of the folder's split and compared with its tes
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.data import Dataset
+from torch import Tensor
 
 from idm_bundle.studies.quality import MONAI, reconstructed
 from idm_bundle.studies.runs import evaluate, train
 from monai_idm.atomic_file import write_json
 from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
 
-__all__ = ["AGED", "STUDIES", "kept", "timestep_of", "training_values", "values_of"]
+__all__ = ["AGED", "STUDIES", "kept", "preprocessed", "timestep_of", "training_values", "values_of"]
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "velocity": {},
@@ -170,6 +172,17 @@ def kept(name: str, dataset_dir: str, work: str, steps: int, side: int) -> dict[
             f"no training in {values['ckpt_dir']}; make it with the study brains and the same --work"
         )
     return values
+
+
+def preprocessed(config: Any, items: Sequence[dict[str, Any]]) -> list[Tensor]:
+    """Volumes as a network is trained on them, ``(1, X, Y, Z)``, 0 to 1.
+
+    Args:
+        config: The config of its training.
+        items: Items of the datalist.
+    """
+    dataset = Dataset(items, config.get_parsed_content("validate#preprocessing"))
+    return [(dataset[i]["image"].as_tensor() + 1) / 2 for i in range(len(dataset))]
 
 
 STUDIES = {"brains": {name: partial(generated, name) for name in _NAMES}}
