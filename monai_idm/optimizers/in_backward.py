@@ -45,10 +45,10 @@ class AdamWInBackward(torch.optim.Optimizer):
 
     Args:
         params: Parameters or groups; a group's ``lambda_l2`` overrides the default, and ``muon=True`` makes it step its
-            kernels by Muon, with a float32 state of 4 bytes per weight. See :func:`weight_norm_groups`.
+            kernels by Muon. See :func:`weight_norm_groups`.
         lr, betas, eps, weight_decay: The same as for ``torch.optim.AdamW``.
         lambda_l2: Factor of the norm of the weights, which is computed before the first of them is stepped.
-        states: ``"float32"``, 8 bytes per weight, or ``"8bit"``, 2.03 bytes per weight.
+        states: ``"float32"``, 8 bytes per weight, with Muon 4; or ``"8bit"``, 2.03 bytes per weight, with Muon 1.02.
         kwargs: Arguments of ``torch.optim.AdamW``, such as ``fused=True``, which needs no temporary memory; with 8-bit
             states, those of ``bitsandbytes.optim.AdamW8bit``.
     Raises:

@@ -1,4 +1,4 @@
-r"""AdamW on a single parameter, with float32 or 8-bit states, and with stochastic rounding of bfloat16 weights.
+r"""AdamW or Muon on a single parameter, with float32 or 8-bit states, and with stochastic rounding of bfloat16 weights.
 
 A bfloat16 weight has 8 significant bits and would ignore any step below 1/512 of itself. Stochastic rounding chooses
 the neighbour below or above with the probability that makes the mean right,
@@ -22,20 +22,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_idm.distributed import to_local
-from monai_idm.optimizers.muon import muon_step
+from monai_idm.distributed import from_local, to_local
+from monai_idm.optimizers.muon import MOMENTUM, muon_step
 
 __all__ = ["STATES", "ParameterStep"]
 
 STATES = ("float32", "8bit")
+_CODES, _SCALES = "momentum_codes", "momentum_scales"
+_BLOCK = 256  # values with one scale, as in bitsandbytes' AdamW
 
 
 class ParameterStep:
-    """AdamW that steps a single parameter; it keeps no state itself.
+    """Steps a single parameter by AdamW or, if its group says so, by Muon; it keeps no state itself.
 
     Args:
-        states: ``"float32"``: ``torch.optim.AdamW``, 8 bytes per weight (16 if weights are float64); ``"8bit"``:
-            ``bitsandbytes.optim.AdamW8bit``, 2.03 bytes per weight, but 8 in parameters of less than 4096 elements.
+        states: ``"float32"``: ``torch.optim.AdamW``, 8 bytes per weight (16 if weights are float64), with Muon 4;
+            ``"8bit"``: ``bitsandbytes.optim.AdamW8bit``, 2.03 bytes per weight, but 8 in parameters of less than 4096
+            elements, with Muon 1.02.
         kwargs: Arguments of that optimizer.
     Raises:
         ValueError: If ``states`` is neither.
@@ -64,7 +67,7 @@ class ParameterStep:
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a state of the other kind."""
-        kind = "8bit" if "state1" in state else "float32"
+        kind = "8bit" if "state1" in state or _CODES in state else "float32"
         if state and kind != self.states:
             raise ValueError(f'the checkpoint holds {kind} states; build the optimizer with states="{kind}"')
 
@@ -109,7 +112,7 @@ class ParameterStep:
         if rounds:  # counted on the host, which would wait for the steps that a fused AdamW counts on the device
             roundings = 1 + (state["roundings"] if "roundings" in state else int(state.get("step", 0)))
         if muon:
-            muon_step(weights, grad, group, state, skip if on_device else None)
+            self._step_kernel(weights, grad, group, state, skip if on_device else None)
         else:
             self._step(weights, grad, group, state, skip if on_device else None)
         grad = None
@@ -121,6 +124,20 @@ class ParameterStep:
             to_local(p).copy_(to_local(weights))
         # bitsandbytes does not raise the version when it writes, but a second backward pass must notice the change
         torch.autograd.graph.increment_version(p)
+
+    def _step_kernel(
+        self, weights: Tensor, grad: Tensor, group: Mapping[str, Any], state: dict, skip_on_device: Tensor | None
+    ) -> None:
+        if self.states == "float32":
+            muon_step(weights, grad, group, state, skip_on_device)
+            return
+        before = dict(state)
+        unpacked = {MOMENTUM: from_local(_dequantize(state), weights)} if state else {}
+        muon_step(weights, grad, group, unpacked, skip_on_device)
+        state |= _quantize(to_local(unpacked[MOMENTUM]))
+        if skip_on_device is not None and before:  # rounding twice is not rounding once
+            for key in (_CODES, _SCALES):
+                state[key] = torch.where(to_local(skip_on_device), before[key], state[key])
 
     def _step(
         self, weights: Tensor, grad: Tensor, group: Mapping[str, Any], state: dict, skip_on_device: Tensor | None
@@ -149,6 +166,20 @@ def _skip_on_device(adamw: Any, gradient: Tensor, skip: Tensor, states: str) -> 
     gradient.masked_fill_(to_local(skip), 0)
     adamw.args = copy.copy(adamw.args)
     adamw.args.skip_zeros = True  # bitsandbytes leaves weights and states without a gradient as they are
+
+
+def _quantize(values: Tensor) -> dict[str, Tensor]:
+    """A byte per value, and a scale per block."""
+    from bitsandbytes.functional import quantize_blockwise
+
+    codes, state = quantize_blockwise(values.contiguous(), blocksize=_BLOCK)
+    return {_CODES: codes, _SCALES: state.absmax}
+
+
+def _dequantize(state: Mapping[str, Tensor]) -> Tensor:
+    from bitsandbytes.functional import dequantize_blockwise
+
+    return dequantize_blockwise(state[_CODES], absmax=state[_SCALES], blocksize=_BLOCK)
 
 
 def _adamw8bit() -> type[torch.optim.Optimizer]:

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
 from monai_idm.optimizers.muon import muon_step
+from monai_idm.optimizers.states import ParameterStep
 
 OURS = [AdamWWeightNorm, AdamWInBackward]
 
@@ -144,3 +145,61 @@ def test_a_step_can_be_skipped_by_a_boolean_on_the_device():
     assert torch.equal(state["momentum_buffer"], momentum)
     muon_step(p, torch.randn_like(p), {"lr": 1e-2, "weight_decay": 0.0}, state, skip=torch.tensor(False))
     assert not torch.equal(p, before)
+
+
+@pytest.fixture
+def eight_bit():
+    pytest.importorskip("bitsandbytes")
+
+
+def in_8_bits(net, lr=1e-2):
+    return AdamWInBackward(weight_norm_groups(net, muon=True), lr=lr, states="8bit")
+
+
+def test_8_bits_take_a_byte_and_step_nearly_alike(eight_bit):
+    ours, twin = network(), network()
+    optimizer = in_8_bits(ours)
+    train(ours, [optimizer])
+    train(twin, [AdamWInBackward(weight_norm_groups(twin, muon=True), lr=1e-2)])
+    kernel, full = ours[1].weight, twin[1].weight
+    assert sum(value.nbytes for value in optimizer.state[kernel].values()) < 1.05 * kernel.numel()
+    moved = (full - network()[1].weight).norm()
+    assert 0 < (kernel - full).norm() < 0.05 * moved
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_8_bits_resume_equal(eight_bit, dtype, tmp_path):
+    ours, twin = network(), network()
+    for net in (ours, twin):
+        net[1].to(dtype)
+        net[1].register_forward_pre_hook(lambda module, x: (x[0].to(module.weight.dtype),))
+        net[1].register_forward_hook(lambda _, __, y: y.float())
+    optimizer = in_8_bits(ours)
+    train(ours, [optimizer], steps=2)
+    torch.save([ours.state_dict(), optimizer.state_dict()], tmp_path / "checkpoint.pt")
+    resumed = in_8_bits(twin, lr=1.0)
+    for part, state in zip((twin, resumed), torch.load(tmp_path / "checkpoint.pt", weights_only=True), strict=True):
+        part.load_state_dict(state)
+    train(ours, [optimizer])
+    train(twin, [resumed])
+    assert equal(ours, twin)
+
+
+def test_states_of_the_other_kind_are_refused(eight_bit):
+    net = network()
+    optimizer = in_8_bits(net)
+    train(net, [optimizer], steps=1)
+    other = AdamWInBackward(weight_norm_groups(network(), muon=True))
+    with pytest.raises(ValueError, match="holds 8bit states"):
+        other.load_state_dict(optimizer.state_dict())
+
+
+def test_a_skipped_step_does_not_round_the_state_again(eight_bit):
+    p = nn.Parameter(torch.randn(16, 16, 3, 3, 3))
+    step, group, state = ParameterStep("8bit"), {"muon": True, "lr": 1e-2, "weight_decay": 0.0, "lambda_l2": 0.0}, {}
+    step._step_kernel(p.detach(), torch.randn(p.shape), group, state, None)
+    before = {name: value.clone() for name, value in state.items()}, p.detach().clone()
+    for _ in range(3):
+        step._step_kernel(p.detach(), torch.randn(p.shape), group, state, torch.tensor(True))
+    assert all(torch.equal(before[0][name], value) for name, value in state.items())
+    assert torch.equal(before[1], p)
