@@ -10,7 +10,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
 from monai_idm.failures import OutOfMemory
-from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, IN_BACKWARD, OptimizerBytes, estimate
+from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, EIGHT_BIT_MUON_IN_BACKWARD, IN_BACKWARD, OptimizerBytes, estimate
 from monai_idm.optimizers import AdamWInBackward
 
 __all__ = ["MemoryAdvice"]
@@ -97,7 +97,10 @@ class MemoryAdvice:
     def _optimizer(self) -> OptimizerBytes:
         if not isinstance(self.optimizer, AdamWInBackward):
             return OptimizerBytes()
-        return EIGHT_BIT_IN_BACKWARD if self.optimizer.states == "8bit" else IN_BACKWARD
+        if self.optimizer.states == "float32":
+            return IN_BACKWARD
+        muon = any(group.get("muon") for group in self.optimizer.param_groups)
+        return EIGHT_BIT_MUON_IN_BACKWARD if muon else EIGHT_BIT_IN_BACKWARD
 
 
 def _switches(shape: tuple[int, ...], precision: str, divisor: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from monai_idm.meters.energy import EnergyMeter, EnergySample
 from monai_idm.meters.estimation import (
     EIGHT_BIT_IN_BACKWARD,
+    EIGHT_BIT_MUON_IN_BACKWARD,
     IN_BACKWARD,
     Estimate,
     OptimizerBytes,
@@ -16,6 +17,7 @@ from monai_idm.meters.memory import LiveBytes, PeakMemoryMeter, live_bytes
 
 __all__ = [
     "EIGHT_BIT_IN_BACKWARD",
+    "EIGHT_BIT_MUON_IN_BACKWARD",
     "IN_BACKWARD",
     "EnergyMeter",
     "EnergySample",

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from monai_idm.meters import OptimizerBytes, count_flops, denoising_step, estimate, estimate_flops, live_bytes
+from monai_idm.meters import (
+    EIGHT_BIT_MUON_IN_BACKWARD,
+    OptimizerBytes,
+    count_flops,
+    denoising_step,
+    estimate,
+    estimate_flops,
+    live_bytes,
+)
 from monai_idm.networks import InvertibleDiffusionUNet, PatchDiffusionUNet
 from monai_idm.optimizers import AdamWInBackward
+from monai_idm.optimizers.muon import is_kernel
 
 SHAPE = (2, 2, 16, 16, 16)
 FOR_LOOP = {"temporaries": 8.0, "all_at_once": False}  # AdamW as it runs on a CPU: two copies of one parameter
@@ -17,6 +28,13 @@ def network(**arguments):
     return InvertibleDiffusionUNet(
         3, 2, 2, (32, 64, 128), 1, (False, True, False), num_head_channels=24, embedding_channels=64, **arguments
     )
+
+
+def kernels_by_muon(parameters, **options):
+    kernels, others = [], []
+    for p in parameters:
+        (kernels if is_kernel(p) else others).append(p)
+    return AdamWInBackward([{"params": others}, {"params": kernels, "muon": True}], **options)
 
 
 def real_step(net, optimizer) -> tuple[int, int]:
@@ -31,6 +49,7 @@ def real_step(net, optimizer) -> tuple[int, int]:
 
 
 OPTIMIZERS = {
+    "in backward, 8-bit, Muon": (partial(kernels_by_muon, states="8bit"), EIGHT_BIT_MUON_IN_BACKWARD),
     "for-loop": (torch.optim.AdamW, OptimizerBytes(**FOR_LOOP)),
     "foreach": (lambda p: torch.optim.AdamW(p, foreach=True), OptimizerBytes()),
     "fused": (lambda p: torch.optim.AdamW(p, fused=True), OptimizerBytes(temporaries=0)),
@@ -52,6 +71,8 @@ OPTIMIZERS = {
     ],
 )
 def test_it_is_what_a_real_step_takes(optimizer, activations, precision):
+    if "8-bit" in optimizer:
+        pytest.importorskip("bitsandbytes")
     build, formula = OPTIMIZERS[optimizer]
     net = network(activations=activations, precision=precision)
     resident, peak = real_step(net, build(net.parameters()))
