@@ -222,14 +222,34 @@ def test_the_share_of_ventricles_is_regressed_on_age():
     assert found["slope_ci95"] == pytest.approx([1, 1])
 
 
-def test_a_network_learns_the_tissues_beside_the_images_and_is_kept(tmp_path):
-    folder = Path(dataset_or_phantoms(None, tmp_path / "phantoms", 4, (32, 32, 24), 0))
+def with_tissues(folder, number=4):
+    """Phantoms with a label map of two of DLMUSE's numbers beside each image."""
+    folder = Path(dataset_or_phantoms(None, folder, number, (32, 32, 24), 0))
     for file in folder.rglob("*_t1.nii.gz"):
         image = nib.load(file)
         values = image.get_fdata()
         numbers = np.where(values > np.median(values[values != 0]), 81, 100) * (values != 0)
         label = nib.Nifti1Image(numbers.astype(np.int16), image.affine)
         nib.save(label, str(file).replace("_t1.", "_dlmuse."))
+    return folder
+
+
+def test_the_labels_of_drawn_brains_are_segmented_back(tmp_path, monkeypatch):
+    values = brain_tasks.training_values
+    monkeypatch.setattr(brain_tasks, "training_values", lambda *arguments: {**values(*arguments), **SMALLEST})
+    monkeypatch.setattr(tissues, "STEPS", 100)
+    folder = with_tissues(tmp_path / "phantoms")
+    arguments = {"steps": 2, "side": 16, "dataset_dir": str(folder), "work": str(tmp_path / "work")}
+    found = brain_tasks.STUDIES["brain_tasks"]["semantic"](**arguments)
+    assert {"draw", "ensemble", "lookup"} <= found["summary"]["brain"].keys()
+    # a network that was trained for two steps draws noise
+    assert found["dice"]["drawn"]["white matter"] < found["dice"]["real"]["white matter"]
+    with_regression = brain_tasks.STUDIES["brain_tasks"]["semantic, regression"](**arguments)
+    assert with_regression["summary"] != found["summary"]
+
+
+def test_a_network_learns_the_tissues_beside_the_images_and_is_kept(tmp_path):
+    folder = with_tissues(tmp_path / "phantoms")
     datalist = prepare_datalist(folder, tmp_path / "datalist.json", ["t1"])
     network, dice = tissues.segmenter(datalist, 16, 100, tmp_path / "tissues.pt")
     assert min(dice["white matter"], dice["grey matter"]) > 0.4
@@ -330,13 +350,12 @@ def test_real_and_generated_brains_are_told_apart(tmp_path, monkeypatch):
 def test_the_area_under_the_curve_is_that_of_brains_not_fitted_to():
     generator = torch.Generator().manual_seed(0)
     real, generated = (torch.randn(30, 20, generator=generator, dtype=torch.float64) for _ in range(2))
+    units = torch.logspace(-3, 3, 20, dtype=torch.float64)  # features of all sizes
     chance = real_or_generated.auc(real, generated)
     assert chance["ci95"][0] < 0.5 < chance["ci95"][1]  # though 20 features tell the fitted ones apart
+    assert chance["auc"] == pytest.approx(real_or_generated.auc(real * units, generated * units)["auc"])
     generated[:, 3] += 10
     assert real_or_generated.auc(real, generated)["auc"] == 1
     generated[:, 3] -= 9
     some = real_or_generated.auc(real, generated)
     assert 0.5 < some["ci95"][0] < some["auc"] < some["ci95"][1] < 1
-    # features in other units make no difference
-    scaled = real_or_generated.auc(real * 1000 + 5, generated * 1000 + 5)
-    assert scaled["auc"] == pytest.approx(some["auc"])

@@ -27,7 +27,6 @@ from monai_idm.metrics.set_figures import mmd
 
 __all__ = ["STUDIES", "regression"]
 
-_SEGMENTER_STEPS = 1000
 _NUM_SAMPLES = 60
 _AGES = (20, 80)
 _GUIDANCE = (0.0, 1.0, 2.0, 4.0)
@@ -60,7 +59,7 @@ def with_guidance(
     values = brains.kept(brains.AGED, dataset_dir, work, steps, side)
     config = configured(values)
     datalist = config.get_parsed_content("datalist")
-    network, _ = tissues.segmenter(datalist, side, _SEGMENTER_STEPS, Path(work, "tissues.pt"))
+    network, _ = tissues.segmenter(datalist, side, tissues.STEPS, Path(work, "tissues.pt"))
 
     low, high = _AGES
     asked = [low + (high - low) * i / (_NUM_SAMPLES - 1) for i in range(_NUM_SAMPLES)]
@@ -101,7 +100,7 @@ def of_real(steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any
     """
     config = configured(brains.values_of(brains.AGED, dataset_dir, work, steps, side))
     datalist = config.get_parsed_content("datalist")
-    network, dice = tissues.segmenter(datalist, side, _SEGMENTER_STEPS, Path(work, "tissues.pt"))
+    network, dice = tissues.segmenter(datalist, side, tissues.STEPS, Path(work, "tissues.pt"))
     known = [item for part in ("training", "validation", "test") for item in datalist[part] if _age(item) is not None]
     labels = [tissues.segment(network, volume) for volume in brains.preprocessed(config, known)]
     return {"dice": dice, "age": regression([_age(item) for item in known], labels)}

@@ -6,11 +6,14 @@ Trainings are kept in the folder ``--work``, and an interrupted one is resumed t
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from idm_bundle.studies import tissues
 from idm_bundle.studies.brains import training_values
+from idm_bundle.studies.configs import configured
 from idm_bundle.studies.runs import evaluate, train
 from monai_idm.atomic_file import write_json
 
@@ -36,7 +39,9 @@ _CHANGES: dict[str, dict[str, Any]] = {  # values of the overlays, by the task's
 }
 
 
-def evaluated(task: str, steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any]:
+def evaluated(
+    task: str, steps: int, side: int, dataset_dir: str, work: str, regression: bool = False
+) -> dict[str, Any]:
     """Train for a task, and evaluate it on the test cases.
 
     Args:
@@ -45,19 +50,44 @@ def evaluated(task: str, steps: int, side: int, dataset_dir: str, work: str) -> 
         side: Voxels per axis of a volume.
         dataset_dir: Folder of the cases.
         work: Folder that keeps the trainings.
+        regression: Whether the network predicts in one pass, without noise.
     Returns:
-        What the training measured, without the losses; and ``summary``, the statistics of T1 over the test cases by
-        region, method and metric.
+        What the training measured, without the losses; ``summary``, the statistics of T1 over the test cases by region,
+        method and metric; and of brains from label maps also ``dice``, of these and the labels of the brains that were
+        drawn, by a network that has seen real brains only.
     """
-    values = {**training_values(dataset_dir, Path(work, task), steps, side), "num_draws": _NUM_DRAWS, **_CHANGES[task]}
+    values = {
+        **training_values(dataset_dir, Path(work, f"{task}_regression" if regression else task), steps, side),
+        "regression": regression,
+        "num_draws": 1 if regression else _NUM_DRAWS,
+        **_CHANGES[task],
+    }
     done = Path(values["output_dir"], "training.json")
     if not done.is_file():
         _, measured = train({**values, "resume": True}, task)
         del measured["losses"]
         write_json(done, measured)
     evaluate({**values, "evaluation_split": "test"}, task, f"evaluate_{task}")
-    report = Path(values["output_dir"], "evaluation", f"{task}.json")
-    return {**json.loads(done.read_text()), "summary": json.loads(report.read_text())["summary"]["image"]["t1"]}
+    folder = Path(values["output_dir"], "evaluation")
+    report = json.loads((folder / f"{task}.json").read_text())
+    found = {**json.loads(done.read_text()), "summary": report["summary"]["image"]["t1"]}
+    if task == "semantic":
+        found["dice"] = _segmented_back(values, folder, side, Path(work, "tissues.pt"))
+    return found
 
 
-STUDIES = {"brain_tasks": {task: partial(evaluated, task) for task in _CHANGES}}
+def _segmented_back(values: Mapping[str, Any], folder: Path, side: int, file: Path) -> dict[str, dict[str, float]]:
+    """Dice of each tissue between the label maps and segmentations of the brains: the drawn ones, and the real ones."""
+    datalist = configured(values, "semantic").get_parsed_content("datalist")
+    network, of_real = tissues.segmenter(datalist, side, tissues.STEPS, file)
+    items = [{**item, "drawn": [str(folder / f"{item['subject']}_t1_synthetic.nii.gz")]} for item in datalist["test"]]
+    return {"drawn": tissues.dice(network, items, side, "drawn"), "real": of_real}
+
+
+STUDIES = {
+    "brain_tasks": {
+        f"{task}{words}": partial(evaluated, task, regression=regression)
+        for task in _CHANGES
+        for words, regression in {"": False, ", regression": True}.items()
+    }
+}

@@ -6,13 +6,13 @@ regions are compared by its labels, and sets of brains by its features: the mean
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import CacheDataset, DataLoader, pad_list_data_collate
+from monai.data import CacheDataset, DataLoader, Dataset, pad_list_data_collate
 from monai.losses import DiceCELoss
 from monai.metrics import DiceHelper
 from monai.networks.nets import SegResNet
@@ -21,6 +21,7 @@ from monai.transforms import (
     Compose,
     EnsureTyped,
     Lambdad,
+    LoadImaged,
     RandAdjustContrastd,
     RandFlipd,
     RandGaussianNoised,
@@ -32,8 +33,10 @@ from torch import Tensor
 
 from monai_idm.data import BrainToGridd, LoadLabeld, LoadVolumesd
 
-__all__ = ["TISSUES", "features", "segment", "segmenter"]
+__all__ = ["STEPS", "TISSUES", "dice", "features", "segment", "segmenter"]
 
+STEPS = 1000
+"""Steps of its training."""
 # by the numbers of DLMUSE; 1 is fluid outside the brain, what is left is mostly brain stem
 TISSUES: dict[str, Sequence[int]] = {
     "fluid": (1,),
@@ -78,16 +81,41 @@ def features(network: SegResNet, volume: Tensor) -> Tensor:
     return network.encode(volume[None])[0].mean((0, 2, 3, 4))
 
 
-def _train(network: SegResNet, datalist: Mapping[str, Any], side: int, steps: int) -> dict[str, float]:
-    plain = [
-        LoadVolumesd("image", modalities=["t1"]),
+@torch.no_grad()
+def dice(network: SegResNet, items: Sequence[Mapping[str, Any]], side: int, key: str = "image") -> dict[str, float]:
+    """Mean Dice of each tissue, of the segmented volumes with the labels.
+
+    Args:
+        network: The network of :func:`segmenter`.
+        items: Items with an ``image`` that has a file ``*_dlmuse.nii.gz`` beside it.
+        side: Voxels per axis.
+        key: Key of the volumes, if others than the images shall be segmented; they are brought onto the grid alike.
+    """
+    helper = DiceHelper(include_background=False, apply_argmax=True, reduction="none", num_classes=1 + len(TISSUES))
+    dataset = Dataset(_labelled(items), Compose(_preprocessing(side, dict.fromkeys(["image", key]))))
+    found = [
+        helper(network(item[key][None]), item["label"][None])[0]
+        for item in map(dataset.__getitem__, range(len(dataset)))
+    ]
+    return dict(zip(TISSUES, torch.cat(found).nanmean(0).tolist(), strict=True))
+
+
+def _preprocessing(side: int, keys: Iterable[str]) -> list[Any]:
+    image, *others = keys
+    return [
+        LoadVolumesd(image, modalities=["t1"]),
+        # these may be noise, in which no brain can be found
+        *([LoadImaged(others, ensure_channel_first=True)] if others else []),
         LoadLabeld("label"),
         Lambdad("label", _tissues),  # a channel each, since labels are interpolated
-        BrainToGridd("image", spatial_size=side, label_keys="label", network_range=(0.0, 1.0)),
+        BrainToGridd([image, *others], spatial_size=side, label_keys="label", network_range=(0.0, 1.0)),
         AsDiscreted("label", argmax=True, keepdim=True),
-        SelectItemsd(["image", "label"]),
-        EnsureTyped(["image", "label"], track_meta=False),
+        SelectItemsd([image, *others, "label"]),
+        EnsureTyped([image, *others, "label"], track_meta=False),
     ]
+
+
+def _train(network: SegResNet, datalist: Mapping[str, Any], side: int, steps: int) -> dict[str, float]:
     # generated volumes are smoother or noisier than real ones, and must be segmented alike
     random = [
         RandFlipd(["image", "label"], 0.5, spatial_axis=0),
@@ -95,7 +123,8 @@ def _train(network: SegResNet, datalist: Mapping[str, Any], side: int, steps: in
         RandGaussianSmoothd("image", (0.3, 1.0), (0.3, 1.0), (0.3, 1.0), prob=0.5),
         RandGaussianNoised("image", 0.5, std=0.05),
     ]
-    dataset = CacheDataset(_labelled(datalist["training"]), Compose([*plain, *random]), progress=False)
+    transform = Compose([*_preprocessing(side, ["image"]), *random])
+    dataset = CacheDataset(_labelled(datalist["training"]), transform, progress=False)
     loader = DataLoader(dataset, batch_size=2, shuffle=True, drop_last=True, collate_fn=pad_list_data_collate)
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
@@ -105,17 +134,11 @@ def _train(network: SegResNet, datalist: Mapping[str, Any], side: int, steps: in
         loss(network(batch["image"]), batch["label"]).backward()
         optimizer.step()
         schedule.step()
-    network.eval()
-    helper = DiceHelper(include_background=False, softmax=True, reduction="none", num_classes=1 + len(TISSUES))
-    test = CacheDataset(_labelled(datalist["test"]), Compose(plain), progress=False)
-    with torch.no_grad():
-        items = [test[i] for i in range(len(test))]
-        dice = torch.cat([helper(network(item["image"][None]), item["label"][None])[0] for item in items])
-    return dict(zip(TISSUES, dice.nanmean(0).tolist(), strict=True))
+    return dice(network.eval(), datalist["test"], side)
 
 
 def _labelled(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{"image": item["image"], "label": str(item["image"][0]).replace("_t1.", "_dlmuse.")} for item in items]
+    return [{**item, "label": str(item["image"][0]).replace("_t1.", "_dlmuse.")} for item in items]
 
 
 def _tissues(label: Tensor) -> Tensor:
