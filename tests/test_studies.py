@@ -98,6 +98,15 @@ def test_stored_and_rebuilt_activations_have_the_same_losses_to_the_last_bit(mon
     assert found["last_loss"] != found["first_loss"]
 
 
+def test_a_contrast_is_made_in_few_steps_and_in_one_pass(monkeypatch):
+    monkeypatch.setattr(synthesis, "demo", lambda *sizes: {**demo(*sizes, epochs=1, validations=1), **SMALLEST})
+    monkeypatch.setattr(synthesis, "_DRAWS_OF", ((1, 1), (2, 2)))
+    study = synthesis.STUDIES["few_steps"]
+    found = study["diffusion"](steps=4, side=16)
+    assert found["1 steps"]["psnr_t2_brain"] != found["2 steps"]["draw_psnr_t2_brain"]
+    assert study["regression"](steps=4, side=16).keys() == {"step_s", "1 steps"}
+
+
 def test_optimizers_are_compared_on_each_task(monkeypatch):
     monkeypatch.setattr(optimizers, "demo", lambda *sizes: {**demo(*sizes, epochs=1, validations=1), **SMALLEST})
     study = optimizers.STUDIES["optimizers"]

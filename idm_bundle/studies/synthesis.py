@@ -1,4 +1,7 @@
-"""Synthesis of missing contrasts of phantoms from the known ones: one network for each task, and one for all tasks.
+"""Synthesis of missing contrasts of phantoms from the known ones.
+
+- ``synthesis``: one network for each task, and one for all tasks.
+- ``few_steps``: T2 from T1 in 1, 2 and 4 steps and in 20, and by the same network trained for regression, in one pass.
 
 Networks are trained on 64 phantoms with the same number of steps, and evaluated on 8 others, with one draw and with the
 mean of 5.
@@ -15,6 +18,7 @@ from idm_bundle.studies.runs import demo, evaluate, train
 
 __all__ = ["STUDIES"]
 
+_DRAWS_OF = ((1, 1), (2, 1), (4, 1), (20, 5))  # steps, and draws with as many
 _ALL = ["t1", "t1ce", "t2", "flair"]
 
 
@@ -41,7 +45,33 @@ def compare(changes: Mapping[str, Any], known_sets: Sequence[Sequence[str]], ste
     return found
 
 
+def few_steps(regression: bool, steps: int, side: int) -> dict[str, Any]:
+    """Train on phantoms, then synthesise T2 of the test split in few and in many steps.
+
+    Args:
+        regression: Whether the network predicts in one pass, without noise.
+        steps: Iterations of training.
+        side: Voxels per axis of a volume.
+    Returns:
+        ``step_s`` (median); and by the number of steps the scalars of SynthesisMetrics of a draw and, for 20 steps, of
+        the mean of 5 draws.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        values = {**demo(folder, steps, side), "regression": regression}
+        _, trained = train(values, "synthesis")
+        found: dict[str, Any] = {"step_s": trained["step_s"]}
+        for number, draws in _DRAWS_OF[:1] if regression else _DRAWS_OF:
+            how = {"num_inference_steps": number, "num_draws": draws}
+            metrics = evaluate({**values, **how}, "synthesis", "evaluate_synthesis").state.metrics
+            found[f"{number} steps"] = dict(metrics)
+        return found
+
+
 STUDIES = {
+    "few_steps": {
+        "diffusion": partial(few_steps, False),
+        "regression": partial(few_steps, True),
+    },
     "synthesis": {
         "T1 to T2": partial(compare, {}, [["t1"]]),
         "T2 to T1": partial(compare, {"known": ["t2"]}, [["t2"]]),
@@ -49,5 +79,5 @@ STUDIES = {
         "any to any": partial(
             compare, {"modalities": _ALL, "known": None}, [["t1"], ["t2"], _ALL[:3], ["t1", "flair"]]
         ),
-    }
+    },
 }
