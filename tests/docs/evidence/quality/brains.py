@@ -79,13 +79,13 @@ def brains_regions() -> Table:
 
 
 def brains_course() -> Table:
-    course = study("course")
-    psnr = {name: dict(run["psnr_brain"]) for name, run in course.items()}
-    (epochs,) = {tuple(found) for found in psnr.values() if len(found) > 5} or {()}
-    return [
-        ["epochs of 100 iterations", *map(str, epochs)],
-        *([name, *(f"{found[e]:.2f}" for e in epochs)] for name, found in psnr.items() if len(found) > 5),
-    ]
+    shares = (0.1, 0.25, 0.5, 0.75, 1.0)
+    table = [["trained", *(f"{share:.0%}" for share in shares)]]
+    for name, run in study("course").items():
+        iterations = [(100 * epoch, psnr) for epoch, psnr in run["psnr_brain"]]
+        at = [min(iterations, key=lambda i: abs(i[0] - share * run["iterations"])) for share in shares]
+        table.append([name, *(f"{psnr:.2f} ({step})" for step, psnr in at)])
+    return table
 
 
 def real_cases() -> Table:
