@@ -280,7 +280,10 @@ def test_only_the_study_of_real_cases_takes_a_folder_and_it_needs_one(arguments,
     monkeypatch.setattr(sys, "argv", ["studies", *arguments])
     with pytest.raises(SystemExit):
         command.main()
-    assert "the studies real and brains, anatomy, course, brain_tasks need --dataset_dir" in capsys.readouterr().err
+    assert (
+        "the studies real and brains, anatomy, course, brain_tasks, real_or_generated need --dataset_dir"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_study_is_written_down_variant_by_variant(tmp_path, monkeypatch, capsys):

@@ -118,7 +118,7 @@ BAD = {
     ),
     "several labels": (content() | {"train_labels": np.zeros((4, 14), np.uint8)}, r"shape \(4, 14\)"),
     "fractions": (content() | {"train_labels": np.zeros((4, 1))}, "float64"),
-    "below 0": (content() | {"train_labels": np.full((4, 1), -1)}, "0 or above"),
+    "below 0": (content() | {"train_labels": np.full((4, 1), -1)}, "0 or more"),
     "objects": (
         content() | {"train_labels": np.array([[{}]] * 4, dtype=object)},
         "cannot be read .*; download it again",
