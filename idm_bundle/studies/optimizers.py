@@ -54,22 +54,24 @@ def of_task(task: str, muon: bool, steps: int, side: int) -> dict[str, Any]:
     return synthesis.compare({"muon": muon}, [["t1"]], steps, side)
 
 
+_OPTIMIZERS = {"Muon": True, "AdamW": False}
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    ", half the learning rate": {"rate": 0.5},
+    ", twice the learning rate": {"rate": 2.0},
+    ", four times the iterations": {"longer": 4},
+}
 STUDIES = {
     "optimizers": {
         **{
             f"{name}{words}": partial(generation, muon, **settings)
-            for name, muon in {"Muon": True, "AdamW": False}.items()
-            for words, settings in {
-                "": {},
-                ", half the learning rate": {"rate": 0.5},
-                ", twice the learning rate": {"rate": 2.0},
-                ", four times the iterations": {"longer": 4},
-            }.items()
+            for name, muon in _OPTIMIZERS.items()
+            for words, settings in _VARIANTS.items()
         },
         **{
             f"{task}, {name}": partial(of_task, task, muon)
             for task in ("segmentation", "synthesis")
-            for name, muon in {"Muon": True, "AdamW": False}.items()
+            for name, muon in _OPTIMIZERS.items()
         },
     }
 }

@@ -172,7 +172,7 @@ def _discriminant(real: Tensor, generated: Tensor) -> Callable[[Tensor], Tensor]
 
 def _area(scores: Tensor) -> float:
     labels = torch.cat([torch.zeros(scores.shape[1]), torch.ones(scores.shape[1])])
-    return float(compute_roc_auc(scores.flatten(), labels))
+    return float(torch.as_tensor(compute_roc_auc(scores.flatten(), labels)))
 
 
 def _error(a: Tensor, b: Tensor) -> float:
