@@ -23,6 +23,7 @@ from idm_bundle.studies import (
     quality,
     real,
     real_or_generated,
+    runs,
     segmentation,
     soak,
     synthesis,
@@ -163,7 +164,7 @@ def test_a_network_of_real_brains_is_trained_once_and_sampled_in_several_ways(tm
     assert found["Heun, 2 steps"] != found["Heun, 3 steps"]
     assert found["Heun, 2 steps"]["sd_of_halves"]["histogram_distance"] > 0
     assert "PHANTOM" not in json.dumps(found)  # no case is named
-    monkeypatch.setattr(brains, "train", None)  # what is in the folder is not made again
+    monkeypatch.setattr(runs, "train", None)  # what is in the folder is not made again
     assert study(steps=4, side=8) == found
 
 
@@ -179,7 +180,7 @@ def test_a_task_is_trained_on_real_brains_once_and_evaluated_in_its_region(tmp_p
     found = brain_tasks.STUDIES["brain_tasks"]["inpainting"](**arguments)
     assert {"draw", "ensemble", "harmonic", "mirrored"} == found["summary"]["hole"].keys()
     assert found["parameters"] > 0
-    monkeypatch.setattr(brain_tasks, "train", None)  # what is in the folder is not made again
+    monkeypatch.setattr(runs, "train", None)  # what is in the folder is not made again
     assert brain_tasks.STUDIES["brain_tasks"]["inpainting"](**arguments) == found
 
 

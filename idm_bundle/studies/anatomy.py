@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import torch
@@ -64,7 +63,6 @@ def with_guidance(
     low, high = _AGES
     asked = [low + (high - low) * i / (_NUM_SAMPLES - 1) for i in range(_NUM_SAMPLES)]
     folder = Path(values["output_dir"], f"guidance_{guidance_scale:g}_seed_{seed}")
-    rmtree(folder, ignore_errors=True)  # samples of an interrupted study would not be drawn again
     drawn = draw(
         {
             "ckpt_file": str(Path(values["ckpt_dir"], "model.pt")),

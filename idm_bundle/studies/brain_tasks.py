@@ -14,8 +14,7 @@ from typing import Any
 from idm_bundle.studies import tissues
 from idm_bundle.studies.brains import training_values
 from idm_bundle.studies.configs import configured
-from idm_bundle.studies.runs import evaluate, train
-from monai_idm.atomic_file import write_json
+from idm_bundle.studies.runs import evaluate, train_once
 
 __all__ = ["STUDIES"]
 
@@ -62,15 +61,12 @@ def evaluated(
         "num_draws": 1 if regression else _NUM_DRAWS,
         **_CHANGES[task],
     }
-    done = Path(values["output_dir"], "training.json")
-    if not done.is_file():
-        _, measured = train({**values, "resume": True}, task)
-        del measured["losses"]
-        write_json(done, measured)
+    measured = train_once(Path(values["output_dir"], "training.json"), values, task)
+    del measured["losses"]
     evaluate({**values, "evaluation_split": "test"}, task, f"evaluate_{task}")
     folder = Path(values["output_dir"], "evaluation")
     report = json.loads((folder / f"{task}.json").read_text())
-    found = {**json.loads(done.read_text()), "summary": report["summary"]["image"]["t1"]}
+    found = {**measured, "summary": report["summary"]["image"]["t1"]}
     if task == "semantic":
         found["dice"] = _segmented_back(values, folder, side, Path(work, "tissues.pt"))
     return found

@@ -17,8 +17,7 @@ from monai.data import Dataset
 from torch import Tensor
 
 from idm_bundle.studies.quality import MONAI, reconstructed
-from idm_bundle.studies.runs import evaluate, train
-from monai_idm.atomic_file import write_json
+from idm_bundle.studies.runs import evaluate, train_once
 from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
 
 __all__ = ["AGED", "STUDIES", "kept", "preprocessed", "timestep_of", "training_values", "values_of"]
@@ -65,12 +64,7 @@ def generated(name: str, steps: int, side: int, dataset_dir: str, work: str) -> 
     """
     values = values_of(name, dataset_dir, work, steps, side)
     folder = Path(values["output_dir"]).parent
-    done = folder / "training.json"
-    if not done.is_file():
-        _, measured = train({**values, "resume": True})
-        measured["losses"] = measured["losses"][:: max(1, steps // 200)]
-        write_json(done, measured)
-    found = json.loads(done.read_text())
+    found = train_once(folder / "training.json", values)
     found["reconstruction"] = reconstructed(values, timestep_of(values))
     del found["reconstruction"]["ssim_of"]
     samplers = {**_SAMPLERS, **(_OTHER_SAMPLERS if name == AGED else {})}

@@ -12,11 +12,9 @@ A linear discriminant on each description is judged by the AUC on brains that it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import torch
@@ -25,8 +23,7 @@ from torch import Tensor
 
 from idm_bundle.studies import brains
 from idm_bundle.studies.configs import configured
-from idm_bundle.studies.runs import draw, train
-from monai_idm.atomic_file import write_json
+from idm_bundle.studies.runs import draw, train_once
 from monai_idm.checkpoints import read_weights
 from monai_idm.metrics.volume_features import features
 from monai_idm.noise import seeded_noise
@@ -60,21 +57,16 @@ def real_or_generated(steps: int, side: int, dataset_dir: str, work: str) -> dic
         "ckpt_dir": str(folder / "models"),
         "output_dir": str(folder / "output"),
     }
-    done = folder / "training.json"
-    if not done.is_file():
-        _, measured = train({**values, "resume": True})
-        del measured["losses"]
-        write_json(done, measured)
+    measured = train_once(folder / "training.json", values)
+    del measured["losses"]
     config = configured(values)
     datalist = config.get_parsed_content("datalist")
     held_out = [*datalist["validation"], *datalist["test"]]
     weights = Path(values["ckpt_dir"], "model.pt")
-    samples = folder / "samples"
-    rmtree(samples, ignore_errors=True)  # those of an interrupted study would not be drawn again
     drawn = draw(
         {
             "ckpt_file": str(weights),
-            "output_dir": str(samples),
+            "output_dir": str(folder / "samples"),
             "num_samples": len(held_out),
             "num_inference_steps": _STEPS,
             "condition_values": {
@@ -91,7 +83,7 @@ def real_or_generated(steps: int, side: int, dataset_dir: str, work: str) -> dic
         for volumes in (brains.preprocessed(config, held_out), [volume for volume, _ in drawn])
     )
     return {
-        **json.loads(done.read_text()),
+        **measured,
         "brains": len(held_out),
         **{name: auc(*(torch.stack([of[name] for of in kind]) for kind in (real, generated))) for name in real[0]},
     }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from shutil import rmtree
 from statistics import mean, median
 from typing import Any
 
@@ -13,9 +16,10 @@ from monai.utils import set_determinism
 from torch import Tensor
 
 from idm_bundle.studies.configs import configured
+from monai_idm.atomic_file import write_json
 from monai_idm.meters import estimate_flops
 
-__all__ = ["demo", "draw", "evaluate", "train"]
+__all__ = ["demo", "draw", "evaluate", "train", "train_once"]
 
 
 def demo(folder: str, steps: int, side: int, epochs: int = 10, validations: int = 2) -> dict[str, Any]:
@@ -65,6 +69,23 @@ def train(values: Mapping[str, Any], *overlays: str, seed: int = 0) -> tuple[Con
     }
 
 
+def train_once(file: Path, values: Mapping[str, Any], *overlays: str) -> dict[str, Any]:
+    """Train, or resume an interrupted training, unless a file holds what it measured.
+
+    Args:
+        file: The file, which is written at the end of the training.
+        values: Values of train.yaml and the overlays, by their ids.
+        overlays: Names of further configs, without suffix.
+    Returns:
+        What :func:`train` measured, with some 200 of its ``losses``.
+    """
+    if not file.is_file():
+        _, measured = train({**values, "resume": True}, *overlays)
+        measured["losses"] = measured["losses"][:: max(1, len(measured["losses"]) // 200)]
+        write_json(file, measured)
+    return json.loads(file.read_text())
+
+
 def evaluate(values: Mapping[str, Any], *overlays: str) -> Engine:
     """Evaluate model.pt of a run with the same values; returns the evaluator, whose state holds the metrics."""
     evaluator: Engine = configured(values, *overlays).get_parsed_content("validate#evaluator")
@@ -76,12 +97,13 @@ def draw(values: Mapping[str, Any]) -> list[tuple[Tensor, dict[str, str]]]:
     """Draw samples with inference.yaml, which also saves them.
 
     Args:
-        values: Values of inference.yaml that are changed. Samples that ``output_dir`` holds already are not drawn again
-            and not returned: choose an empty one.
+        values: Values of inference.yaml that are changed; what ``output_dir`` holds is deleted, since samples that are
+            there already would not be drawn again.
     Returns:
         In the order of their seeds, volumes ``(C, *spatial)``, 0 to 1, each with the values of the conditions that it
         was drawn with, by name.
     """
+    rmtree(values["output_dir"], ignore_errors=True)
     evaluator: Engine = configured(values, of="inference").get_parsed_content("evaluator")
     drawn: list[tuple[Tensor, dict[str, str]]] = []
 

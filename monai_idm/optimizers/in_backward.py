@@ -24,7 +24,7 @@ from torch import Tensor
 from monai_idm.distributed import GradientAverage, distribute_like, to_local
 from monai_idm.optimizers.gradient_hook import GradientHook
 from monai_idm.optimizers.states import ParameterStep
-from monai_idm.optimizers.weight_norm import norm_of_weights, require_same_groups
+from monai_idm.optimizers.weight_norm import norm_of_weights, require_same_use_of_muon
 
 __all__ = ["AdamWInBackward"]
 
@@ -159,7 +159,7 @@ class AdamWInBackward(torch.optim.Optimizer):
         Raises:
             ValueError: If the groups or the kind of the states differ.
         """
-        require_same_groups(self, state_dict)
+        require_same_use_of_muon(self, state_dict)
         for state in state_dict["state"].values():
             self._adamw.check_state(state)
         lambdas = [group["lambda_l2"] for group in self.param_groups]

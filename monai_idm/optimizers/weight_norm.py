@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from monai_idm.optimizers.muon import is_kernel, muon_step
 
-__all__ = ["AdamWWeightNorm", "norm_of_weights", "require_same_groups", "weight_norm_groups"]
+__all__ = ["AdamWWeightNorm", "norm_of_weights", "require_same_use_of_muon", "weight_norm_groups"]
 
 
 class AdamWWeightNorm(torch.optim.AdamW):
@@ -67,7 +67,7 @@ class AdamWWeightNorm(torch.optim.AdamW):
         Raises:
             ValueError: If the groups differ.
         """
-        require_same_groups(self, state_dict)
+        require_same_use_of_muon(self, state_dict)
         super().load_state_dict(state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ def weight_norm_groups(network: nn.Module, muon: bool = False) -> list[dict[str,
     return [{"params": regularised}, {"params": free, "lambda_l2": 0.0}, *of_muon]
 
 
-def require_same_groups(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
+def require_same_use_of_muon(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
     """Refuse the state of an optimizer that uses Muon where this one does not, or the other way round.
 
     Raises:

@@ -129,8 +129,8 @@ def sampled(of: dict[str, Any], steps: int, figure: str) -> float:
 TEXT: list[Evidence] = [
     ("1.08 dB", gain(MUON)),
     ("22.48 dB", COURSE_2[36]),
-    ("22.38 dB", "by hand: validation of the training of 600 iterations (commit 1754b4b)"),
-    ("20.82 dB", "by hand: validation of the training of 600 iterations (commit 1754b4b)"),
+    ("22.38 dB", "by hand: validation of both trainings of 600 iterations at 5ca5a0f, Muon by a prototype of 1754b4b"),
+    ("20.82 dB", "by hand: validation of both trainings of 600 iterations at 5ca5a0f, Muon by a prototype of 1754b4b"),
     ("0.05 s", "by hand: median step of both trainings of 600 iterations, one thread each"),
     ("1.3", MUON["step_s"]),
     ("1.5", sampled(MUON, 10, "mmd_texture")),
