@@ -15,11 +15,13 @@ from idm_bundle.benchmark import SUITES, benchmark
 from idm_bundle.doctor import doctor
 from idm_bundle.init import init
 from idm_bundle.packaging import package, verify_bundle
+from idm_bundle.plan import plan
 from idm_bundle.prepare import prepare
 from idm_bundle.report import report
 from idm_bundle.verify import verify
 from monai_idm import __version__
 from monai_idm.data import LABEL_MAPS, write_phantoms
+from monai_idm.networks.presets import PRESETS
 
 LEFT_OUT = 3
 
@@ -121,6 +123,25 @@ def main(arguments: list[str] | None = None) -> int:
     pack.add_argument("--url", help="where weights of more than 25 MB will be found, for large_files.yml")
     pack.add_argument("--bundle_root", help="folder that holds configs/ (., ./bundle, or the installed configs)")
     pack.set_defaults(run=lambda a: package(a.weights, a.output, a.url, a.bundle_root))
+
+    ahead = _command(
+        commands,
+        "plan",
+        "list which networks and volumes fit on a card, before anything is started",
+        "--card_gb 8",
+        "--card_gb 24 --spatial_size 256 256 192 --preset base --cases 300",
+    )
+    ahead.add_argument("--card_gb", type=float, help="GB of the card (what is free on the GPU that is here)")
+    ahead.add_argument("--spatial_size", type=int, nargs=3, help="voxels of a volume (several sizes)")
+    ahead.add_argument("--preset", choices=PRESETS, help="network (all)")
+    ahead.add_argument("--batch_size", type=int, help="volumes in a step (4 at 64^3, else 1)")
+    ahead.add_argument("--cases", type=int, default=369, help="training cases, for the days of 500 epochs (369)")
+    ahead.add_argument(
+        "--rows", metavar="FILE", help="what benchmark --json measured on this card, for the seconds of a step"
+    )
+    ahead.set_defaults(
+        run=lambda a: plan(a.card_gb, a.spatial_size, a.preset, a.batch_size, a.cases, a.rows) and None
+    )
 
     measure = _command(
         commands,

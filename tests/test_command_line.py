@@ -93,7 +93,7 @@ def test_the_doctor_writes_what_it_finds(tmp_path):
     assert any(line.startswith("cpu: ") for line in found["found"])
 
 
-COMMANDS = ["init", "phantom", "prepare", "verify", "report", "package", "benchmark", "doctor"]
+COMMANDS = ["init", "phantom", "prepare", "verify", "report", "package", "benchmark", "doctor", "plan"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -119,7 +119,7 @@ SMALL = {
 
 # everything that saves memory; the same for every network, as far as it has the switch
 LOW: dict[str, Any] = {"precision": "mixed", "optimizer": "in backward, 8-bit"}
-LOW_BF16: dict[str, Any] = {"precision": "mixed", "optimizer": "in backward, 8-bit, bf16", "weights": "bfloat16"}
+LOW_BF16: dict[str, Any] = {**LOW, "weights": "bfloat16"}
 REBUILT: dict[str, Any] = {"activations": "rebuilt"}
 STORED: dict[str, Any] = {"activations": "stored"}
 CHECKPOINTED: dict[str, Any] = {"activations": "checkpointed"}

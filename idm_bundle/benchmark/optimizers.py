@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -31,13 +31,9 @@ class Kind:
         return self.build(network.parameters(), lr=1e-4)
 
 
-# bfloat16 weights are updated in float32: a copy of the weight, and a copy of the gradient with room for random bits
 OPTIMIZERS: dict[str, Kind] = {
     "AdamW": Kind(torch.optim.AdamW, OptimizerBytes()),
     "AdamW, fused": Kind(partial(torch.optim.AdamW, fused=True), OptimizerBytes(temporaries=0)),
     "in backward": Kind(partial(AdamWInBackward, fused=True), IN_BACKWARD),
     "in backward, 8-bit": Kind(partial(AdamWInBackward, states="8bit"), EIGHT_BIT_IN_BACKWARD),
-    "in backward, 8-bit, bf16": Kind(
-        partial(AdamWInBackward, states="8bit"), replace(EIGHT_BIT_IN_BACKWARD, temporaries=8)
-    ),
 }

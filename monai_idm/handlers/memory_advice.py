@@ -10,8 +10,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
 from monai_idm.failures import OutOfMemory
-from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, EIGHT_BIT_MUON_IN_BACKWARD, IN_BACKWARD, OptimizerBytes, estimate
-from monai_idm.optimizers import AdamWInBackward
+from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, OptimizerBytes, estimate, optimizer_bytes
 
 __all__ = ["MemoryAdvice"]
 
@@ -30,7 +29,7 @@ _PHRASES = (
 class MemoryAdvice:
     """When a trainer runs out of memory, report what was allocated and which switches would make the step fit.
 
-    The bytes are estimates, made by running the step on tensors that have a shape but no memory. The cheapest switch
+    Before that, it tells the network what the optimizer needs, so that ``activations="auto"`` leaves room for it. The bytes are estimates, made by running the step on tensors that have a shape but no memory. The cheapest switch
     comes first, and each is added to those before it, up to the first that fits. Attach it to the trainer.
 
     Args:
@@ -48,6 +47,7 @@ class MemoryAdvice:
         self.device = torch.device(device)
 
     def attach(self, engine: Engine) -> None:
+        self.network.optimizer_bytes = optimizer_bytes(self.optimizer)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self)
 
     def __call__(self, engine: Engine, error: BaseException) -> None:
@@ -72,7 +72,7 @@ class MemoryAdvice:
         setting = {
             "activations": activations,
             "precision": self.network.training_precision(),
-            "optimizer": self._optimizer(),
+            "optimizer": optimizer_bytes(self.optimizer),
             "shape": shape,
         }
         yield f"  {self._estimate(**setting) / _GB:7.2f}  as configured"
@@ -93,14 +93,6 @@ class MemoryAdvice:
         with torch.device("meta"):
             twin = type(self.network)(**self.network.arguments, **settings)
         return estimate(twin, shape, optimizer).peak_bytes
-
-    def _optimizer(self) -> OptimizerBytes:
-        if not isinstance(self.optimizer, AdamWInBackward):
-            return OptimizerBytes()
-        if self.optimizer.states == "float32":
-            return IN_BACKWARD
-        muon = any(group.get("muon") for group in self.optimizer.param_groups)
-        return EIGHT_BIT_MUON_IN_BACKWARD if muon else EIGHT_BIT_IN_BACKWARD
 
 
 def _switches(shape: tuple[int, ...], precision: str, divisor: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,18 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from monai_idm.meters.flops import count_flops
 from monai_idm.meters.memory import live_bytes
-from monai_idm.optimizers.muon import is_kernel
+from monai_idm.meters.optimizer_bytes import OptimizerBytes
 
-__all__ = [
-    "EIGHT_BIT_IN_BACKWARD",
-    "EIGHT_BIT_MUON_IN_BACKWARD",
-    "IN_BACKWARD",
-    "Estimate",
-    "OptimizerBytes",
-    "denoising_step",
-    "estimate",
-    "estimate_flops",
-]
+__all__ = ["Estimate", "denoising_step", "estimate", "estimate_flops"]
 
 
 class Estimate(NamedTuple):
@@ -38,49 +28,6 @@ class Estimate(NamedTuple):
 
     resident_bytes: int
     peak_bytes: int
-
-
-@dataclass(frozen=True)
-class OptimizerBytes:
-    """Memory that an optimizer needs; the default is AdamW as it runs on CUDA.
-
-    Attributes:
-        states: Bytes per weight between steps; or, if they depend on its size, a function from parameter to bytes.
-        temporaries: Bytes per weight during the optimizer's step; or a function from parameter to bytes.
-        all_at_once: Whether temporaries exist for all parameters at the same time, or for one parameter at a time.
-        in_backward: Whether each parameter is updated, and its gradient freed, as soon as the gradient is complete.
-    """
-
-    states: float | Callable[[Tensor], float] = 8.0
-    temporaries: float | Callable[[Tensor], float] = 4.0
-    all_at_once: bool = True
-    in_backward: bool = False
-
-    def state_bytes(self, p: Tensor) -> float:
-        return self.states(p) if callable(self.states) else self.states * p.numel()
-
-    def temporary_bytes(self, p: Tensor) -> float:
-        return self.temporaries(p) if callable(self.temporaries) else self.temporaries * p.numel()
-
-
-def _eight_bit(p: Tensor) -> float:
-    """bitsandbytes: two bytes per weight and two float32 per block of 256; small parameters keep float32 states."""
-    return 8.0 * p.numel() if p.numel() < 4096 else 2.0 * p.numel() + 8.0 * -(-p.numel() // 256)
-
-
-def _eight_bit_muon(p: Tensor) -> float:
-    """A byte per weight of a kernel and a float32 per block of 256."""
-    return p.numel() + 4.0 * -(-p.numel() // 256) if is_kernel(p) else _eight_bit(p)
-
-
-def _muon_temporaries(p: Tensor) -> float:
-    """Of a kernel: its momentum and its step in float32, and the step in bfloat16 before and after an iteration."""
-    return 12.2 * p.numel() if is_kernel(p) else 0.0
-
-
-IN_BACKWARD = OptimizerBytes(temporaries=0, in_backward=True)
-EIGHT_BIT_IN_BACKWARD = OptimizerBytes(states=_eight_bit, temporaries=0, in_backward=True)
-EIGHT_BIT_MUON_IN_BACKWARD = OptimizerBytes(states=_eight_bit_muon, temporaries=_muon_temporaries, in_backward=True)
 
 
 def estimate(network: nn.Module, shape: Sequence[int], optimizer: OptimizerBytes | None = None) -> Estimate:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from monai_idm.checkpoints import sign
 from monai_idm.machine import has_bfloat16
+from monai_idm.meters import OptimizerBytes
 from monai_idm.networks.bookends import (
     DepthToSpace,
     EntryBookend,
@@ -87,8 +88,8 @@ class InvertibleDiffusionUNet(nn.Module):
             of about 3.4 bytes per element of the first level. This needs operations that repeat bit for bit (on CUDA:
             ``torch.backends.cudnn.deterministic``). ``"auto"``: training steps are mixed where the device has
             instructions for bfloat16; predictions, which need no gradients, are float32 on every device.
-        memory_budget_gib: For ``"auto"``: GiB for a training step, including weights, gradients and AdamW's states.
-            None: what is free on the device, with a margin.
+        memory_budget_gib: For ``"auto"``: GiB for a training step, including weights, gradients and the optimizer's
+            states. None: what is free on the device, with a margin.
         branch_batch: Samples per evaluation of a branch, the same in every policy, so that the working memory of a
             branch does not grow with the batch; ``"auto"`` chooses by the size of the volume.
         weight_dtype: ``"float32"``, or ``"bfloat16"``, which halves the memory of the weights of the core's
@@ -210,6 +211,8 @@ class InvertibleDiffusionUNet(nn.Module):
             for name, p in self.core.named_parameters():
                 if p.ndim >= 2 and not name.endswith("generator"):
                     p.data = p.data.bfloat16()
+        self.optimizer_bytes: OptimizerBytes | None = None
+        """What the optimizer needs, for ``activations="auto"``; None: as much as AdamW."""
         self._set_activations(activations, memory_budget_gib)
         self._earlier: Mapping[str, Any] = {}
         sign(self, "arguments", attrgetter("arguments"))

@@ -15,9 +15,9 @@ from torch import nn
 
 from monai_idm.distributed import all_gather_objects, to_local
 from monai_idm.machine import device_name, has_bfloat16
-from monai_idm.meters import estimate, free_memory_bytes
+from monai_idm.meters import OptimizerBytes, estimate, free_memory_bytes
 
-__all__ = ["BEFORE_AUTO", "Plan", "choose_policies", "plan_activations", "share_of"]
+__all__ = ["BEFORE_AUTO", "SHARES", "Plan", "StepMemory", "choose_policies", "plan_activations", "share_of"]
 
 BEFORE_AUTO = {"precision": "float32", "activations": "rebuilt"}  # the defaults of train.yaml up to version 0.4.0
 GIB = 2**30
@@ -39,8 +39,8 @@ class Plan(NamedTuple):
     reason: str
 
 
-def plan_activations(network: Any, shape: Sequence[int], memory_budget_gib: float | None = None) -> Plan:
-    """The fastest policies whose training step fits: store activations from the deepest level up, as the budget allows.
+class StepMemory:
+    """Estimated memory of a training step, by the number of levels, from the deepest up, that store their activations.
 
     A deep level has few elements for the computations it needs, so storing it saves most time for its memory. (In 3D,
     the first level has 75 % of the elements and half of the computations, the next a quarter of those elements and half
@@ -49,33 +49,52 @@ def plan_activations(network: Any, shape: Sequence[int], memory_budget_gib: floa
     Args:
         network: An InvertibleDiffusionUNet.
         shape: Shape of its input, ``(B, C, *spatial)``.
-        memory_budget_gib: GiB for weights, gradients, activations, and AdamW's states and temporaries; AdamWInBackward
-            needs less. None: a share of what is free on the device of the weights. If there are several processes, all
-            must call this, and the one that has the least memory decides.
+        optimizer: Memory of the optimizer; None: as much as AdamW's.
+    """
+
+    def __init__(self, network: Any, shape: Sequence[int], optimizer: OptimizerBytes | None = None) -> None:
+        self.levels = network.num_levels
+        self.peak_bytes = cache(lambda stored: _peak_bytes(network, self.policies(stored), shape, optimizer))
+        """The peak if so many levels are stored."""
+
+    def policies(self, stored: int) -> tuple[str, ...]:
+        return ("rebuilt",) * (self.levels - stored) + ("stored",) * stored
+
+    def most_stored(self, budget_bytes: float) -> int:
+        """The number of levels that can be stored: the fastest step that fits; -1 if none fits."""
+        if self.peak_bytes(self.levels) <= budget_bytes:
+            return self.levels
+        return bisect_right(range(self.levels), budget_bytes, key=self.peak_bytes) - 1
+
+
+def plan_activations(network: Any, shape: Sequence[int], memory_budget_gib: float | None = None) -> Plan:
+    """The fastest policies whose training step fits, see :class:`StepMemory`.
+
+    Args:
+        network: An InvertibleDiffusionUNet.
+        shape: Shape of its input, ``(B, C, *spatial)``.
+        memory_budget_gib: GiB for weights, gradients, activations, and the optimizer's states and temporaries. None: a
+            share of what is free on the device of the weights. If there are several processes, all must call this, and
+            the one that has the least memory decides.
     Raises:
         ValueError: If a budget was given and the step does not fit even with everything rebuilt.
     """
-    levels, device = network.num_levels, next(network.parameters()).device
     budget_gib, limit = memory_budget_gib, f"memory_budget_gib={memory_budget_gib}"
     if budget_gib is None:
-        budget_gib, limit = _free_gib(network, device)
-
-    def plan(stored: int) -> tuple[str, ...]:
-        return ("rebuilt",) * (levels - stored) + ("stored",) * stored
-
-    @cache
-    def peak_gib(stored: int) -> float:
-        return _peak_bytes(network, plan(stored), shape) / GIB
-
-    fits = levels if peak_gib(levels) <= budget_gib else bisect_right(range(levels), budget_gib, key=peak_gib) - 1
-    stored = min(all_gather_objects(fits))  # the same in all processes, because sharded weights are gathered together
-    needs = f"a training step on {' x '.join(map(str, shape))} needs an estimated {peak_gib(max(stored, 0)):.2f} GiB"
-    if stored < 0 and memory_budget_gib is not None:
+        budget_gib, limit = _free_gib(network, next(network.parameters()).device)
+    memory = StepMemory(network, shape, network.optimizer_bytes)
+    # the same in all processes, because sharded weights are gathered together
+    fits = min(all_gather_objects(memory.most_stored(budget_gib * GIB)))
+    stored = max(fits, 0)
+    needs = (
+        f"a training step on {' x '.join(map(str, shape))} needs an estimated {memory.peak_bytes(stored) / GIB:.2f} GiB"
+    )
+    if fits < 0 and memory_budget_gib is not None:
         raise ValueError(
             f"{needs} with everything rebuilt, more than memory_budget_gib={memory_budget_gib}; raise the budget, or "
             f"use a smaller batch or volume"
         )
-    return Plan(plan(max(stored, 0)), f"{needs}; {limit}")
+    return Plan(memory.policies(stored), f"{needs}; {limit}")
 
 
 def choose_policies(network: Any, size: tuple[int, ...], earlier: Mapping[str, Any]) -> str | Sequence[str]:
@@ -134,7 +153,9 @@ def _free_gib(network: nn.Module, device: torch.device) -> tuple[float, str]:
     return gib, f"it may take {gib:.2f} GiB, {share:.0%} of what is free"
 
 
-def _peak_bytes(network: Any, plan: tuple[str, ...], shape: Sequence[int]) -> float:
+def _peak_bytes(
+    network: Any, plan: tuple[str, ...], shape: Sequence[int], optimizer: OptimizerBytes | None
+) -> float:
     """Estimated peak of a step of this process, which may hold a part of the weights and states only."""
     weights = [*network.parameters()]
     precision = network.training_precision()
@@ -144,7 +165,7 @@ def _peak_bytes(network: Any, plan: tuple[str, ...], shape: Sequence[int]) -> fl
     else:
         twin = copy.copy(network)
         twin.precision = precision
-    step = estimate(twin.with_activations(plan), shape)
+    step = estimate(twin.with_activations(plan), shape, optimizer)
     part = sum(to_local(p).numel() for p in weights) / sum(p.numel() for p in weights)
     passes = 1 if network.inverse_head is None else 2  # an inverse that is trained too keeps as much again
     return part * step.resident_bytes + passes * (step.peak_bytes - step.resident_bytes)

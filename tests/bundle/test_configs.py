@@ -119,7 +119,7 @@ def test_the_paper_preset_is_one_flag(config, tmp_path):
     ("overlays", "expected"),
     [
         (["paper"], ("rebuilt", "float32")),
-        (["native"], ("rebuilt", "mixed")),
+        (["native"], ("auto", "mixed")),
         (["segmentation", "patchddm"], ("stored", "float32")),
         (["segmentation"], ("auto", "auto")),
         (["synthesis"], ("auto", "auto")),

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from monai_idm.meters import (
-    EIGHT_BIT_MUON_IN_BACKWARD,
     OptimizerBytes,
     count_flops,
     denoising_step,
     estimate,
     estimate_flops,
     live_bytes,
+    optimizer_bytes,
 )
 from monai_idm.networks import InvertibleDiffusionUNet, PatchDiffusionUNet
-from monai_idm.optimizers import AdamWInBackward
+from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm
 from monai_idm.optimizers.muon import is_kernel
 
 SHAPE = (2, 2, 16, 16, 16)
@@ -30,11 +30,11 @@ def network(**arguments):
     )
 
 
-def kernels_by_muon(parameters, **options):
+def kernels_by_muon(parameters, optimizer=AdamWInBackward, **options):
     kernels, others = [], []
     for p in parameters:
         (kernels if is_kernel(p) else others).append(p)
-    return AdamWInBackward([{"params": others}, {"params": kernels, "muon": True}], **options)
+    return optimizer([{"params": others}, {"params": kernels, "muon": True}], **options)
 
 
 def real_step(net, optimizer) -> tuple[int, int]:
@@ -48,16 +48,16 @@ def real_step(net, optimizer) -> tuple[int, int]:
     return resident, memory.peak_bytes
 
 
-OPTIMIZERS = {
-    "in backward, 8-bit, Muon": (partial(kernels_by_muon, states="8bit"), EIGHT_BIT_MUON_IN_BACKWARD),
+OPTIMIZERS = {  # None: what optimizer_bytes says
+    "in backward, 8-bit, Muon": (partial(kernels_by_muon, states="8bit"), None),
+    "in backward, Muon": (partial(kernels_by_muon, fused=True), None),
+    "Muon": (partial(kernels_by_muon, optimizer=AdamWWeightNorm, fused=True), None),
+    "in backward, 8-bit": (partial(AdamWInBackward, states="8bit"), None),
     "for-loop": (torch.optim.AdamW, OptimizerBytes(**FOR_LOOP)),
-    "foreach": (lambda p: torch.optim.AdamW(p, foreach=True), OptimizerBytes()),
-    "fused": (lambda p: torch.optim.AdamW(p, fused=True), OptimizerBytes(temporaries=0)),
+    "foreach": (lambda p: torch.optim.AdamW(p, foreach=True), None),
+    "fused": (lambda p: torch.optim.AdamW(p, fused=True), None),
     "in backward": (AdamWInBackward, OptimizerBytes(**FOR_LOOP, in_backward=True)),
-    "in backward, fused": (
-        lambda p: AdamWInBackward(p, fused=True),
-        OptimizerBytes(temporaries=0, in_backward=True),
-    ),
+    "in backward, fused": (partial(AdamWInBackward, fused=True), None),
 }
 
 
@@ -75,8 +75,9 @@ def test_it_is_what_a_real_step_takes(optimizer, activations, precision):
         pytest.importorskip("bitsandbytes")
     build, formula = OPTIMIZERS[optimizer]
     net = network(activations=activations, precision=precision)
-    resident, peak = real_step(net, build(net.parameters()))
-    estimated = estimate(net, SHAPE, formula)
+    built = build(net.parameters())
+    resident, peak = real_step(net, built)
+    estimated = estimate(net, SHAPE, formula or optimizer_bytes(built))
     assert estimated.resident_bytes == pytest.approx(resident, rel=0.002)  # AdamW counts its steps in a tensor
     assert estimated.peak_bytes == pytest.approx(peak, rel=0.02)
 

@@ -132,7 +132,7 @@ def test_where_there_is_plenty_a_single_estimate_is_enough(monkeypatch):
 
 
 def test_an_inverse_that_is_trained_too_keeps_as_much_again():
-    both = plan._peak_bytes(small(inverse_head=True), ("stored",) * 3, SHAPE)
+    both = plan.StepMemory(small(inverse_head=True), SHAPE).peak_bytes(3)
     one = estimate(small(inverse_head=True, activations="stored"), SHAPE)
     assert both == one.resident_bytes + 2 * (one.peak_bytes - one.resident_bytes)
 

@@ -1,0 +1,99 @@
+"""The memory that an optimizer needs, by formula, as it works on CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monai_idm.optimizers import AdamWInBackward
+from monai_idm.optimizers.muon import is_kernel
+
+__all__ = [
+    "EIGHT_BIT_IN_BACKWARD",
+    "EIGHT_BIT_MUON_IN_BACKWARD",
+    "IN_BACKWARD",
+    "MUON",
+    "MUON_IN_BACKWARD",
+    "OptimizerBytes",
+    "optimizer_bytes",
+]
+
+
+@dataclass(frozen=True)
+class OptimizerBytes:
+    """Memory that an optimizer needs; the default is AdamW as it runs on CUDA.
+
+    Attributes:
+        states: Bytes per weight between steps; or, if they depend on its size, a function from parameter to bytes.
+        temporaries: Bytes per weight during the optimizer's step; or a function from parameter to bytes.
+        all_at_once: Whether temporaries exist for all parameters at the same time, or for one parameter at a time.
+        in_backward: Whether each parameter is updated, and its gradient freed, as soon as the gradient is complete.
+    """
+
+    states: float | Callable[[Tensor], float] = 8.0
+    temporaries: float | Callable[[Tensor], float] = 4.0
+    all_at_once: bool = True
+    in_backward: bool = False
+
+    def state_bytes(self, p: Tensor) -> float:
+        return self.states(p) if callable(self.states) else self.states * p.numel()
+
+    def temporary_bytes(self, p: Tensor) -> float:
+        return self.temporaries(p) if callable(self.temporaries) else self.temporaries * p.numel()
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> OptimizerBytes:
+    """What an optimizer of this project, or AdamW, needs on CUDA.
+
+    Args:
+        optimizer: The optimizer.
+    """
+    muon = any(group.get("muon") for group in optimizer.param_groups)
+    if not isinstance(optimizer, AdamWInBackward):
+        fused = all(group.get("fused") for group in optimizer.param_groups)
+        return MUON if muon else OptimizerBytes(temporaries=0) if fused else OptimizerBytes()
+    if optimizer.states == "8bit":
+        return EIGHT_BIT_MUON_IN_BACKWARD if muon else EIGHT_BIT_IN_BACKWARD
+    return MUON_IN_BACKWARD if muon else IN_BACKWARD
+
+
+def _muon(p: Tensor) -> float:
+    return 4.0 * p.numel() if is_kernel(p) else 8.0 * p.numel()
+
+
+def _eight_bit(p: Tensor) -> float:
+    """bitsandbytes: two bytes per weight and two float32 per block of 256; small parameters keep float32 states."""
+    return 8.0 * p.numel() if p.numel() < 4096 else 2.0 * p.numel() + 8.0 * -(-p.numel() // 256)
+
+
+def _eight_bit_muon(p: Tensor) -> float:
+    """A byte per weight of a kernel and a float32 per block of 256."""
+    return p.numel() + 4.0 * -(-p.numel() // 256) if is_kernel(p) else _eight_bit(p)
+
+
+def _rounding(p: Tensor) -> float:
+    """Of a bfloat16 weight, which is stepped in float32: a copy, and one of the gradient with room for random bits."""
+    return 8.0 * p.numel() if p.dtype == torch.bfloat16 else 0.0
+
+
+def _muon_step(p: Tensor) -> float:
+    """The step of a kernel in float32, and in bfloat16 before and after an iteration."""
+    return _rounding(p) + (8.2 * p.numel() if is_kernel(p) else 0.0)
+
+
+def _eight_bit_muon_step(p: Tensor) -> float:
+    """The same, and its momentum in float32."""
+    return _muon_step(p) + (4.0 * p.numel() if is_kernel(p) else 0.0)
+
+
+# those in the backward pass with float32 states: with fused=True, without which AdamW needs temporaries
+MUON = OptimizerBytes(states=_muon, temporaries=_muon_step, all_at_once=False)
+IN_BACKWARD = OptimizerBytes(temporaries=_rounding, in_backward=True)
+MUON_IN_BACKWARD = OptimizerBytes(states=_muon, temporaries=_muon_step, in_backward=True)
+EIGHT_BIT_IN_BACKWARD = OptimizerBytes(states=_eight_bit, temporaries=_rounding, in_backward=True)
+EIGHT_BIT_MUON_IN_BACKWARD = OptimizerBytes(
+    states=_eight_bit_muon, temporaries=_eight_bit_muon_step, in_backward=True
+)
