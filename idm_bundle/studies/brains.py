@@ -25,8 +25,7 @@ __all__ = ["AGED", "STUDIES", "kept", "preprocessed", "timestep_of", "training_v
 _VARIANTS: dict[str, dict[str, Any]] = {
     "velocity": {},
     "flow": {"prediction_type": "flow"},
-    # where noise is predicted, single steps exceed the step guard's limit, in the first run after 2,492 of them
-    "noise": {"prediction_type": "epsilon", "timestep_power": 1.0, "bad_steps": "skip"},
+    "noise": {"prediction_type": "epsilon", "timestep_power": 1.0},
 }
 _SAMPLERS = {"DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (5, 10, 20, 50))}
 _OTHER_SAMPLERS = {  # of one training: which sampler is best is asked once

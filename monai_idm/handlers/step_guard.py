@@ -40,13 +40,17 @@ class StepGuard:
     the loss is bad, and those whose own gradient has a norm that is NaN or above the limit for all gradients together,
     but has stepped the other parameters before the norm of all gradients is known.
 
+    A single step whose norm is too large, but finite, is left out by either policy: among small batches with timesteps
+    of their own, such steps are rare but no sign of a fault.
+
     :class:`~monai_idm.tasks.TrainingStep` calls it; it subscribes to no event. It must be one of the trainer's handlers
     so that the latest norms are part of the trainer's state and a resumed run has them.
 
     Args:
         network: Network being trained.
         optimizer: Optimizer of its parameters.
-        policy: ``"stop"`` ends the run at the first bad step; ``"skip"`` skips bad steps until ten in a row are bad.
+        policy: ``"stop"`` ends the run at the first step with NaN, infinite values or a large error; ``"skip"`` leaves
+            out such steps too. Ten bad steps in a row end a run in any case.
         explosion: Multiple of the median norm above which a step is bad.
         csv_file: Table of the bad steps; None: no table.
     Raises:
@@ -106,11 +110,12 @@ class StepGuard:
         state.output[CommonKeys.LOSS] = torch.tensor(on_host[2], dtype=loss.dtype)
         worst_loss, norm, worst_error = self._of_all_processes(on_host[0], on_host[1], *on_host[3:])
         if not math.isfinite(worst_loss):
-            self._reject(engine, "the loss", worst_loss)
+            self._reject(engine, "the loss", worst_loss, self.policy == "stop")
         elif not norm <= limit:
-            self._reject(engine, f"the gradients' norm (at most {limit:.3g})", norm)
+            ends = self.policy == "stop" and not math.isfinite(norm)
+            self._reject(engine, f"the gradients' norm (at most {limit:.3g})", norm, ends)
         elif not worst_error <= self._error_limit():
-            self._reject(engine, "the error of the rebuilt activations", worst_error)
+            self._reject(engine, "the error of the rebuilt activations", worst_error, self.policy == "stop")
         else:
             state.gradient_norms = [*state.gradient_norms, norm][-_USUAL:]
             state.bad_steps = 0
@@ -143,7 +148,7 @@ class StepGuard:
             norm = math.sqrt(sum(n**2 for n in norms))
         return _worst(losses), norm, _worst(errors)
 
-    def _reject(self, engine: Engine, what: str, value: float) -> None:
+    def _reject(self, engine: Engine, what: str, value: float, ends: bool) -> None:
         state = cast(Any, engine.state)
         state.bad_steps += 1
         batch = state.batch
@@ -152,8 +157,8 @@ class StepGuard:
         if self.csv_file is not None and idist.get_rank() == 0:
             append_epoch(self.csv_file, engine, {"what": what, "value": value, "cases": cases})
         message = f"iteration {state.iteration}: {what} is {value:.3g}; cases {cases or 'unknown'}"
-        if self.policy == "stop" or state.bad_steps >= _PATIENCE:
-            end = "Training ends" if self.policy == "stop" else f"{state.bad_steps} steps in a row are bad"
+        if ends or state.bad_steps >= _PATIENCE:
+            end = "Training ends" if ends else f"{state.bad_steps} steps in a row are bad"
             raise BadNumbers(
                 f"{message}. {end}; the checkpoints were written before this step. Check these cases, then resume with "
                 f"--resume true and a smaller --learning_rate, with --precision float32 or exact, or with --bad_steps "

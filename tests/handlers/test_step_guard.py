@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 
 import pytest
 import torch
@@ -111,9 +112,10 @@ def test_gradients_that_are_no_numbers_change_nothing(optimizer):
     assert optimizer != "in backward" or all(p.grad is None for p in engine.network.parameters())
 
 
+@pytest.mark.parametrize("policy", ["stop", "skip"])
 @pytest.mark.parametrize("optimizer", ["AdamW", "weight norm"])
-def test_gradients_far_above_the_usual_are_left_out(optimizer, caplog):
-    engine, weights = trainer({204: 1e4, 208: 3.0}, optimizer, length=212, policy="skip")
+def test_gradients_far_above_the_usual_are_left_out(optimizer, policy, caplog):
+    engine, weights = trainer({204: 1e4, 208: 3.0}, optimizer, length=212, policy=policy)
     engine.run()
     assert torch.equal(weights[102], weights[101])
     assert not torch.equal(weights[104], weights[103])
@@ -122,13 +124,21 @@ def test_gradients_far_above_the_usual_are_left_out(optimizer, caplog):
     assert max(engine.state.gradient_norms) < 1e4
 
 
-def test_an_optimizer_in_backward_leaves_out_what_is_larger_than_all_may_be():
+def test_an_optimizer_in_backward_leaves_out_what_is_larger_than_all_may_be(caplog):
     engine, weights = trainer({204: 1e4}, "in backward", length=212)
-    with pytest.raises(BadNumbers, match=r"iteration 103: the gradients' norm .* cases case_204, case_205"):
+    engine.run()
+    assert re.search(r"iteration 103: the gradients' norm .* cases case_204, case_205; step skipped", caplog.text)
+    first = engine.network[0].weight.numel()  # the gradients of the biases are below the limit
+    assert torch.equal(weights[102][:first], weights[101][:first])
+    assert not torch.equal(weights[102][first:], weights[101][first:])
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_ten_steps_far_above_the_usual_end_the_training(policy):
+    engine, weights = trainer(dict.fromkeys(range(204, 240), 1e4), length=240, policy=policy)
+    with pytest.raises(BadNumbers, match=r"iteration 112: the gradients' norm .* 10 steps in a row are bad"):
         engine.run()
-    first = engine.network[0].weight  # the gradients of the biases are below the limit
-    assert torch.equal(first.flatten(), weights[101][: first.numel()])
-    assert not torch.equal(engine.network[0].bias, weights[101][first.numel() :][: len(first)])
+    assert torch.equal(weights[-1], weights[101])
 
 
 def test_what_is_usual_goes_on_with_a_training(tmp_path):
