@@ -34,15 +34,16 @@ _OTHER_SAMPLERS = {  # of one training: which sampler is best is asked once
     "Heun": ("StridedHeunScheduler", "karras", (5, 10)),
 }
 _NUM_SAMPLES = 30
-AGED = "flow, shifted, Age, Sex, AdamW"
+AGED = "flow, logit-normal, shifted, Age, Sex, AdamW"
 """Name of the training whose samples are asked for by age and sex."""
 _NAMES = (
     AGED,
-    "flow, shifted, Age, Sex, stride 2, AdamW",
+    "flow, logit-normal, shifted, Age, Sex, stride 2, AdamW",
     "velocity, shifted, Age, Sex, stride 2, AdamW",
     "velocity, shifted, Age, Sex",
     "velocity, shifted, MONAI's network",
     "velocity, shifted, Age, Sex, stride 2",
+    "flow, logit-normal, shifted, Age, Sex, stride 2",
     "flow, shifted, Age, Sex, stride 2",
     "noise, shifted, Age, Sex, stride 2",
 )
@@ -118,6 +119,8 @@ def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> 
     values = {**training_values(dataset_dir, Path(work, name.replace(", ", "_")), steps, side), **_VARIANTS[kind]}
     if "shifted" in more:
         values["noise_shift"] = side / 32
+    if "logit-normal" in more:
+        values["timestep_power"] = None
     if "AdamW" in more:
         values["muon"] = False
     if "stride 2" in more:

@@ -369,7 +369,7 @@ def test_a_flow_is_trained_resumed_evaluated_and_sampled(tmp_path):
     trained = TrainedModel(tmp_path / "models" / "model.pt", "generation")
     assert (trained["prediction_type"], trained["noise_shift"]) == ("flow", 2.0)
     run = train(tmp_path, prediction_type="flow", noise_shift=2.0, resume=True, **{"demo#max_epochs": 2})
-    assert run.parser.get_parsed_content("train#step").timestep_power is None
+    assert run.parser.get_parsed_content("train#step").timestep_power == 2
     evaluate(tmp_path)  # the weights say how they were trained
     output = sample(tmp_path, tmp_path / "samples", num_samples=1)
     assert json.loads((output / "sample_000.json").read_text())["settings"]["sampler"]

@@ -68,7 +68,7 @@ def one_step(step, batch, network=None, **settings):
 def drawn(step, x0, iteration=1):
     """The noise and the timesteps of a step, which depend on its seed and the iteration alone."""
     torch.manual_seed(mixed_seed(step.seed, "step", iteration))
-    return step.get_noise(x0), step.get_timesteps(x0)
+    return step.get_noise(x0), step.get_timesteps(x0, iteration)
 
 
 def known(*chosen):
@@ -175,12 +175,14 @@ class TheSameDraws(DiffusionPrepareBatch):
 
     def __init__(self, step):
         super().__init__(step.scheduler.num_train_timesteps)
-        self.get_noise, self.get_timesteps = step.get_noise, step.get_timesteps
+        self.get_noise, self.get_timesteps = step.get_noise, lambda images: step.get_timesteps(images, self.iteration)
 
     def attach(self, engine):
-        engine.add_event_handler(
-            Events.ITERATION_STARTED, lambda engine: torch.manual_seed(mixed_seed(3, "step", engine.state.iteration))
-        )
+        engine.add_event_handler(Events.ITERATION_STARTED, self.start)
+
+    def start(self, engine):
+        self.iteration = engine.state.iteration
+        torch.manual_seed(mixed_seed(3, "step", self.iteration))
 
 
 class EventLog:
@@ -246,21 +248,35 @@ def test_accumulation_is_refused_where_the_backward_pass_steps():
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_timesteps_follow_the_power(power):
     step = TrainingStep(ONE, DDPMScheduler(2000, "cosine"), power)
-    t = torch.cat([step.get_timesteps(torch.empty(3, 1)) for _ in range(20_000)])
+    t = torch.cat([step.get_timesteps(torch.empty(3, 1), k) for k in range(20_000)])
     assert 0 <= t.min() < t.max() == 1999
     assert t.dtype == torch.long
     assert (t < 400).double().mean() == pytest.approx(0.2 ** (1 / power), abs=0.01)
 
 
 def test_a_batch_covers_all_timesteps_evenly():
-    t = TrainingStep(ONE, DDPMScheduler(2000, "cosine")).get_timesteps(torch.empty(4, 1))
-    assert sorted((t // 500).tolist()) == [0, 1, 2, 3]
+    step = TrainingStep(ONE, DDPMScheduler(2000, "cosine"))
+    quarters = [(step.get_timesteps(torch.empty(4, 1), k) // 500).tolist() for k in range(8)]
+    assert all(sorted(found) == [0, 1, 2, 3] for found in quarters)
+    assert {found[0] for found in quarters} == {0, 1, 2, 3}  # a process, or a place in the batch, sees all of them
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+@pytest.mark.parametrize("first", [1, 977])
+def test_iterations_in_a_row_cover_all_timesteps_more_evenly_than_chance(batch, first):
+    steps = [TrainingStep(ONE, DDPMScheduler(2000, "cosine"), seed=seed) for seed in (0, 1)]
+    found = [[step.get_timesteps(torch.empty(batch, 1), k) for k in range(first, first + 40)] for step in steps]
+    for t in found:
+        u, _ = (torch.cat(t).double() / 2000).sort()
+        even = (torch.arange(len(u)) + 0.5) / len(u)
+        assert (u - even).abs().max() < 2.5 / len(u)  # of random numbers: about 0.8 / sqrt(len(u))
+    assert not torch.equal(found[0][0], found[1][0])
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_timesteps_of_a_flow_are_logit_normal_and_shifted(shift):
     step = TrainingStep(ONE, StridedDDPMScheduler(2000, prediction_type="flow", noise_shift=shift), None)
-    t = torch.cat([step.get_timesteps(torch.empty(3, 1)) for _ in range(20_000)]) / 2000
+    t = torch.cat([step.get_timesteps(torch.empty(3, 1), k) for k in range(20_000)]) / 2000
     assert 0 < t.min() < t.max() <= 1
     normal = (
         t / (1 - t.clamp(max=0.9999)) / shift
@@ -272,7 +288,7 @@ def test_timesteps_of_a_flow_are_logit_normal_and_shifted(shift):
 def test_monais_flow_draws_its_own_timesteps():
     torch.manual_seed(0)
     step = TrainingStep(ONE, RFlowScheduler(1000, sample_method="logit-normal", use_timestep_transform=True))
-    small, large = (step.get_timesteps(torch.empty(5000, 1, side, side, side)) for side in (2, 64))
+    small, large = (step.get_timesteps(torch.empty(5000, 1, side, side, side), 1) for side in (2, 64))
     assert small.float().mean() < 100 < 500 < large.float().mean()
 
 

@@ -108,7 +108,7 @@ def real_cases() -> Table:
     return table
 
 
-BRAINS, AGED = study("brains")["flow, shifted, Age, Sex, AdamW"], study("anatomy")
+BRAINS, AGED = study("brains")["flow, logit-normal, shifted, Age, Sex, AdamW"], study("anatomy")
 BRAINS_AT = BRAINS["reconstruction"]
 
 FLOW_2, VELOCITY_2 = (study("brains")[f"{name}, shifted, Age, Sex, stride 2, AdamW"] for name in ("flow", "velocity"))
