@@ -54,8 +54,7 @@ def test_the_command_starts_that_network_with_that_optimizer_and_memory(gb, tmp_
     values = {name.removeprefix("--"): text for name, text in zip(words[7::2], words[8::2], strict=True)}
     values |= {name: json.loads(text) for name, text in values.items() if text[0] in "[0123456789"}
     config = configured(values, *overlays)
-    with torch.device("meta"):
-        network = config.get_parsed_content("network_def")
+    network = config.get_parsed_content("network")
     assert network.arguments == InvertibleDiffusionUNet.from_preset("light").arguments
     assert config.get_parsed_content("spatial_size") == [*SIZE]
     assert config.get_parsed_content("batch_size") == 2

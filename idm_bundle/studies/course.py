@@ -16,7 +16,10 @@ __all__ = ["STUDIES", "course"]
 
 _PARTS = 40
 # what a loss depends on most, by which a report finds the course to show beside it
-_KNOBS = ("preset", "spatial_size", "bookend_stride", "prediction_type", "noise_shift", "batch_size", "muon")
+_KNOBS = (
+    *("preset", "spatial_size", "bookend_stride", "prediction_type", "noise_shift", "timestep_power", "batch_size"),
+    "muon",
+)
 
 
 def course(name: str, steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any]:
