@@ -139,9 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     ahead.add_argument(
         "--rows", metavar="FILE", help="what benchmark --json measured on this card, for the seconds of a step"
     )
-    ahead.set_defaults(
-        run=lambda a: plan(a.card_gb, a.spatial_size, a.preset, a.batch_size, a.cases, a.rows) and None
-    )
+    ahead.set_defaults(run=lambda a: plan(a.card_gb, a.spatial_size, a.preset, a.batch_size, a.cases, a.rows) and None)
 
     measure = _command(
         commands,

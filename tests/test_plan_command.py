@@ -89,7 +89,10 @@ def test_seconds_and_days_follow_from_what_was_measured_on_the_card(tmp_path, ca
     ("arguments", "message"),
     [
         ([], "sees no CUDA device; say how much memory the card has: --card_gb 8"),
-        (["--card_gb", "8", "--spatial_size", "30", "32", "32", "--preset", "light"], "30 x 32 x 32: .* multiples of 8"),
+        (
+            ["--card_gb", "8", "--spatial_size", "30", "32", "32", "--preset", "light"],
+            "30 x 32 x 32: .* multiples of 8",
+        ),
         (["--card_gb", "0"], "--card_gb 0.0: "),
         (["--card_gb", "8", "--batch_size", "0"], "--batch_size 0: "),
         (["--card_gb", "8", "--cases", "-1"], "--cases -1: "),

@@ -94,6 +94,4 @@ MUON = OptimizerBytes(states=_muon, temporaries=_muon_step, all_at_once=False)
 IN_BACKWARD = OptimizerBytes(temporaries=_rounding, in_backward=True)
 MUON_IN_BACKWARD = OptimizerBytes(states=_muon, temporaries=_muon_step, in_backward=True)
 EIGHT_BIT_IN_BACKWARD = OptimizerBytes(states=_eight_bit, temporaries=_rounding, in_backward=True)
-EIGHT_BIT_MUON_IN_BACKWARD = OptimizerBytes(
-    states=_eight_bit_muon, temporaries=_eight_bit_muon_step, in_backward=True
-)
+EIGHT_BIT_MUON_IN_BACKWARD = OptimizerBytes(states=_eight_bit_muon, temporaries=_eight_bit_muon_step, in_backward=True)

@@ -153,9 +153,7 @@ def _free_gib(network: nn.Module, device: torch.device) -> tuple[float, str]:
     return gib, f"it may take {gib:.2f} GiB, {share:.0%} of what is free"
 
 
-def _peak_bytes(
-    network: Any, plan: tuple[str, ...], shape: Sequence[int], optimizer: OptimizerBytes | None
-) -> float:
+def _peak_bytes(network: Any, plan: tuple[str, ...], shape: Sequence[int], optimizer: OptimizerBytes | None) -> float:
     """Estimated peak of a step of this process, which may hold a part of the weights and states only."""
     weights = [*network.parameters()]
     precision = network.training_precision()
