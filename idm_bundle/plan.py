@@ -173,8 +173,8 @@ def _line(option: Option, rates: dict[str, float], cases: int) -> str:
 
 def _rates(rows: Sequence[Row]) -> dict[str, float]:
     """Seconds for each FLOP of a measured step, by network: of the longest step, which waits least for the host."""
-    measured = [row for row in rows if row.network in PRESETS and row.step_s and row.flops]
-    return {str(row.network): row.step_s / row.flops for row in sorted(measured, key=lambda row: row.flops or 0)}
+    steps = sorted((row.flops, row.network, row.step_s) for row in rows if row.network and row.flops and row.step_s)
+    return {network: step_s / flops for flops, network, step_s in steps}
 
 
 def _times(size: Sequence[int]) -> str:

@@ -29,8 +29,9 @@ _PHRASES = (
 class MemoryAdvice:
     """When a trainer runs out of memory, report what was allocated and which switches would make the step fit.
 
-    Before that, it tells the network what the optimizer needs, so that ``activations="auto"`` leaves room for it. The bytes are estimates, made by running the step on tensors that have a shape but no memory. The cheapest switch
-    comes first, and each is added to those before it, up to the first that fits. Attach it to the trainer.
+    Before that, it tells the network what the optimizer needs, so that ``activations="auto"`` leaves room for it. The
+    bytes are estimates, made by running the step on tensors that have a shape but no memory. The cheapest switch comes
+    first, and each is added to those before it, up to the first that fits. Attach it to the trainer.
 
     Args:
         network: Network being trained; switches are listed for an

@@ -21,8 +21,8 @@ distribution, :math:`t_i / T = 1 / (1 + \exp(-\Phi^{-1}(u_i)))`, which prefers t
 scheduler's ``noise_shift``.
 
 Source: a batch's :math:`u_i` as in appendix I of Kingma et al. 2021, arXiv:2107.00630; :math:`v_k` is the additive
-recurrence of least discrepancy (Kuipers and Niederreiter 1974, "Uniform distribution of sequences"); the logit-normal distribution and the
-shift are those of Esser et al. 2024, arXiv:2403.03206.
+recurrence of least discrepancy, see Kuipers and Niederreiter 1974, "Uniform distribution of sequences"; the
+logit-normal distribution and the shift are those of Esser et al. 2024, arXiv:2403.03206.
 """
 
 from __future__ import annotations
