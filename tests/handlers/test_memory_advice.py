@@ -11,8 +11,9 @@ from torch import nn
 
 from monai_idm.failures import OutOfMemory
 from monai_idm.handlers import MemoryAdvice, memory_advice
-from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, estimate
+from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, IN_BACKWARD, estimate, optimizer_bytes
 from monai_idm.networks import InvertibleDiffusionUNet
+from monai_idm.networks.plan import plan_activations
 from monai_idm.optimizers import AdamWInBackward
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nlong advice of torch's")
@@ -102,6 +103,17 @@ def test_what_is_switched_on_is_not_advised():
     message = advice(trainer(CUDA, optimizer=AdamWInBackward))
     assert "--activations rebuilt" not in message
     assert "the optimizer of native.yaml" in message
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, AdamWInBackward])
+def test_the_network_learns_what_its_optimizer_needs(optimizer):
+    engine = trainer(CUDA, optimizer=optimizer)
+    assert engine.network.optimizer_bytes == optimizer_bytes(engine.optimizer)
+    shape = (4, 2, 16, 16, 8)
+    lean = InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16, activations="stored")
+    budget = estimate(lean, shape, IN_BACKWARD).peak_bytes / 2**30
+    stored = plan_activations(engine.network, shape, budget).policies.count("stored")
+    assert stored == 2 if optimizer is AdamWInBackward else stored < 2
 
 
 def test_for_another_network_the_message_is_torchs():

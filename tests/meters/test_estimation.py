@@ -82,6 +82,23 @@ def test_it_is_what_a_real_step_takes(optimizer, activations, precision):
     assert estimated.peak_bytes == pytest.approx(peak, rel=0.02)
 
 
+@pytest.mark.parametrize("states", ["float32", "8bit"])
+def test_the_step_of_a_kernel_by_muon_counts(states):
+    if states == "8bit":
+        pytest.importorskip("bitsandbytes")
+    net = network()
+    built = kernels_by_muon(net.parameters(), states=states, **({"fused": True} if states == "float32" else {}))
+    kernel = max(net.parameters(), key=torch.numel)
+    assert is_kernel(kernel)
+    for _ in range(2):
+        kernel.grad = torch.ones_like(kernel)
+        with live_bytes(net, built, kernel.grad) as memory:
+            before = memory.current_bytes
+            built.step()
+    temporaries = optimizer_bytes(built).temporary_bytes(kernel)
+    assert temporaries == pytest.approx(memory.peak_bytes - before, rel=0.1)
+
+
 def test_it_holds_for_a_network_of_another_kind():
     net = PatchDiffusionUNet(3, 2, 2, channels=(8, 16, 32), norm_num_groups=4)
     _, peak = real_step(net, torch.optim.AdamW(net.parameters(), fused=True))
