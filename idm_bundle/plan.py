@@ -61,12 +61,13 @@ class Option:
     @property
     def command(self) -> str:
         """The command that starts it."""
-        files = ["bundle/configs/train.yaml", *(["bundle/configs/native.yaml"] if self.config == "native.yaml" else [])]
-        configs = files[0] if len(files) == 1 else '"[' + ",".join(f"'{file}'" for file in files) + ']"'
+        configs, zoom = "bundle/configs/train.yaml", ""
+        if self.config == "native.yaml":  # whose own size needs no zoom, unlike others
+            configs, zoom = f"\"['{configs}','bundle/configs/native.yaml']\"", " --zoom true"
         return (
             f"python -m monai.bundle run training --config_file {configs} --dataset_dir DIR --preset {self.preset} "
             f'--spatial_size "{list(self.size)}" --bookend_stride {self.stride} --batch_size {self.batch_size} '
-            "--activations auto"
+            f"--activations auto{zoom}"
         )
 
 

@@ -58,6 +58,7 @@ def test_the_command_starts_that_network_with_that_optimizer_and_memory(gb, tmp_
     assert network.arguments == InvertibleDiffusionUNet.from_preset("light").arguments
     assert config.get_parsed_content("spatial_size") == [*SIZE]
     assert config.get_parsed_content("batch_size") == 2
+    assert config.get_parsed_content("zoom") in (True, "true")  # as fire reads it
     if option.config == "native.yaml":
         pytest.importorskip("bitsandbytes")
     network.optimizer_bytes = optimizer_bytes(config.get_parsed_content("optimizer"))

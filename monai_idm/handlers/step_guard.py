@@ -110,12 +110,12 @@ class StepGuard:
         state.output[CommonKeys.LOSS] = torch.tensor(on_host[2], dtype=loss.dtype)
         worst_loss, norm, worst_error = self._of_all_processes(on_host[0], on_host[1], *on_host[3:])
         if not math.isfinite(worst_loss):
-            self._reject(engine, "the loss", worst_loss, self.policy == "stop")
+            self._reject(engine, "the loss", worst_loss)
         elif not norm <= limit:
-            ends = self.policy == "stop" and not math.isfinite(norm)
-            self._reject(engine, f"the gradients' norm (at most {limit:.3g})", norm, ends)
+            what = f"the gradients' norm (at most {limit:.3g})"
+            self._reject(engine, what, norm, tolerated=math.isfinite(norm))
         elif not worst_error <= self._error_limit():
-            self._reject(engine, "the error of the rebuilt activations", worst_error, self.policy == "stop")
+            self._reject(engine, "the error of the rebuilt activations", worst_error)
         else:
             state.gradient_norms = [*state.gradient_norms, norm][-_USUAL:]
             state.bad_steps = 0
@@ -148,8 +148,9 @@ class StepGuard:
             norm = math.sqrt(sum(n**2 for n in norms))
         return _worst(losses), norm, _worst(errors)
 
-    def _reject(self, engine: Engine, what: str, value: float, ends: bool) -> None:
+    def _reject(self, engine: Engine, what: str, value: float, tolerated: bool = False) -> None:
         state = cast(Any, engine.state)
+        ends = self.policy == "stop" and not tolerated
         state.bad_steps += 1
         batch = state.batch
         subjects = batch.get("subject", []) if isinstance(batch, dict) else []

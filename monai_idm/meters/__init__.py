@@ -10,7 +10,6 @@ from monai_idm.meters.optimizer_bytes import (
     EIGHT_BIT_MUON_IN_BACKWARD,
     IN_BACKWARD,
     MUON,
-    MUON_IN_BACKWARD,
     OptimizerBytes,
     optimizer_bytes,
 )
@@ -20,7 +19,6 @@ __all__ = [
     "EIGHT_BIT_MUON_IN_BACKWARD",
     "IN_BACKWARD",
     "MUON",
-    "MUON_IN_BACKWARD",
     "EnergyMeter",
     "EnergySample",
     "Estimate",
