@@ -12,36 +12,33 @@ import torch
 from idm_bundle import plan as command
 from idm_bundle.__main__ import main
 from idm_bundle.benchmark.row import Row, write_rows
-from idm_bundle.plan import plan
+from idm_bundle.plan import Option, plan
 from idm_bundle.studies.configs import configured
 from monai_idm.meters import optimizer_bytes
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.plan import SHARES, plan_activations
 
 SIZE = (32, 32, 32)
+TOY = {"channels": (32, 64), "num_res_blocks": 1, "attention_levels": (False, False), "embedding_channels": 8}
 
 
-def plan_one(card_gb, **options):
-    (option,) = plan(card_gb, SIZE, "light", 2, **options)
+def plan_one(card_gb, preset="light", **options):
+    (option,) = plan(card_gb, SIZE, preset, 2, **options)
     return option
 
 
-def needs(card_gb):
-    """GB of the card that the fastest step on a large card and the leanest of all need."""
-    option = plan_one(card_gb)
-    return option.card_bytes / 1e9, option.least_bytes / 1e9
-
-
-def test_a_card_has_room_for_what_it_says_and_for_no_more(capsys):
-    most, least = needs(100)
-    assert plan_one(most + 1e-6).stored == 4
-    partly = plan_one(most - 1e-6)
-    assert partly.stored < 4
+def test_a_card_has_room_for_what_it_says_and_for_no_more(capsys, monkeypatch):
+    monkeypatch.setitem(command.PRESETS, "toy", TOY)
+    roomy = plan_one(100, "toy")
+    most, least = roomy.card_bytes / 1e9, roomy.least_bytes / 1e9
+    assert plan_one(most + 1e-6, "toy").stored == 2
+    partly = plan_one(most - 1e-6, "toy")
+    assert partly.stored < 2
     assert partly.card_bytes < most * 1e9
-    assert plan_one(least + 1e-6).config == "native.yaml"
+    assert plan_one(least + 1e-6, "toy").config == "native.yaml"
     capsys.readouterr()
-    with pytest.raises(ValueError, match=f"the least is {least:.1f} GB, for light on 32 x 32 x 32"):
-        plan_one(least - 1e-6)
+    with pytest.raises(ValueError, match=f"the least is {least:.1f} GB, for toy on 32 x 32 x 32"):
+        plan_one(least - 1e-6, "toy")
     assert "does not fit" in capsys.readouterr().out
 
 
@@ -68,12 +65,13 @@ def test_the_command_starts_that_network_with_that_optimizer_and_memory(gb, tmp_
 
 
 def test_the_largest_volume_comes_first_then_the_largest_network(capsys, monkeypatch):
-    monkeypatch.setattr(command, "_SIZES", (SIZE, (64, 64, 64)))
-    monkeypatch.setattr(command, "_STRIDE_2_FROM", 64**3)
-    monkeypatch.setattr(command, "PRESETS", {name: command.PRESETS[name] for name in ("light", "base")})
-    options = plan(100)
-    assert len(options) == 6
-    assert '--preset base --spatial_size "[64, 64, 64]" --bookend_stride 1' in capsys.readouterr().out.splitlines()[-1]
+    def option(budget_bytes, *asked):
+        return Option(*asked, least_bytes=0, config=None if asked[0] == "paper" else "train.yaml")
+
+    monkeypatch.setattr(command, "_option", option)
+    assert len(plan(100)) == 3 * (2 + 3 * 2)
+    best = capsys.readouterr().out.splitlines()[-1]
+    assert '--preset base --spatial_size "[256, 256, 192]" --bookend_stride 1' in best
 
 
 def test_seconds_and_days_follow_from_what_was_measured_on_the_card(tmp_path, capsys):

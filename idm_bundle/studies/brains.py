@@ -41,6 +41,7 @@ _NAMES = (
     "flow, logit-normal, shifted, Age, Sex, stride 2, AdamW",
     "velocity, shifted, Age, Sex, stride 2, AdamW",
     "velocity, shifted, Age, Sex",
+    "flow, shifted, Age, Sex",
     "velocity, shifted, MONAI's network",
     "velocity, shifted, Age, Sex, stride 2",
     "flow, logit-normal, shifted, Age, Sex, stride 2",
