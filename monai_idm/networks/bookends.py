@@ -16,6 +16,7 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
 from monai_idm.networks.norm_act import NormSiLU
+from monai_idm.networks.norm_conv import norm_conv
 from monai_idm.reversible import convolution, fastest_format, in_format, recomputed_in_chunks
 
 __all__ = [
@@ -74,8 +75,13 @@ class ExitBookend(nn.Module):
             else Conv[Conv.CONVTRANS, spatial_dims](hidden, out_channels, 2, stride=2)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.act(self.conv1(self.norm(x))))
+    def forward(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
+        """The image from all channels, or from the two halves of them."""
+        if torch.jit.is_scripting():
+            h = self.conv1(self.norm(x))
+        else:
+            h = norm_conv(self.norm, self.conv1, x) if rest is None else norm_conv(self.norm, self.conv1, x, rest)
+        return self.conv2(self.act(h))
 
 
 class Shortcut(nn.Module):
@@ -156,8 +162,8 @@ class SpaceToDepth(nn.Module):
 class DepthToSpace(SpaceToDepth):
     """The reverse of :class:`SpaceToDepth`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return pixelshuffle(x, self.spatial_dims, self.factor)
+    def forward(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
+        return pixelshuffle(x if rest is None else torch.cat([x, rest], 1), self.spatial_dims, self.factor)
 
 
 def enter(bookend: nn.Module, x: Tensor, branch_batch: int | str, stored: bool) -> list[Tensor]:
@@ -180,7 +186,7 @@ def leave(bookend: nn.Module, streams: list[Tensor], branch_batch: int | str, st
     """Run the exit bookend on the two streams of the core, or gates on one; further arguments as in :func:`enter`."""
 
     def image(*parts: Tensor) -> list[Tensor]:
-        return [bookend(torch.cat(parts, 1)).to(parts[0].dtype, memory_format=torch.contiguous_format)]
+        return [bookend(*parts).to(parts[0].dtype, memory_format=torch.contiguous_format)]
 
     return recomputed_in_chunks(image, *streams, branch_batch=branch_batch, stored=stored)[0]
 

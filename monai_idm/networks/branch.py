@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_idm.networks.norm_act import NormSiLU
+from monai_idm.networks.norm_conv import norm_conv
 from monai_idm.reversible import convolution
 
 __all__ = ["ResidualBranch"]
@@ -24,7 +25,7 @@ class ResidualBranch(nn.Module):
         channels: Input and output channels: half of the level's channels.
         embedding_channels: E, the width of the embedding.
         norm_num_groups: Groups of every GroupNorm; must divide ``channels``.
-    Shape: ``(B, channels, *spatial), (B, E) -> (B, channels, *spatial)``.
+    Shape: ``(B, channels, *spatial), (B, E) -> (B, channels, *spatial)``, in the precision of the last convolution.
     """
 
     def __init__(self, spatial_dims: int, channels: int, embedding_channels: int, norm_num_groups: int) -> None:
@@ -38,9 +39,10 @@ class ResidualBranch(nn.Module):
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv1(self.norm1(x))
-        # converted to the stream's precision here, so that backward frees the bfloat16 copy of its gradient early
-        return self.conv2(self.norm2(h, self._shift(embedding))).to(x.dtype)
+        if torch.jit.is_scripting():
+            return self.conv2(self.norm2(self.conv1(self.norm1(x)), self._shift(embedding)))
+        else:
+            return norm_conv(self.norm2, self.conv2, norm_conv(self.norm1, self.conv1, x), shift=self._shift(embedding))
 
     def _shift(self, embedding: Tensor) -> Tensor:
         if torch.jit.is_scripting():

@@ -96,6 +96,9 @@ class InvertibleDiffusionUNet(nn.Module):
             convolutions and linear layers, 99 % of all weights; norms, biases and orthogonal generators stay float32.
             It needs a mixed precision, which computes with bfloat16 weights anyway, and an optimizer that rounds
             stochastically (``AdamWInBackward``): rounded to nearest, most updates would be lost.
+        gradient_dtype: ``"float32"``, or ``"bfloat16"``: the precision in which the gradients of the streams wait
+            between operations. Nothing is rebuilt from them, so every policy still gives the same gradients, and with
+            exact precision the same bits; those of the weights are added up in float32.
         compile_branches: Whether the branches of the couplings are compiled (``torch.compile``) into fewer and larger
             kernels, which is for GPUs: on two CPU cores a step is not faster, and on a GPU it has not been measured.
             Compiling takes a minute or two for each new size; results are the same up to rounding. Not with exact
@@ -125,6 +128,7 @@ class InvertibleDiffusionUNet(nn.Module):
         memory_budget_gib: float | None = None,
         branch_batch: int | str = "auto",
         weight_dtype: str = "float32",
+        gradient_dtype: str = "float32",
         compile_branches: bool = False,
         num_conditions: int = 0,
     ) -> None:
@@ -138,6 +142,7 @@ class InvertibleDiffusionUNet(nn.Module):
         if branch_batch != "auto" and (isinstance(branch_batch, str) or branch_batch < 1):
             raise ValueError(f"branch_batch={branch_batch!r}; choose a number of samples, 1 or more, or 'auto'")
         one_of("weight_dtype", weight_dtype, ("float32", "bfloat16"))
+        one_of("gradient_dtype", gradient_dtype, ("float32", "bfloat16"))
         if weight_dtype == "bfloat16" and not precision.endswith("mixed"):
             raise ValueError(
                 f"weight_dtype='bfloat16' with precision={precision!r}; choose 'mixed' or 'exact-mixed', which compute "
@@ -185,7 +190,9 @@ class InvertibleDiffusionUNet(nn.Module):
             compile_branches,
         )
         self.embedding = TimestepEmbedding(channels[0], embedding_channels, num_class_embeds, num_conditions)
-        self.core = ReversibleSequence(operations, exact=precision.startswith("exact"))
+        self.core = ReversibleSequence(
+            operations, precision.startswith("exact"), torch.bfloat16 if gradient_dtype == "bfloat16" else None
+        )
 
         def entry(image_channels: int) -> nn.Module:
             if not bookends:

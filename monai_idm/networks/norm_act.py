@@ -16,20 +16,23 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
-from monai_idm.reversible import in_format, is_channels_last, memory_format_of, voxel_rows
+from monai_idm.reversible import in_format, is_channels_last, memory_format_of
 
 __all__ = ["NormSiLU"]
 
 _SLICED_VOXELS = 2**19
-"""Voxels from which on one group is processed at a time, so that float32 copies of large volumes stay small."""
+"""Voxels from which on a volume is processed in parts."""
+
+_PART = 2**18
+"""Voxels of a part on CUDA, so that float32 copies of large volumes stay small."""
 
 _LONG_GROUP = 2**16
 """Values of a group from which on torch's CUDA kernel for their mean, one block of threads for a group, takes longer
 (43 microseconds for so many on an H200) than several kernels that use all of the GPU."""
 
 
-_CACHED_VOXELS = 2**13
-"""Voxels that are summed at a time where channels come last: half a megabyte at 16 channels."""
+_CACHED_PART = 2**13
+"""Voxels of a part on a CPU, which stay in its cache: half a megabyte at 16 channels."""
 
 
 class NormSiLU(nn.GroupNorm):
@@ -47,11 +50,25 @@ class NormSiLU(nn.GroupNorm):
         else:
             if torch.compiler.is_compiling():
                 return self._unfused(x, shift)
-            # the type in which the next convolution computes
-            low = torch.is_autocast_enabled(x.device.type)
-            dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
-            function = _Sliced if x.shape[2:].numel() >= _SLICED_VOXELS else _Whole
-            return function.apply(x, self.weight, self.bias, shift, self.num_groups, self.eps, dtype)
+            return self.fused(x, self.weight, self.bias, shift, self.num_groups)
+
+    @torch.jit.unused
+    def joined(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """The same of two halves of the channels, which are joined in the precision of the output."""
+        if torch.compiler.is_compiling() or self.num_groups % 2:
+            return self(torch.cat([x1, x2], 1))
+        weights, biases = self.weight.chunk(2), self.bias.chunk(2)
+        halves = zip((x1, x2), weights, biases, strict=True)
+        return torch.cat([self.fused(x, w, b, None, self.num_groups // 2) for x, w, b in halves], 1)
+
+    @torch.jit.unused
+    def fused(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, groups: int) -> Tensor:
+        """The same with weights other than its own, as one function; the result has the precision of autocast."""
+        # the type in which the next convolution computes
+        low = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
+        function = _InParts if x.shape[2:].numel() >= _SLICED_VOXELS else _Whole
+        return function.apply(x, weight, bias, shift, groups, self.eps, dtype)
 
     def _unfused(self, x: Tensor, shift: Tensor | None) -> Tensor:
         h = nn.functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
@@ -75,19 +92,17 @@ class _Whole(torch.autograd.Function):
         return dx.to(x.dtype), dw, db, dshift, None, None, None
 
 
-class _Sliced(torch.autograd.Function):
-    """One group after the other, so that float32 copies of a large volume stay small."""
+class _InParts(torch.autograd.Function):
+    """One part of the voxels after the other, so that float32 copies of a large volume stay small."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, shift, groups, eps, dtype):
         y = torch.empty_like(x, dtype=dtype, memory_format=memory_format_of(x))
-        statistics = []
-        for c in _groups(x, groups):
-            h, *found = _normalised(x[:, c], weight[c], bias[c], None if shift is None else shift[:, c], 1, eps)
-            y[:, c] = nn.functional.silu(h, inplace=True)
-            del h
-            statistics.append(found)
-        mean, rstd = (torch.stack(found) for found in zip(*statistics, strict=True))
+        variance, mean = _moments((x_.to(weight.dtype) for (x_,) in _parts(x)), groups)
+        rstd = (variance + eps).rsqrt()
+        slope, offset = _slope_and_offset(weight, bias, shift, mean, rstd)
+        for x_, y_ in _parts(x, y):
+            y_.copy_(nn.functional.silu(_argument(x_.to(weight.dtype), slope, offset), inplace=True))
         ctx.save_for_backward(x, weight, bias, shift, mean, rstd)
         return y
 
@@ -95,21 +110,32 @@ class _Sliced(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy):
         x, weight, bias, shift, mean, rstd = ctx.saved_tensors
+        slope, offset = _slope_and_offset(weight, bias, shift, mean, rstd)
+
+        def argument_and_gradient(x_, dy_):
+            h = _argument(x_, slope, offset)
+            return h, torch.ops.aten.silu_backward(dy_.to(h.dtype), h)
+
+        db, dot = torch.zeros_like(slope), torch.zeros_like(slope)
+        for x_, dy_ in _parts(x, dy):
+            x_ = x_.to(weight.dtype)
+            h, dh = argument_and_gradient(x_, dy_)
+            db += dh.sum(2).view_as(slope)
+            dot += torch.mul(dh, x_, out=h).sum(2).view_as(slope)
+        by_x, rest, dw = _factors(db, dot, weight, mean, rstd, x[0, 0].numel())
         dx = torch.empty_like(x, memory_format=memory_format_of(x))
-        dw, db, dshift = torch.empty_like(weight), torch.empty_like(bias), None if shift is None else shift.clone()
-        for c, m, r in zip(_groups(x, len(mean)), mean, rstd, strict=True):
-            shift_ = None if shift is None else shift[:, c]
-            dx[:, c], dw[c], db[c], dshift_ = _backward(dy[:, c], x[:, c], weight[c], bias[c], shift_, m, r)
-            if dshift is not None:
-                dshift[:, c] = dshift_
-        return dx, dw, db, dshift, None, None, None
+        for x_, dy_, dx_ in _parts(x, dy, dx):  # dh again: to keep it would take as much memory as dx
+            x_ = x_.to(weight.dtype)
+            h, dh = argument_and_gradient(x_, dy_)
+            dx_.copy_(_input_gradient(dh, x_, slope, by_x, rest, out=h))
+        return dx, dw, db.sum(0).flatten(), None if shift is None else db.flatten(1).to(shift.dtype), None, None, None
 
 
 def _normalised(x, weight, bias, shift, groups, eps) -> tuple[Tensor, Tensor, Tensor]:
     """The argument of SiLU, in the precision of the weights, mean and 1 / deviation of each group."""
     x_ = _in_precision(x, weight)
     if is_channels_last(x_):
-        variance, mean = _moments_of_rows(x_, groups)
+        variance, mean = _moments((part for (part,) in _parts(x_)), groups)
     elif _is_long_on_cuda(x, x[0].numel() // groups, _LONG_GROUP):
         values = x_.unflatten(1, (groups, -1))
         variance, mean = torch.var_mean(values, tuple(range(2, values.ndim)), correction=0)
@@ -120,22 +146,21 @@ def _normalised(x, weight, bias, shift, groups, eps) -> tuple[Tensor, Tensor, Te
     return _argument(x_, *_slope_and_offset(weight, bias, shift, mean, rstd)), mean, rstd
 
 
-def _moments_of_rows(x, groups) -> tuple[Tensor, Tensor]:
-    """Variance and mean of each group, ``(B, groups)``, where channels come last.
+def _moments(parts, groups) -> tuple[Tensor, Tensor]:
+    """Variance and mean of each group, ``(B, groups)``, from parts ``(B, C, voxels)``.
 
-    torch's kernel for this format sums squares, not squared differences from the mean: at 64^3 a deviation is wrong by
-    1e-4, by 3e-2 where the mean is 30 times as large. Here parts that fit into the cache are read twice.
+    torch's kernel for volumes whose channels come last sums squares, not squared differences from the mean: at 64^3 a
+    deviation is wrong by 1e-4, by 3e-2 where the mean is 30 times as large. Here parts that fit into the cache are read
+    twice.
     """
-    rows = voxel_rows(x).unflatten(0, (len(x), -1))
-    # an estimate has no cache, and its time is that of the number of operations
-    voxels = max(_CACHED_VOXELS, rows.shape[1] // 32) if isinstance(x, FakeTensor) else _CACHED_VOXELS
-    parts = rows.split(voxels, 1)
-    means = [part.mean(1) for part in parts]
-    variances = [(part - mean[:, None]).square_().mean(1) for part, mean in zip(parts, means, strict=True)]
+    means, variances, counts = [], [], []
+    for part in parts:
+        means.append(part.mean(2))
+        variances.append((part - means[-1][..., None]).square_().mean(2))
+        counts.append(part.shape[2])
     variance, mean = variances[0], means[0]
-    if len(parts) > 1:
-        weights = x.new_tensor([part.shape[1] / parts[0].shape[1] for part in parts])[:, None, None]
-        weights /= weights.sum()
+    if len(counts) > 1:
+        weights = mean.new_tensor([count / sum(counts) for count in counts])[:, None, None]
         of_parts = torch.stack(means)
         mean = (weights * of_parts).sum(0)
         variance = (weights * (torch.stack(variances) + (of_parts - mean).square())).sum(0)
@@ -160,22 +185,38 @@ def _backward(dy, x, weight, bias, shift, mean, rstd) -> tuple[Tensor, Tensor, T
 
 def _backward_by_sums(dy, x, weight, bias, shift, mean, rstd) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The same in a few passes, a third of the time of torch's kernel where channels come last or groups are long."""
-    groups, space = mean.shape[1], tuple(range(2, x.ndim))
+    space = tuple(range(2, x.ndim))
     slope, offset = _slope_and_offset(weight, bias, shift, mean, rstd)
-    mean, rstd, w = mean[..., None], rstd[..., None], weight.view(groups, -1)
     x_ = _in_precision(x, weight)
     dy_ = in_format(dy.to(weight.dtype), memory_format_of(x_))
     h = _argument(x_, slope, offset)
     dh = torch.ops.aten.silu_backward(dy_, h)
     db, dot = dh.sum(space).view_as(slope), torch.mul(dh, x_, out=h).sum(space).view_as(slope)
+    by_x, rest, dw = _factors(db, dot, weight, mean, rstd, x[0, 0].numel())
+    dx = _input_gradient(dh, x_, slope, by_x, rest, out=h)
+    return dx, dw, db.sum(0).flatten(), None if shift is None else db.flatten(1).to(shift.dtype)
+
+
+def _factors(db, dot, weight, mean, rstd, voxels) -> tuple[Tensor, Tensor, Tensor]:
+    """``by_x`` and ``rest`` of :func:`_input_gradient`, and the gradient of the weight.
+
+    Args:
+        db: Gradient of the argument of SiLU, summed over the voxels, ``(B, groups, C / groups)``.
+        dot: The same of its product with x.
+    """
+    mean, rstd, w = mean[..., None], rstd[..., None], weight.view(mean.shape[1], -1)
     dw = (dot - mean * db) * rstd
     # dx = rstd (w dh - m(w dh) - n m(w dh n)) with n = (x - mean) rstd and m, the mean over a group
-    count = x[0, 0].numel() * w.shape[1]
+    count = voxels * w.shape[1]
     by_x = (w * dw).sum(2, keepdim=True) * rstd.square() / -count
     rest = (w * db).sum(2, keepdim=True) * rstd / -count - by_x * mean
-    dx = torch.addcmul(_spread(rest.expand_as(slope), x), x_, _spread(by_x.expand_as(slope), x), out=h)
-    dx.addcmul_(dh, _spread(slope, x))
-    return dx, dw.sum(0).flatten(), db.sum(0).flatten(), None if shift is None else db.flatten(1).to(shift.dtype)
+    return by_x.expand_as(db), rest.expand_as(db), dw.sum(0).flatten()
+
+
+def _input_gradient(dh, x, slope, by_x, rest, out) -> Tensor:
+    """Gradient of x from that of the argument of SiLU: ``slope * dh + by_x * x + rest``."""
+    dx = torch.addcmul(_spread(rest, x), x, _spread(by_x, x), out=out)
+    return dx.addcmul_(dh, _spread(slope, x))
 
 
 def _slope_and_offset(weight, bias, shift, mean, rstd) -> tuple[Tensor, Tensor]:
@@ -209,6 +250,10 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
     return x.shape[0], x.shape[1], x.shape[2:].numel()
 
 
-def _groups(x: Tensor, groups: int) -> Iterator[slice]:
-    width = x.shape[1] // groups
-    return (slice(start, start + width) for start in range(0, x.shape[1], width))
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of the same voxels of every tensor, ``(B, C, voxels)``."""
+    x = tensors[0]
+    voxels = _PART if x.is_cuda else _CACHED_PART
+    if isinstance(x, FakeTensor):  # an estimate is for CUDA, and its time is that of the number of operations
+        voxels = max(_PART, x[0, 0].numel() // 32)
+    return zip(*(t.flatten(2).split(voxels, 2) for t in tensors), strict=True)

@@ -71,7 +71,7 @@ class CheckerboardAttention(ReversibleOperation):
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
         y, low = torch.cat(outputs[:2], 1), outputs[2:]
-        dy, dlow = torch.cat(gradients[:2], 1), gradients[2:]
+        dy, dlow = torch.cat(gradients[:2], 1).to(y.dtype), gradients[2:]
         weight_gradients = []
         for parity in (1, 0):
             known, free = _sites(y, parity)

@@ -48,19 +48,20 @@ class AdditiveCoupling(ReversibleOperation):
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
         y1, y2 = outputs
         dy1, dy2 = gradients
-        db, dc, dw = torch.empty_like(y1), [], []
+        dc, dw = [], []
         size = chunk_size(y1, self.branch_batch)
-        for y1_, y2_, dy1_, dy2_, db_, *c in chunks(y1, y2, dy1, dy2, db, *condition, size=size):
+        for y1_, y2_, dy1_, dy2_, *c in chunks(y1, y2, dy1, dy2, *condition, size=size):
             f, pull = linearise(self.f, y1_, *c)
-            y2_.sub_(self._snapped(f))  # in place: y2 turns into a
+            y2_.sub_(self._snapped(f))  # in place: y2 turns into a, and below dy1 into the gradient of b
             del f
             (through, *dc_), dw_ = pull(dy2_)
-            db_.copy_(dy1_) if through is None else torch.add(dy1_, through, out=db_)
+            if through is not None:
+                dy1_.add_(through)
             dc.append(dc_)
             dw.append(dw_)
         condition_gradients = [None if parts[0] is None else torch.cat(parts) for parts in zip(*dc, strict=True)]
         # last chunk first: the order in which autograd adds them where activations are stored
-        return Rebuilt([y2, y1], [dy2, db], condition_gradients, summed(dw[::-1]))
+        return Rebuilt([y2, y1], [dy2, dy1], condition_gradients, summed(dw[::-1]))
 
     def _increment(self, b: Tensor, embedding: Tensor) -> Tensor:
         if torch.jit.is_scripting():

@@ -7,10 +7,11 @@ top of a stack of tensors and pushes its outputs :math:`y`:
 
 with the conditioning :math:`c` (timestep embedding, orthogonal matrices) and the weights :math:`\theta`. A skip
 connection is a tensor that waits lower in the stack. The forward pass keeps only the stack at the exit. The backward
-pass runs from there in reverse with a :class:`Tape`: each operation takes its :math:`y` from the tape, leaves its
-:math:`x` there, and turns :math:`dL/dy` into :math:`dL/dx`, :math:`dL/dc` and :math:`dL/d\theta`. Operations that
-store their activations can be mixed with operations that rebuild theirs; a rebuilt tensor that enters a storing
-operation is kept, as at the exit.
+pass runs from there in reverse with a :class:`Tape`: each operation takes its :math:`y` and :math:`dL/dy` from the
+tape, leaves its :math:`x` and :math:`dL/dx` there, and returns :math:`dL/dc` and :math:`dL/d\theta` to autograd.
+Autograd could keep a gradient alive while the next one is computed; what lies on the tape is overwritten in place.
+Operations that store their activations can be mixed with operations that rebuild theirs; a rebuilt tensor that enters a
+storing operation is kept, as at the exit.
 
 Every operation is a separate autograd node, so its parameter gradients are complete, and can be used and freed,
 before the next operation runs.
@@ -50,14 +51,22 @@ class ReversibleSequence(nn.Module):
     Args:
         operations: Each pops ``num_inputs`` tensors from the top of the stack and pushes ``num_outputs``.
         exact: Keep the streams on a grid, so that rebuilt tensors equal the original ones bit for bit.
+        gradient_dtype: Precision to which the gradients of inputs and outputs of operations are rounded, and in which
+            they wait on the tape, such as ``torch.bfloat16``; None: theirs.
     Raises:
         ValueError: If an operation contains a batch normalisation.
     """
 
-    def __init__(self, operations: Sequence[ReversibleOperation], exact: bool = False) -> None:
+    def __init__(
+        self,
+        operations: Sequence[ReversibleOperation],
+        exact: bool = False,
+        gradient_dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.operations = nn.ModuleList(operations)
         self.exact = exact
+        self.gradient_dtype = gradient_dtype
         self.spot_check: SpotCheck | None = None
         """Sample of the inputs of the first rebuilt operation, from the latest forward pass that rebuilds any."""
         for position, operation in enumerate(self._program()):
@@ -89,9 +98,10 @@ class ReversibleSequence(nn.Module):
         if not torch.is_grad_enabled() or torch.compiler.is_exporting():
             policies = ["stored"] * len(program)
         _refuse_sharded_parts(program)
-        tape = Tape()
+        tape = Tape(self.gradient_dtype)
         first_rebuilt = policies.index("rebuilt") if "rebuilt" in policies else None
-        stack: list[tuple[Tensor, Place | None]] = [(snap(x) if self.exact else x, None) for x in inputs]
+        entry = (self._rounded(x) for x in inputs)
+        stack: list[tuple[Tensor, Place | None]] = [(snap(x) if self.exact else x, None) for x in entry]
         for position, (operation, policy) in enumerate(zip(program, policies, strict=True)):
             x, sources = _unzip(_take(stack, operation.num_inputs))
             versions = [_version(t) for t in x]
@@ -104,7 +114,7 @@ class ReversibleSequence(nn.Module):
             else:
                 x = tape.keep(x, sources)
                 y = operation(x, embedding, _checkpointed if policy == "checkpointed" else stored_map)
-                stack += ((t, None) for t in y)
+                stack += ((self._rounded(t), None) for t in y)
             if [_version(t) for t in x] != versions:
                 raise ValueError(
                     f"{_name(operation, position)} edits its input in place, so that it cannot be rebuilt; "
@@ -133,7 +143,7 @@ class ReversibleSequence(nn.Module):
         """
         inverses = [Inverse(operation) for operation in reversed(self._program())]
         policies = activations if isinstance(activations, str) else activations[::-1]
-        return ReversibleSequence(inverses, self.exact)(outputs, embedding, policies)
+        return ReversibleSequence(inverses, self.exact, self.gradient_dtype)(outputs, embedding, policies)
 
     @torch.no_grad()
     def verify(self, inputs: Tensors, embedding: Tensor, tolerance: float = 1e-4) -> None:
@@ -172,39 +182,88 @@ class ReversibleSequence(nn.Module):
                 )
             stack += y
 
+    def _rounded(self, stream: Tensor) -> Tensor:
+        """A tensor whose gradient is rounded as that of a rebuilt one."""
+        if self.gradient_dtype is None or not stream.requires_grad:
+            return stream
+        return _Rounded.apply(stream, self.gradient_dtype)
+
     def _program(self) -> list[ReversibleOperation]:
         return [cast(ReversibleOperation, operation) for operation in self.operations]
 
 
 class Tape:
-    """Hands each rebuilt tensor from the operation that rebuilds it to the operation that produced it.
+    """Hands each rebuilt tensor, and its gradient, from the operation that rebuilds it to the one that produced it.
 
-    The forward pass assigns each tensor its place. The operation that takes a tensor from the tape owns it and may
-    overwrite it.
+    The forward pass assigns each tensor its place. The operation that takes a tensor and its gradient from the tape
+    owns them and may overwrite them. Autograd, which needs a gradient to go on, passes a placeholder without memory.
+
+    Args:
+        gradient_dtype: Precision of the gradients; None: that of the tensors.
     """
 
-    def __init__(self) -> None:
-        self._tensors: dict[Place, Tensor] = {}
+    def __init__(self, gradient_dtype: torch.dtype | None = None) -> None:
+        self.gradient_dtype = gradient_dtype
+        self._pairs: dict[Place, tuple[Tensor, Tensor]] = {}
+        self._shared: set[Place] = set()  # whose tensors autograd or the caller may still need
+        self._zeros: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def keep(self, tensors: Tensors, places: Sequence[Place | None]) -> Tensors:
-        """Save the tensors that have a place; the backward pass then puts them there."""
+        """Save the tensors that have a place; the backward pass then puts them there, with their gradients."""
         placed = [place for place in places if place is not None]
         if not placed:
             return list(tensors)
         kept = iter(_Keep.apply(self, placed, *(t for t, p in zip(tensors, places, strict=True) if p is not None)))
         return [t if place is None else next(kept) for t, place in zip(tensors, places, strict=True)]
 
-    def put(self, places: Sequence[Place | None], tensors: Tensors) -> None:
-        self._tensors.update((p, t) for p, t in zip(places, tensors, strict=True) if p is not None)
+    def put(
+        self, places: Sequence[Place | None], tensors: Tensors, gradients: Tensors, shared: bool = False
+    ) -> Tensors:
+        """Put tensors and their gradients in their places; returns what autograd is to pass on.
 
-    def take(self, operation: ReversibleOperation, position: int, places: Sequence[Place]) -> list[Tensor]:
-        if any(place not in self._tensors for place in places):
+        Args:
+            places: One per tensor; None: its gradient is left to autograd.
+            tensors: The tensors.
+            gradients: Their gradients.
+            shared: Whether others may need them, so that the operation that takes them gets copies.
+        """
+        passed_on = []
+        self._shared.update(place for place in places if place is not None and shared)
+        for place, tensor, gradient in zip(places, tensors, gradients, strict=True):
+            if place is not None:
+                self._pairs[place] = tensor, gradient if shared else gradient.to(dtype=self.gradient_dtype)
+            passed_on.append(gradient if place is None else self._zero(tensor).expand_as(tensor))
+        return passed_on
+
+    def take(
+        self, operation: ReversibleOperation, position: int, places: Sequence[Place], passed_on: Sequence[Tensor]
+    ) -> tuple[Tensors, Tensors]:
+        """The tensors and the gradients of some places, after a look at what autograd passed on."""
+        if any(place not in self._pairs for place in places):
             raise RuntimeError(
                 f"no output on the tape for {_name(operation, position)}: "
                 f"the backward pass must enter the chain at its exit; compute the loss from what the chain returns "
                 f'only, or build the network with activations="stored"'
             )
-        return [self._tensors.pop(place) for place in places]
+        if any(g.untyped_storage()._cdata != self._zero(g).untyped_storage()._cdata for g in passed_on):
+            raise RuntimeError(
+                f"a hook replaced the gradient of what {_name(operation, position)} returned; where activations are "
+                f'rebuilt, autograd does not see that gradient: build the network with activations="stored"'
+            )
+        outputs, gradients = (list(each) for each in zip(*map(self._pairs.pop, places), strict=True))
+        shared = [i for i, place in enumerate(places) if place in self._shared]
+        self._shared.difference_update(places)
+        for i in shared:  # one by one: what nobody else needs is freed before the next is copied
+            gradients[i] = gradients[i].to(dtype=self.gradient_dtype, copy=True)
+        for i in shared:
+            outputs[i] = outputs[i].clone()
+        return outputs, gradients
+
+    def _zero(self, like: Tensor) -> Tensor:
+        key = like.dtype, like.device
+        if key not in self._zeros:
+            self._zeros[key] = like.new_zeros(())
+        return self._zeros[key]
 
 
 def _checkpointed(operation: ReversibleOperation, inputs: Tensors, condition: Tensors) -> Tensors:
@@ -259,17 +318,31 @@ class _Step(torch.autograd.Function):
                 f'use activations="stored" with functional_call'
             )
         with ctx.replay.precision(), ctx.replay.random():
-            outputs = policy.tape.take(operation, policy.position, policy.outputs)
+            outputs, gradients = policy.tape.take(operation, policy.position, policy.outputs, gradients)
             x, dx, dc, dw = operation.rebuild(outputs, gradients, condition, remainders)
         if policy.spot_check is not None:
             policy.spot_check.compare(x)
         needed = ctx.needs_input_grad[4 : 4 + operation.num_inputs]  # by the operation before
-        policy.tape.put([place if n else None for place, n in zip(policy.inputs, needed, strict=True)], x)
-        return None, None, None, None, *map(_without_shared_storage, dx), *dc, *dw
+        places = [place if n else None for place, n in zip(policy.inputs, needed, strict=True)]
+        return None, None, None, None, *policy.tape.put(places, x, _owned(dx, x, dc, dw)), *dc, *dw
+
+
+class _Rounded(torch.autograd.Function):
+    """A tensor as it is; its gradient is rounded to a precision."""
+
+    @staticmethod
+    def forward(ctx, stream, dtype):
+        ctx.dtype = dtype
+        return stream.expand_as(stream)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return gradient.to(ctx.dtype).to(gradient.dtype), None
 
 
 class _Keep(torch.autograd.Function):
-    """Save tensors; every backward pass puts copies of them on the tape."""
+    """Save tensors; every backward pass puts them on the tape, with their gradients."""
 
     @staticmethod
     def forward(ctx, tape, places, *tensors):
@@ -280,9 +353,8 @@ class _Keep(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients):
-        # clones: tensors on the tape get overwritten, while the caller may read the outputs or run backward again
-        ctx.tape.put(ctx.places, [t.clone() for t in ctx.saved_tensors])
-        return None, None, *gradients
+        # shared: the caller may read the outputs or run backward again
+        return None, None, *ctx.tape.put(ctx.places, [*ctx.saved_tensors], [*gradients], shared=True)
 
 
 def _policies(activations: str | Sequence[str], count: int) -> list[str]:
@@ -311,9 +383,17 @@ def _refuse_sharded_parts(program: Sequence[ReversibleOperation]) -> None:
                 )
 
 
-def _without_shared_storage(gradient: Tensor) -> Tensor:
-    # the gradient of a half that passes through is often a view of both halves and would keep both in memory
-    return gradient.clone() if gradient.untyped_storage().nbytes() > gradient.nbytes else gradient
+def _owned(gradients: Tensors, *others: Sequence[Tensor | None]) -> Tensors:
+    """Gradients that may be overwritten: copies of those that share memory with each other or with other tensors."""
+    used = {t.untyped_storage()._cdata for tensors in others for t in tensors if t is not None}
+    owned = []
+    for gradient in gradients:
+        storage = gradient.untyped_storage()
+        if storage._cdata in used or storage.nbytes() != gradient.nbytes:  # a part of a tensor, or an expanded one
+            gradient = gradient.clone()
+        used.add(storage._cdata)
+        owned.append(gradient)
+    return owned
 
 
 def _version(tensor: Tensor) -> int:

@@ -60,7 +60,7 @@ def require_exact(operation: ReversibleOperation, name: str, inputs: Tensors, co
         y = operation.map(list(x), c, remainders)
     gradients = [torch.linspace(-1, 1, t.numel(), dtype=t.dtype, device=t.device).view_as(t) for t in y]
     with torch.no_grad(), replay.precision(), replay.random():
-        rebuilt = operation.rebuild([t.clone() for t in y], list(gradients), c, remainders)
+        rebuilt = operation.rebuild([t.clone() for t in y], [g.clone() for g in gradients], c, remainders)
     remedy = "in map, snap what leaves the grid, and add to remainders what the inverse misses"
     _compare(name, "inputs", rebuilt.inputs, x, remedy)
     leaves = [t.clone().requires_grad_(t.is_floating_point()) for t in (*x, *c)]

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 from torch.func import functional_call
 
 from monai_idm.reversible.random_state import random_states, restored_random_states
@@ -74,8 +73,8 @@ class ReversibleOperation(nn.Module):
         """Inputs and gradients from outputs and their gradients.
 
         Args:
-            outputs: What ``map`` returned; may be overwritten.
-            gradients: dL/d(output), one per output.
+            outputs: What ``map`` returned; list and tensors may be overwritten.
+            gradients: dL/d(output), one per output, perhaps in a lower precision; list and tensors may be overwritten.
             condition: The conditioning that ``map`` received.
             remainders: What ``map`` added to its ``remainders``.
         """
@@ -156,17 +155,18 @@ def _linearise(
         # views: the hooks of FLOP counters reject a leaf that requires a gradient
         value = functional_call(module, weights, tuple(x.expand_as(x) for x in leaves), dict(constants))
 
-    # graph edges, not the values themselves, which the caller may free before it calls pull
-    values = (value,) if isinstance(value, Tensor) else tuple(value)
-    edges = [(get_gradient_edge(v), v.dtype) if v.requires_grad else None for v in values]
+        # not the values themselves, which the caller may free before it calls pull
+        values = [_Reached.apply(v, v.dtype) for v in ((value,) if isinstance(value, Tensor) else value)]
 
     def pull(*cotangents: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        reached = [(e[0], g.to(e[1])) for e, g in zip(edges, cotangents, strict=True) if e is not None]
+        with torch.enable_grad():
+            pairs = [(v, g) for v, g in zip(values, cotangents, strict=True) if v.requires_grad]
+            reached = [v if v.dtype == g.dtype else _Reached.apply(v, g.dtype) for v, g in pairs]
         wanted = [t for t in (*leaves, *weights.values()) if t.requires_grad]
         if not reached or not wanted:
             return [None] * len(leaves), [None] * len(weights)
         with torch.autocast(wanted[0].device.type, enabled=False):  # as in a backward pass that autograd runs itself
-            gradients = torch.autograd.grad([e for e, _ in reached], wanted, [g for _, g in reached], allow_unused=True)
+            gradients = torch.autograd.grad(reached, wanted, [g for _, g in pairs], allow_unused=True)
         gradient_of = dict(zip(map(id, wanted), gradients, strict=True))
         return [gradient_of.get(id(t)) for t in leaves], [gradient_of.get(id(t)) for t in weights.values()]
 
@@ -184,6 +184,22 @@ def summed(terms: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
             for i, t in zip(pairs, sums, strict=True):
                 total[i] = t
     return total
+
+
+class _Reached(torch.autograd.Function):
+    """A tensor without memory in the place of another, for a gradient that may be of another precision.
+
+    Autograd would keep a converted copy of a gradient that it is given until the end; that made here is freed early.
+    """
+
+    @staticmethod
+    def forward(ctx, tensor, dtype):
+        ctx.dtype = tensor.dtype
+        return tensor.new_empty((), dtype=dtype).expand(tensor.shape)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.to(ctx.dtype), None
 
 
 class _Map(nn.Module):

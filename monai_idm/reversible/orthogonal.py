@@ -25,6 +25,9 @@ from monai_idm.reversible.replay import full_precision
 
 __all__ = ["Orthogonal", "OrthogonalMixing", "cayley", "fixed_matrices"]
 
+_VOXELS = 2**18
+"""Voxels that are mixed at a time, at most, so that the temporary memory does not grow with the volume."""
+
 
 def cayley(generator: Tensor) -> Tensor:
     r"""Orthogonal matrices :math:`(I + S)^{-1} (I - S)` with :math:`S = (A - A^T) / 2`; the identity for A = 0.
@@ -106,8 +109,9 @@ class Orthogonal(ReversibleOperation):
         with full_precision(w.device):
             inputs = self.undo(w, outputs)
             inputs = restore(inputs, remainders) if self.exact else inputs
-        dx, dw = self.gradients(w, inputs, gradients)
-        return Rebuilt(inputs, dx, [dw], [])
+            gradients = self._alike(gradients, inputs)
+            dw = self.outer(gradients, inputs)
+            return Rebuilt(inputs, self.undo(w, gradients), [dw], [])
 
     @torch.no_grad()
     def _remainders(self, w: Tensor, inputs: Tensors, outputs: Tensors) -> Tensors:
@@ -118,10 +122,13 @@ class Orthogonal(ReversibleOperation):
 
     def gradients(self, w: Tensor, inputs: Tensors, gradients: Tensors) -> tuple[Tensors, Tensor]:
         """Gradients of the inputs and of W."""
-        # in one format: strided operands are summed in another order, so the last bit would depend on the policy
-        gradients = [g.contiguous(memory_format=memory_format_of(inputs[0])) for g in gradients]
+        gradients = self._alike(gradients, inputs)
         with full_precision(w.device):
             return self.multiply_transposed(w, gradients), self.outer(gradients, inputs)
+
+    def _alike(self, gradients: Tensors, inputs: Tensors) -> Tensors:
+        # in one format: strided operands are summed in another order, so the last bit would depend on the policy
+        return [g.contiguous(memory_format=memory_format_of(inputs[0])) for g in gradients]
 
     def freeze(self) -> None:
         """Build W once and reuse it while the weights stay the same; for a gradient, W is still built from them."""
@@ -173,8 +180,8 @@ class Orthogonal(ReversibleOperation):
         raise NotImplementedError
 
     def undo(self, w: Tensor, outputs: Tensors) -> Tensors:
-        """W^T y; may overwrite y."""
-        return self.multiply_transposed(w, outputs)
+        """W^T y; may overwrite y and empty its list. y may be in a lower precision than W, as gradients may."""
+        return self.multiply_transposed(w, [y.to(w.dtype) for y in outputs])
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
         """dy x^T, the gradient of W."""
@@ -225,21 +232,23 @@ class OrthogonalMixing(Orthogonal):
         if torch.jit.is_scripting():
             return _blocks(w, halves[0], halves[1])
         else:
-            return in_chunks(partial(_blocks, w), *halves, size=chunk_size(halves[0]))
+            if torch.compiler.is_exporting() or torch.is_grad_enabled() or _fit(halves[0]):
+                return in_chunks(partial(_blocks, w), *halves, size=chunk_size(halves[0]))
+            outputs = [torch.empty_like(x) for x in halves]
+            _write_blocks(w, halves, outputs)
+            return outputs
 
     def multiply_transposed(self, w: Tensor, halves: Tensors) -> Tensors:
         return self.multiply(w.transpose(0, 1), halves)
 
     def undo(self, w: Tensor, outputs: Tensors) -> Tensors:
-        for part in chunks(*outputs, size=chunk_size(outputs[0])):
-            for y, x in zip(part, _blocks(w.mT, *part), strict=True):
-                y.copy_(x)
+        _write_blocks(w.mT, outputs, outputs)
         return outputs
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
         if is_channels_last(inputs[0]):
-            columns = [voxel_rows(x) for x in inputs]
-            return torch.cat([torch.cat([voxel_rows(dy).mT @ x for x in columns], 1) for dy in gradients], 0)
+            pieces = zip(*(voxel_rows(t).split(_VOXELS) for t in (*gradients, *inputs)), strict=True)
+            return sum(torch.cat([dy1, dy2], 1).to(a.dtype).mT @ torch.cat([a, b], 1) for dy1, dy2, a, b in pieces)
         return outer_product([dy.flatten(2) for dy in gradients], [x.flatten(2) for x in inputs])
 
 
@@ -302,13 +311,34 @@ def _blocks(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
 
 
 @torch.jit.unused
+def _fit(x: Tensor) -> bool:
+    """Whether all voxels of a batch are mixed together."""
+    return x.numel() <= _VOXELS * x.shape[1]
+
+
+@torch.jit.unused
+def _write_blocks(w: Tensor, halves: Tensors, outputs: Tensors) -> None:
+    """Write W times both halves into the outputs, which may be the halves, a few voxels at a time."""
+    for a, b, *ys in chunks(*halves, *outputs, size=chunk_size(halves[0])):
+        rows = is_channels_last(a)
+        pieces = [voxel_rows(t).split(_VOXELS) if rows else t.flatten(2).split(_VOXELS, 2) for t in (a, b, *ys)]
+        for a_, b_, *ys_ in zip(*pieces, strict=True):
+            a_, b_ = a_.to(w.dtype), b_.to(w.dtype)
+            found = _products_of_rows(w, a_, b_) if rows else _blocks(w, a_, b_)
+            for y, product in zip(ys_, found, strict=True):
+                y.copy_(product)
+
+
+@torch.jit.unused
 def _blocks_of_rows(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
-    a_, b_ = voxel_rows(a), voxel_rows(b)
+    return [from_voxel_rows(y, a.shape[0], a.shape[2:]) for y in _products_of_rows(w, voxel_rows(a), voxel_rows(b))]
+
+
+def _products_of_rows(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
     outputs = []
     for rows in w.chunk(2, 0):
         w1, w2 = rows.chunk(2, 1)
-        y = torch.mm(a_, w1.mT).addmm_(b_, w2.mT)
-        outputs.append(from_voxel_rows(y, a.shape[0], a.shape[2:]))
+        outputs.append(torch.mm(a, w1.mT).addmm_(b, w2.mT))
     return outputs
 
 

@@ -25,7 +25,7 @@ def outer_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
 
     Args:
         left: Channels in one or several tensors ``(B, ..., channels, voxels)``.
-        right: The same, with as many samples and voxels.
+        right: The same, with as many samples and voxels; ``left`` is converted to its precision.
     Returns:
         ``(..., channels of left, channels of right)``.
     """
@@ -38,7 +38,7 @@ def outer_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
             voxels = chunk[0][..., some].shape[-1]
             if voxels:
                 parts = [t[..., some].unflatten(-1, (-1, min(_PART, voxels))).movedim(-2, 0) for t in chunk]
-                product = (_joined(parts[: len(left)]) @ _joined(parts[len(left) :]).mT).sum((0, 1))
+                product = (_joined(parts[: len(left)]).to(right[0].dtype) @ _joined(parts[len(left) :]).mT).sum((0, 1))
                 total = product if total is None else total.add_(product)
     assert total is not None  # a volume has voxels
     return total

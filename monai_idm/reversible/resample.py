@@ -38,9 +38,7 @@ class Split(ReversibleOperation):
         return _merge(outputs)
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
-        inputs = _merge(outputs)
-        outputs.clear()  # free them before the gradients take as much memory again
-        return Rebuilt(inputs, _merge(gradients), [], [])
+        return Rebuilt(_merge_away(outputs), _merge_away(gradients), [], [])
 
 
 class Merge(ReversibleOperation):
@@ -65,9 +63,7 @@ class Merge(ReversibleOperation):
         return _split(outputs, self.skip_channels)
 
     def rebuild(self, outputs: Tensors, gradients: Tensors, condition: Tensors, remainders: Tensors) -> Rebuilt:
-        inputs = _split(outputs, self.skip_channels)
-        outputs.clear()
-        return Rebuilt(inputs, _split(gradients, self.skip_channels), [], [])
+        return Rebuilt(_split_away(outputs, self.skip_channels), _split_away(gradients, self.skip_channels), [], [])
 
 
 class OrthogonalDownsample(Orthogonal):
@@ -89,13 +85,18 @@ class OrthogonalDownsample(Orthogonal):
         return _wavelets(self.generator)
 
     def multiply(self, w: Tensor, halves: Tensors) -> Tensors:
-        return _down(w, halves)
+        w1, w2 = w.chunk(2)
+        return [_down(w1, halves[0]), _down(w2, halves[1])]
 
     def multiply_transposed(self, w: Tensor, halves: Tensors) -> Tensors:
-        return _up(w, halves)
+        w1, w2 = w.chunk(2)
+        return [_up(w1, halves[0]), _up(w2, halves[1])]
+
+    def undo(self, w: Tensor, outputs: Tensors) -> Tensors:
+        return [_up(v, outputs.pop(0).to(w.dtype)) for v in w.chunk(2)]
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
-        return _outer(gradients, inputs)
+        return _outer([dy.to(inputs[0].dtype) for dy in gradients], inputs)
 
 
 class OrthogonalUpsample(Orthogonal):
@@ -113,28 +114,52 @@ class OrthogonalUpsample(Orthogonal):
         return _wavelets(self.generator)
 
     def multiply(self, w: Tensor, halves: Tensors) -> Tensors:
-        return _up(w, halves)
+        w1, w2 = w.chunk(2)
+        return [_up(w1, halves[0]), _up(w2, halves[1])]
 
     def multiply_transposed(self, w: Tensor, halves: Tensors) -> Tensors:
-        return _down(w, halves)
+        w1, w2 = w.chunk(2)
+        return [_down(w1, halves[0]), _down(w2, halves[1])]
+
+    def undo(self, w: Tensor, outputs: Tensors) -> Tensors:
+        return [_down(v, outputs.pop(0).to(w.dtype)) for v in w.chunk(2)]
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
-        return _outer(inputs, gradients)
+        return _outer(inputs, [dy.to(inputs[0].dtype) for dy in gradients])
 
 
 def _split(halves: Tensors, k: int) -> Tensors:
-    (a_skip, a_low), (b_skip, b_low) = [half.split([k, half.shape[1] - k], 1) for half in halves]
-    parts = [a_skip, b_skip, a_low, b_low]
-    # copies: a view would keep the whole tensor in memory
+    (a_skip, a_low), (b_skip, b_low) = [_parts(half, k) for half in halves]
+    return [a_skip, b_skip, a_low, b_low]
+
+
+def _parts(half: Tensor, k: int) -> Tensors:
+    """The first k channels and the others, as copies: a view would keep the whole tensor in memory."""
+    parts = half.split([k, half.shape[1] - k], 1)
     if torch.jit.is_scripting():
         return [part.clone() for part in parts]
     else:
-        return [part.clone(memory_format=memory_format_of(halves[0])) for part in parts]
+        return [part.clone(memory_format=memory_format_of(half)) for part in parts]
 
 
 def _merge(parts: Tensors) -> Tensors:
     a_skip, b_skip, a_low, b_low = parts
     return [torch.cat([a_skip, a_low], 1), torch.cat([b_skip, b_low], 1)]
+
+
+@torch.jit.unused
+def _split_away(halves: Tensors, k: int) -> Tensors:
+    """The same, one half after the other, each of which is freed; empties the list."""
+    a_skip, a_low = _parts(halves.pop(0), k)
+    b_skip, b_low = _parts(halves.pop(0), k)
+    return [a_skip, b_skip, a_low, b_low]
+
+
+@torch.jit.unused
+def _merge_away(parts: Tensors) -> Tensors:
+    """The same, one half after the other, whose parts are then freed; empties the list."""
+    a = torch.cat([parts.pop(0), parts.pop(1)], 1)
+    return [a, torch.cat([parts.pop(0), parts.pop(0)], 1)]
 
 
 def _wavelets(generator: Tensor) -> Tensor:
@@ -147,28 +172,21 @@ def _wavelets(generator: Tensor) -> Tensor:
     return cayley(generator) @ (signs * scale)
 
 
-def _down(w: Tensor, fine: Tensors) -> Tensors:
+def _down(w: Tensor, fine: Tensor) -> Tensor:
     """From the fine to the coarse grid: W times the voxels of every cell."""
+    sides = [side // 2 for side in fine.shape[2:]]
     if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips a block only for this exact condition
-        if is_channels_last(fine[0]):
-            coarse = [side // 2 for side in fine[0].shape[2:]]
-            rows = [torch.mm(_cell_rows(x), _dense(v).mT) for v, x in zip(w.chunk(2), fine, strict=True)]
-            return [from_voxel_rows(y, fine[0].shape[0], coarse) for y in rows]
-    w1, w2 = w.chunk(2)
-    a, b = fine
-    sides = [side // 2 for side in a.shape[2:]]
-    return [(v @ _cells(x)).flatten(1, 2).unflatten(2, sides) for v, x in [(w1, a), (w2, b)]]
+        if is_channels_last(fine):
+            return from_voxel_rows(torch.mm(_cell_rows(fine), _dense(w).mT), fine.shape[0], sides)
+    return (w @ _cells(fine)).flatten(1, 2).unflatten(2, sides)
 
 
-def _up(w: Tensor, coarse: Tensors) -> Tensors:
+def _up(w: Tensor, coarse: Tensor) -> Tensor:
     """From the coarse to the fine grid: W^T times the channels of every cell."""
     if not torch.jit.is_scripting():  # noqa: SIM102
-        if is_channels_last(coarse[0]):
-            return [_fine(torch.mm(voxel_rows(y), _dense(v)), y) for v, y in zip(w.chunk(2), coarse, strict=True)]
-    w1, w2 = w.transpose(1, 2).chunk(2)
-    a, b = coarse
-    cell = w.shape[2]
-    return [_voxels(w1 @ _columns(a, cell), a), _voxels(w2 @ _columns(b, cell), b)]
+        if is_channels_last(coarse):
+            return _fine(torch.mm(voxel_rows(coarse), _dense(w)), coarse)
+    return _voxels(w.transpose(1, 2) @ _columns(coarse, w.shape[2]), coarse)
 
 
 def _outer(coarse: Tensors, fine: Tensors) -> Tensor:

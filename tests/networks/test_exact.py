@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from monai_idm.meters import live_bytes
-from monai_idm.reversible import chunks
+from monai_idm.networks import norm_act, norm_conv
+from monai_idm.reversible import chunks, orthogonal
 from monai_idm.reversible.fixed_point import GRID_BITS
-from tests.networks.test_invertible_unet import gradients, small
+from tests.networks.test_invertible_unet import gradients, small, worst_error
 from tests.reversible.chains import disturb, halves, unet
 
 SIZES = [(12, 12, 12), (16, 12, 20)]  # bfloat16 on a CPU needs at least 3 voxels a side
@@ -29,16 +30,37 @@ def test_gradients_of_all_policies_are_equal_bit_for_bit(precision, stride, size
         assert not unequal, activations
 
 
+@pytest.fixture
+def of_large_volumes(monkeypatch):
+    """What is done with large volumes, done with any: a few samples or voxels at a time, norms recomputed."""
+    monkeypatch.setattr(chunks, "AUTO_VOXELS", 1)
+    monkeypatch.setattr(orthogonal, "_VOXELS", 100)
+    monkeypatch.setattr(norm_act, "_SLICED_VOXELS", 1)
+    monkeypatch.setattr(norm_act, "_CACHED_PART", 100)
+    monkeypatch.setattr(norm_conv, "_LARGE_VOXELS", 1)
+
+
+@pytest.mark.parametrize("gradient_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("precision", ["exact", "exact-mixed"])
-def test_a_few_samples_at_a_time_keep_gradients_equal_bit_for_bit(precision, monkeypatch):
-    monkeypatch.setattr(chunks, "AUTO_VOXELS", 1)  # mixings, too, then run sample by sample
-    net = small(precision=precision)
+def test_large_volumes_and_short_gradients_keep_gradients_equal_bit_for_bit(
+    precision, gradient_dtype, of_large_volumes
+):
+    net = small(precision=precision, gradient_dtype=gradient_dtype)
     x, t = torch.randn(3, 2, 12, 12, 12), torch.tensor([3, 50, 700])
     expected = gradients(net.with_activations("stored"), x, t)
     for activations in ("rebuilt", "checkpointed", ("stored", "rebuilt", "checkpointed")):
         found = gradients(net.with_activations(activations), x, t)
         unequal = [name for name in expected if not torch.equal(found[name], expected[name])]
         assert not unequal, activations
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_is_done_with_large_volumes_changes_no_gradient_but_by_rounding(stride, request):
+    net = small(bookend_stride=stride)
+    x, t = torch.randn(2, 2, *[12 * stride] * 3), torch.tensor([3, 700])
+    expected = gradients(net, x, t)
+    request.getfixturevalue("of_large_volumes")
+    assert worst_error(gradients(net, x, t), expected) < 1e-4
 
 
 def test_without_exactness_the_last_bits_differ():

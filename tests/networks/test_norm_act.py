@@ -27,10 +27,11 @@ def twin(layer, x, shift):
     return nn.functional.silu(h if shift is None else h + shift[:, :, None, None, None])
 
 
-@pytest.fixture(params=["all groups at once", "one group at a time"])
-def slices(request, monkeypatch):
-    if request.param == "one group at a time":
+@pytest.fixture(params=["all voxels at once", "a few voxels at a time"])
+def parts(request, monkeypatch):
+    if request.param == "a few voxels at a time":
         monkeypatch.setattr(norm_act, "_SLICED_VOXELS", 1)
+        monkeypatch.setattr(norm_act, "_CACHED_PART", 5)
 
 
 @pytest.fixture(params=["by torch's kernels", "by sums, as on CUDA"], autouse=True)
@@ -45,7 +46,7 @@ def memory_format(request):
 
 
 @pytest.mark.parametrize("shifted", [True, False])
-def test_it_equals_the_layers_of_torch(shifted, slices, memory_format):
+def test_it_equals_the_layers_of_torch(shifted, parts, memory_format):
     layer, x, shift, dy = case()
     x = x.detach().contiguous(memory_format=memory_format).requires_grad_()
     shift = shift.requires_grad_() if shifted else None
@@ -59,7 +60,21 @@ def test_it_equals_the_layers_of_torch(shifted, slices, memory_format):
     assert found[0].is_contiguous(memory_format=memory_format)
 
 
-def test_under_autocast_statistics_are_in_float32_and_the_result_in_bfloat16(slices, memory_format):
+@pytest.mark.parametrize("groups", [3, 4])
+def test_two_halves_are_normalised_like_the_whole(groups, parts, memory_format):
+    layer, x = NormSiLU(groups, 12).double(), case()[1].detach()
+    halves = [half.contiguous(memory_format=memory_format).requires_grad_() for half in x.chunk(2, 1)]
+    whole = torch.cat(halves, 1).detach().requires_grad_()
+    dy = torch.randn_like(whole)
+    found = torch.autograd.grad(y := layer.joined(*halves), [*halves, *layer.parameters()], dy)
+    expected = torch.autograd.grad(z := layer(whole), [whole, *layer.parameters()], dy)
+    torch.testing.assert_close(y, z)
+    torch.testing.assert_close(torch.cat(found[:2], 1), expected[0])
+    for a, b in zip(found[2:], expected[1:], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_under_autocast_statistics_are_in_float32_and_the_result_in_bfloat16(parts, memory_format):
     layer, x, shift, dy = case(torch.float32)
     low = x.detach().bfloat16().contiguous(memory_format=memory_format)
     expected = twin(layer, low.float(), shift)

@@ -256,6 +256,53 @@ def test_backward_leaves_the_outputs_as_they_were():
         assert torch.equal(y, was)
 
 
+class Sum(ReversibleOperation):
+    """``(a, b) -> (a, a + b)``: autograd returns one tensor as the gradient of two inputs."""
+
+    def map(self, inputs, condition, remainders=None):
+        a, b = inputs
+        return [a.clone(), a + b]
+
+    def inverse(self, outputs, condition, remainders=None):
+        return [outputs[0], outputs[1] - outputs[0]]
+
+
+def test_gradients_that_share_memory_are_not_overwritten():
+    chain = ReversibleSequence([coupling(2, 16), Sum(), Sum(), coupling(2, 16)])
+    inputs, embedding = halves(2), torch.randn(2, 5)
+    expected = gradients(chain, inputs, embedding, "stored")
+    found = gradients(chain, inputs, embedding, "rebuilt")
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], msg=name)
+
+
+def test_a_hook_that_changes_a_gradient_inside_the_chain_is_refused():
+    chain = unet(2)
+    chain.operations[1].register_forward_hook(
+        lambda *args: [y.register_hook(lambda g: 2 * g) for y in args[2]] and None
+    )
+    outputs = chain([x.requires_grad_() for x in halves(2)], torch.randn(2, 5))
+    with pytest.raises(RuntimeError, match=r"replaced the gradient of what operation 1 of the chain.*\"stored\""):
+        outputs[0].sum().backward()
+
+
+@pytest.mark.parametrize("policies", ["rebuilt", "checkpointed", "stored", "mixed"])
+def test_gradients_of_streams_can_be_rounded_alike_by_every_policy(policies):
+    chain = unet(3).double()
+    chain.operations[6].scale.to_k.bias.requires_grad_(False)  # its gradient is 0
+    inputs, embedding = halves(3, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    exact = gradients(chain, inputs, embedding, "stored")
+    chain.gradient_dtype = torch.bfloat16
+    expected = gradients(chain, inputs, embedding, "stored")
+    count = len(chain.operations)
+    found = gradients(
+        chain, inputs, embedding, ["rebuilt", "stored"] * (count // 2) if policies == "mixed" else policies
+    )
+    for name in set(expected) - {"operations.6.scale.to_k.bias"}:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-8, msg=name)
+        assert 1e-5 < (expected[name] - exact[name]).norm() / exact[name].norm() < 2e-2, name
+
+
 def test_weights_that_change_before_backward_are_refused():
     chain = unet(2)
     outputs = chain(halves(2), torch.randn(2, 5))

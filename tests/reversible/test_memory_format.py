@@ -41,6 +41,11 @@ def case(name, d, batch):
     return operation, x, [w.detach() for w in operation.condition(x[0])]
 
 
+def copies(tensors):
+    """Tensors that may be overwritten."""
+    return [t.detach().clone() for t in tensors]
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("d", [2, 3])
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -48,11 +53,11 @@ def test_an_operation_does_the_same_in_both_formats_and_keeps_the_format(name, d
     operation, x, condition = case(name, d, batch)
     y = operation.map(x, condition)
     dy = [torch.randn_like(t) for t in y]
-    expected = operation.rebuild([t.detach().clone() for t in y], dy, condition, [])
+    expected = operation.rebuild(copies(y), copies(dy), condition, [])
 
     x, dy = ([t.contiguous(memory_format=LAST[d]) for t in tensors] for tensors in (x, dy))
     z = operation.map(x, condition)
-    found = operation.rebuild([t.detach().clone() for t in z], dy, condition, [])
+    found = operation.rebuild(copies(z), copies(dy), condition, [])
 
     torch.testing.assert_close(z, y)
     torch.testing.assert_close(found, expected)
