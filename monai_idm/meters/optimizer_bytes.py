@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monai_idm.optimizers import AdamWInBackward
-from monai_idm.optimizers.muon import is_kernel
+from monai_idm.optimizers.muon import PART, is_kernel
 
 __all__ = [
     "EIGHT_BIT_IN_BACKWARD",
@@ -80,13 +80,10 @@ def _rounding(p: Tensor) -> float:
 
 
 def _muon_step(p: Tensor) -> float:
-    """The step of a kernel in float32, and in bfloat16 before and after an iteration."""
-    return _rounding(p) + (8.2 * p.numel() if is_kernel(p) else 0.0)
-
-
-def _eight_bit_muon_step(p: Tensor) -> float:
-    """The same, and its momentum in float32."""
-    return _muon_step(p) + (4.0 * p.numel() if is_kernel(p) else 0.0)
+    """The step of a kernel in bfloat16, and float32 copies of a part of the values."""
+    if not is_kernel(p):
+        return _rounding(p)
+    return 2.0 * p.numel() + (12.0 if p.dtype == torch.bfloat16 else 8.0) * min(p.numel(), PART)
 
 
 # those in the backward pass with float32 states: with fused=True, without which AdamW needs temporaries
@@ -94,4 +91,4 @@ MUON = OptimizerBytes(states=_muon, temporaries=_muon_step, all_at_once=False)
 IN_BACKWARD = OptimizerBytes(temporaries=_rounding, in_backward=True)
 MUON_IN_BACKWARD = OptimizerBytes(states=_muon, temporaries=_muon_step, in_backward=True)
 EIGHT_BIT_IN_BACKWARD = OptimizerBytes(states=_eight_bit, temporaries=_rounding, in_backward=True)
-EIGHT_BIT_MUON_IN_BACKWARD = OptimizerBytes(states=_eight_bit_muon, temporaries=_eight_bit_muon_step, in_backward=True)
+EIGHT_BIT_MUON_IN_BACKWARD = OptimizerBytes(states=_eight_bit_muon, temporaries=_muon_step, in_backward=True)

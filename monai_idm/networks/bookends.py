@@ -10,6 +10,8 @@ channels, or bypass the core through :class:`Shortcut`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from monai.networks.layers.factories import Conv, Pool
 from monai.networks.utils import pixelshuffle, pixelunshuffle
@@ -182,13 +184,27 @@ def enter(bookend: nn.Module, x: Tensor, branch_batch: int | str, stored: bool) 
     return recomputed_in_chunks(streams, x, branch_batch=branch_batch, stored=stored)
 
 
-def leave(bookend: nn.Module, streams: list[Tensor], branch_batch: int | str, stored: bool) -> Tensor:
-    """Run the exit bookend on the two streams of the core, or gates on one; further arguments as in :func:`enter`."""
+def leave(
+    bookend: nn.Module,
+    streams: list[Tensor],
+    branch_batch: int | str,
+    stored: bool,
+    gradient_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Run the exit bookend on the two streams of the core, or gates on one.
+
+    Args:
+        bookend: The exit bookend.
+        streams: The streams.
+        branch_batch, stored: As in :func:`enter`.
+        gradient_dtype: Precision to which the core rounds the gradients of the streams.
+    """
 
     def image(*parts: Tensor) -> list[Tensor]:
         return [bookend(*parts).to(parts[0].dtype, memory_format=torch.contiguous_format)]
 
-    return recomputed_in_chunks(image, *streams, branch_batch=branch_batch, stored=stored)[0]
+    how: dict[str, Any] = {"branch_batch": branch_batch, "stored": stored, "gradient_dtype": gradient_dtype}
+    return recomputed_in_chunks(image, *streams, **how)[0]
 
 
 def bypass(shortcut: nn.Module, *tensors: Tensor, branch_batch: int | str, stored: bool) -> Tensor:

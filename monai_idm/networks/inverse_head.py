@@ -46,7 +46,8 @@ class InverseHead(nn.Module):
         stored = activations[0] == "stored"
         streams = enter(self.enter, prediction, branch_batch, stored)
         embedding = self.embedding.expand(len(prediction), -1)
-        return leave(self.leave, core.inverse(streams, embedding, activations), branch_batch, stored)
+        streams = core.inverse(streams, embedding, activations)
+        return leave(self.leave, streams, branch_batch, stored, core.gradient_dtype)
 
 
 def without_inverse_head(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:

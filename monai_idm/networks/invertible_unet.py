@@ -284,9 +284,9 @@ class InvertibleDiffusionUNet(nn.Module):
                 stored = policies[0] == "stored"
                 streams = self.core(iter(enter(self.entry, x, self.branch_batch, stored)), embedding, policies)
                 if self.shortcut is None:
-                    return leave(self.exit, streams, self.branch_batch, stored)
-                gates = leave(self.shortcut.gates, streams[1:], self.branch_batch, stored)
-                y = leave(self.exit, streams, self.branch_batch, stored)
+                    return leave(self.exit, streams, self.branch_batch, stored, self.core.gradient_dtype)
+                gates = leave(self.shortcut.gates, streams[1:], self.branch_batch, stored, self.core.gradient_dtype)
+                y = leave(self.exit, streams, self.branch_batch, stored, self.core.gradient_dtype)
             return bypass(self.shortcut, y, gates, x, embedding, branch_batch=self.branch_batch, stored=stored)
 
     def freeze(self) -> InvertibleDiffusionUNet:

@@ -190,7 +190,8 @@ def _backward_by_sums(dy, x, weight, bias, shift, mean, rstd) -> tuple[Tensor, T
     x_ = _in_precision(x, weight)
     dy_ = in_format(dy.to(weight.dtype), memory_format_of(x_))
     h = _argument(x_, slope, offset)
-    dh = torch.ops.aten.silu_backward(dy_, h)
+    own = dy_.dtype != dy.dtype  # a converted copy, which may be overwritten
+    dh = torch.ops.aten.silu_backward.grad_input(dy_, h, grad_input=dy_ if own else torch.empty_like(dy_))
     db, dot = dh.sum(space).view_as(slope), torch.mul(dh, x_, out=h).sum(space).view_as(slope)
     by_x, rest, dw = _factors(db, dot, weight, mean, rstd, x[0, 0].numel())
     dx = _input_gradient(dh, x_, slope, by_x, rest, out=h)

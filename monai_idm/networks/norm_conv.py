@@ -1,7 +1,7 @@
 """A convolution of normalised channels which, of large volumes, keeps no normalised copy for the backward pass.
 
-A convolution needs its input again for the gradient of its kernel. To normalise that input once more takes a few percent
-of the time of the convolution; to keep it takes as much memory as the convolution's output.
+A convolution needs its input again for the gradient of its kernel. To normalise that input once more takes a few
+percent of the time of the convolution; to keep it takes as much memory as the convolution's output.
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ learned as fast as those with large ones:
 .. math:: W \leftarrow W - 0.2\, \eta \sqrt{\max(out, in \cdot k^3)}\; U V^T, \qquad M = U S V^T
 
 The factor makes the step about as large as AdamW's, so both take the same learning rate :math:`\eta`. A kernel has one
-state of its size, where AdamW has two. The computation is that of ``torch.optim.Muon``.
+state of its size, where AdamW has two. The numbers are those of ``torch.optim.Muon``, which needs 12 bytes per weight
+while it steps; here a bfloat16 copy is made orthogonal in place, and the rest is done with a part of the values at a
+time.
 
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the factor after Liu et al. 2025,
 arXiv:2502.16982.
@@ -15,20 +17,21 @@ arXiv:2502.16982.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
-from functools import cache
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from monai_idm.distributed import distribute_like, to_local
+from monai_idm.optimizers.momentum import Momentum
 
-__all__ = ["MOMENTUM", "is_kernel", "muon_step"]
+__all__ = ["PART", "is_kernel", "muon_step"]
 
-MOMENTUM = "momentum_buffer"
-"""Name of the state."""
+_DECAY = 0.95  # of the running mean
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a polynomial that takes singular values from 0 to 1 to about 1
+_ITERATIONS = 5
+PART = 2**20
+"""Values that are stepped at a time; a multiple of the blocks of 8-bit states."""
 
 
 def is_kernel(p: Tensor) -> bool:
@@ -41,51 +44,57 @@ def is_kernel(p: Tensor) -> bool:
 
 @torch.no_grad()
 def muon_step(
-    weights: Tensor, gradient: Tensor, group: Mapping[str, Any], state: dict[str, Any], skip: Tensor | None = None
+    weights: Tensor,
+    gradient: Tensor,
+    momentum: Momentum,
+    lr: float,
+    weight_decay: float = 0.0,
+    skip: Tensor | None = None,
+    regularised: Callable[[Tensor, Tensor], Tensor] | None = None,
+    rounded: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Step a single kernel.
 
-    If it is sharded, every process steps the full kernel: all must call this.
-
     Args:
-        weights: The kernel, changed in place.
-        gradient: Its gradient.
-        group: Settings of its parameter group; ``lr`` and ``weight_decay`` are read.
-        state: Its state, changed in place.
+        weights: The kernel as a matrix, ``(out, in * voxels)``, contiguous; changed in place.
+        gradient: Its gradient, contiguous.
+        momentum: Its state, changed in place.
+        lr: Learning rate.
+        weight_decay: That of AdamW.
         skip: A boolean on the device: true leaves weights and state as they are. The host does not wait for it.
+        regularised: The gradient, from gradient and weights, with a term that is not in the loss.
+        rounded: What becomes of float32 weights before they are written; needed if weights are bfloat16.
     """
-    if MOMENTUM not in state:
-        state[MOMENTUM] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
-    matrix, momentum = _matrix(weights.detach()), _matrix(state[MOMENTUM])
-    before = () if skip is None else (matrix.clone(), momentum.clone())
-    matrix.grad = _matrix(gradient)
-    optimizer: Any = object.__new__(torch.optim.Muon)  # for this step only, see ParameterStep
-    settings = {key: group[key] for key in ("lr", "weight_decay")}
-    vars(optimizer).update(
-        vars(_muon()),
-        param_groups=[{**_muon().defaults, **settings, "params": [matrix]}],
-        state=defaultdict(dict, {matrix: {MOMENTUM: momentum}}),
-    )
-    optimizer.step()
-    if skip is not None:
-        for now, then in zip((matrix.detach(), momentum), before, strict=True):
-            now.copy_(torch.where(to_local(skip), then, now))
-    _write(matrix.detach(), weights.detach())
-    _write(momentum, state[MOMENTUM])
+    precision = torch.promote_types(weights.dtype, torch.float32)
+    w, g = weights.view(-1), gradient.view(-1)
+    step = torch.empty(weights.shape, dtype=torch.bfloat16, device=weights.device)
+    s = step.view(-1)
+    for part in _parts(len(w), PART):
+        new = g[part].to(precision)
+        if regularised is not None:
+            new = regularised(new, w[part].to(precision))
+        mean = momentum.read(part).lerp(new, 1 - _DECAY)
+        momentum.write(part, mean, skip)
+        s[part] = new.lerp(mean, _DECAY)
+    _orthogonalise_(step)
+    size = 0.2 * lr * math.sqrt(max(weights.shape))
+    for part in _parts(len(w), PART):
+        after = w[part].to(precision).mul(1 - lr * weight_decay).add_(s[part], alpha=-size)
+        after = after if rounded is None else rounded(after)
+        w[part] = after if skip is None else torch.where(skip, w[part], after.to(w.dtype))
 
 
-@cache
-def _muon() -> torch.optim.Muon:
-    return torch.optim.Muon([torch.zeros(1, 1)], adjust_lr_fn="match_rms_adamw")
+def _orthogonalise_(x: Tensor) -> None:
+    """Bring all singular values near 1, by a Newton-Schulz iteration in place."""
+    x = x.mT if x.shape[0] > x.shape[1] else x
+    x.div_(x.norm().clamp(min=1e-7))
+    a, b, c = _COEFFICIENTS
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        for columns in _parts(x.shape[1], max(1, PART // x.shape[0])):
+            x[:, columns] = torch.addmm(x[:, columns], polynomial, x[:, columns], beta=a)
 
 
-def _matrix(kernel: Tensor) -> Tensor:
-    """A kernel as a matrix, in the same memory if it is neither sharded nor permuted."""
-    return (kernel.full_tensor() if hasattr(kernel, "full_tensor") else kernel).flatten(1)
-
-
-def _write(matrix: Tensor, kernel: Tensor) -> None:
-    """Write a matrix back to its kernel, unless it shares its memory."""
-    values = to_local(distribute_like(matrix.view(kernel.shape), kernel))
-    if values.data_ptr() != to_local(kernel).data_ptr():
-        to_local(kernel).copy_(values)
+def _parts(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))

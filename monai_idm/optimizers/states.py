@@ -22,14 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_idm.distributed import from_local, to_local
-from monai_idm.optimizers.muon import MOMENTUM, muon_step
+from monai_idm.distributed import to_local
+from monai_idm.optimizers.kernel_step import kernel_step
+from monai_idm.optimizers.momentum import CODES
 
 __all__ = ["STATES", "ParameterStep"]
 
 STATES = ("float32", "8bit")
-_CODES, _SCALES = "momentum_codes", "momentum_scales"
-_BLOCK = 256  # values with one scale, as in bitsandbytes' AdamW
 
 
 class ParameterStep:
@@ -67,7 +66,7 @@ class ParameterStep:
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a state of the other kind."""
-        kind = "8bit" if "state1" in state or _CODES in state else "float32"
+        kind = "8bit" if "state1" in state or CODES in state else "float32"
         if state and kind != self.states:
             raise ValueError(f'the checkpoint holds {kind} states; build the optimizer with states="{kind}"')
 
@@ -98,46 +97,36 @@ class ParameterStep:
         muon = bool(group.get("muon"))
         if self.states == "8bit" and not muon:  # bitsandbytes does not support DTensors; a shard is stepped by itself
             weights, grad = to_local(weights), to_local(grad)
-        if p.dtype == torch.bfloat16:
-            weights, grad = weights.float(), grad.float()
-        if group["lambda_l2"]:
-            assert norm is not None
-            to_local(grad).addcdiv_(to_local(weights), norm, value=group["lambda_l2"])
         if not weights.numel():  # the shard of a small parameter can be empty
             return
         on_device = weights.is_cuda and (muon or self.states == "8bit" or bool(group.get("fused")))
         if skip is not None and not on_device and bool(skip):
             return
-        rounds = p.dtype == torch.bfloat16
-        if rounds:  # counted on the host, which would wait for the steps that a fused AdamW counts on the device
+        skip = skip if on_device else None
+        rounding = None
+        if p.dtype == torch.bfloat16:
+            # counted on the host, which would wait for the steps that a fused AdamW counts on the device
             roundings = 1 + (state["roundings"] if "roundings" in state else int(state.get("step", 0)))
+            rounding = _Rounding(p.device, seed=number * 1_000_003 + roundings)
         if muon:
-            self._step_kernel(weights, grad, group, state, skip if on_device else None)
+            kernel_step(weights, grad, group, state, self.states == "8bit", norm, skip, rounding)
         else:
-            self._step(weights, grad, group, state, skip if on_device else None)
-        grad = None
-        if rounds:
+            if rounding is not None:
+                weights, grad = weights.float(), grad.float()
+            if group["lambda_l2"]:
+                assert norm is not None
+                to_local(grad).addcdiv_(to_local(weights), norm, value=group["lambda_l2"])
+            self._step(weights, grad, group, state, skip)
+            grad = None
+            if rounding is not None:
+                rounding(to_local(weights))
+            # weights can be a copy: in float32, or one that bitsandbytes made to have it contiguous
+            if to_local(weights).data_ptr() != to_local(p).data_ptr():
+                to_local(p).copy_(to_local(weights))
+        if rounding is not None:
             state["roundings"] = roundings
-            _round_(to_local(weights), seed=number * 1_000_003 + roundings)
-        # weights can be a copy: in float32, or one that bitsandbytes made to have it contiguous
-        if to_local(weights).data_ptr() != to_local(p).data_ptr():
-            to_local(p).copy_(to_local(weights))
         # bitsandbytes does not raise the version when it writes, but a second backward pass must notice the change
         torch.autograd.graph.increment_version(p)
-
-    def _step_kernel(
-        self, weights: Tensor, grad: Tensor, group: Mapping[str, Any], state: dict, skip_on_device: Tensor | None
-    ) -> None:
-        if self.states == "float32":
-            muon_step(weights, grad, group, state, skip_on_device)
-            return
-        before = dict(state)
-        unpacked = {MOMENTUM: from_local(_dequantize(state), weights)} if state else {}
-        muon_step(weights, grad, group, unpacked, skip_on_device)
-        state |= _quantize(to_local(unpacked[MOMENTUM]))
-        if skip_on_device is not None and before:  # rounding twice is not rounding once
-            for key in (_CODES, _SCALES):
-                state[key] = torch.where(to_local(skip_on_device), before[key], state[key])
 
     def _step(
         self, weights: Tensor, grad: Tensor, group: Mapping[str, Any], state: dict, skip_on_device: Tensor | None
@@ -168,20 +157,6 @@ def _skip_on_device(adamw: Any, gradient: Tensor, skip: Tensor, states: str) -> 
     adamw.args.skip_zeros = True  # bitsandbytes leaves weights and states without a gradient as they are
 
 
-def _quantize(values: Tensor) -> dict[str, Tensor]:
-    """A byte per value, and a scale per block."""
-    from bitsandbytes.functional import quantize_blockwise
-
-    codes, state = quantize_blockwise(values.contiguous(), blocksize=_BLOCK)
-    return {_CODES: codes, _SCALES: state.absmax}
-
-
-def _dequantize(state: Mapping[str, Tensor]) -> Tensor:
-    from bitsandbytes.functional import dequantize_blockwise
-
-    return dequantize_blockwise(state[_CODES], absmax=state[_SCALES], blocksize=_BLOCK)
-
-
 def _adamw8bit() -> type[torch.optim.Optimizer]:
     try:
         from bitsandbytes.optim import AdamW8bit  # here because it is optional and takes seconds to import
@@ -192,11 +167,21 @@ def _adamw8bit() -> type[torch.optim.Optimizer]:
     return AdamW8bit
 
 
-def _round_(weights: Tensor, seed: int) -> None:
-    """Round float32 weights stochastically to bfloat16 values, in place: the nearer neighbour is the more likely."""
-    # a separate generator, so that training draws the same random numbers as without rounding
-    generator = torch.Generator(weights.device).manual_seed(seed % 2**32)  # the CPU's generator uses no more bits
-    bits = weights.view(torch.int32)
-    # a random number is added to the low bits that are cut off: it carries with the probability of rounding up
-    bits.add_(torch.randint(2**16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator))
-    bits.bitwise_and_(-(2**16))
+class _Rounding:
+    """Round float32 weights stochastically to bfloat16 values, in place: the nearer neighbour is the more likely.
+
+    Args:
+        device: Device of the weights.
+        seed: Seed of the random numbers.
+    """
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        # a separate generator, so that training draws the same random numbers as without rounding
+        self.generator = torch.Generator(device).manual_seed(seed % 2**32)  # the CPU's generator uses no more bits
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        bits = weights.view(torch.int32)
+        # a random number is added to the low bits that are cut off: it carries with the probability of rounding up
+        bits.add_(torch.randint(2**16, bits.shape, dtype=torch.int32, device=bits.device, generator=self.generator))
+        bits.bitwise_and_(-(2**16))
+        return weights

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_idm.optimizers.muon import is_kernel, muon_step
+from monai_idm.optimizers.kernel_step import kernel_step
+from monai_idm.optimizers.muon import is_kernel
 
 __all__ = ["AdamWWeightNorm", "norm_of_weights", "require_same_use_of_muon", "weight_norm_groups"]
 
@@ -54,7 +55,7 @@ class AdamWWeightNorm(torch.optim.AdamW):
         for group in groups:
             for p in group["params"] if group.get("muon") else ():
                 if p.grad is not None:
-                    muon_step(p, p.grad, group, self.state[p])
+                    kernel_step(p, p.grad, {**group, "lambda_l2": 0.0}, self.state[p])
         self.param_groups = _without_muon(groups)
         try:
             return super().step()

@@ -25,7 +25,7 @@ from monai_idm.reversible.replay import full_precision
 
 __all__ = ["Orthogonal", "OrthogonalMixing", "cayley", "fixed_matrices"]
 
-_VOXELS = 2**18
+_VOXELS = 2**16
 """Voxels that are mixed at a time, at most, so that the temporary memory does not grow with the volume."""
 
 
@@ -232,17 +232,19 @@ class OrthogonalMixing(Orthogonal):
         if torch.jit.is_scripting():
             return _blocks(w, halves[0], halves[1])
         else:
-            if torch.compiler.is_exporting() or torch.is_grad_enabled() or _fit(halves[0]):
-                return in_chunks(partial(_blocks, w), *halves, size=chunk_size(halves[0]))
+            size = chunk_size(halves[0])
+            if torch.compiler.is_exporting() or torch.is_grad_enabled():
+                return in_chunks(partial(_blocks, w), *halves, size=size)
             outputs = [torch.empty_like(x) for x in halves]
-            _write_blocks(w, halves, outputs)
+            for a, b, *products in chunks(*halves, *outputs, size=size):
+                _write_blocks(w, a, b, products)
             return outputs
 
     def multiply_transposed(self, w: Tensor, halves: Tensors) -> Tensors:
         return self.multiply(w.transpose(0, 1), halves)
 
     def undo(self, w: Tensor, outputs: Tensors) -> Tensors:
-        _write_blocks(w.mT, outputs, outputs)
+        _mix_(w.mT, outputs)
         return outputs
 
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
@@ -272,14 +274,14 @@ class _Cayley(torch.autograd.Function):
     def forward(ctx, identity, s):
         # without linalg.solve's check, for which the host would wait: I + S is never singular
         w = torch.linalg.solve_ex(identity + s, identity - s)[0]
-        ctx.save_for_backward(identity, w)
+        ctx.save_for_backward(w)
         return w
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dw):
-        identity, w = ctx.saved_tensors
-        doubled = (identity + w).mT
+        doubled = ctx.saved_tensors[0].mT.clone()  # twice (I + S)^-T
+        doubled.diagonal(dim1=-2, dim2=-1).add_(1)
         return None, doubled @ dw @ doubled / -2
 
 
@@ -311,35 +313,48 @@ def _blocks(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
 
 
 @torch.jit.unused
-def _fit(x: Tensor) -> bool:
-    """Whether all voxels of a batch are mixed together."""
-    return x.numel() <= _VOXELS * x.shape[1]
-
-
-@torch.jit.unused
-def _write_blocks(w: Tensor, halves: Tensors, outputs: Tensors) -> None:
-    """Write W times both halves into the outputs, which may be the halves, a few voxels at a time."""
-    for a, b, *ys in chunks(*halves, *outputs, size=chunk_size(halves[0])):
-        rows = is_channels_last(a)
-        pieces = [voxel_rows(t).split(_VOXELS) if rows else t.flatten(2).split(_VOXELS, 2) for t in (a, b, *ys)]
-        for a_, b_, *ys_ in zip(*pieces, strict=True):
-            a_, b_ = a_.to(w.dtype), b_.to(w.dtype)
-            found = _products_of_rows(w, a_, b_) if rows else _blocks(w, a_, b_)
-            for y, product in zip(ys_, found, strict=True):
-                y.copy_(product)
-
-
-@torch.jit.unused
 def _blocks_of_rows(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
-    return [from_voxel_rows(y, a.shape[0], a.shape[2:]) for y in _products_of_rows(w, voxel_rows(a), voxel_rows(b))]
-
-
-def _products_of_rows(w: Tensor, a: Tensor, b: Tensor) -> Tensors:
+    a_, b_ = voxel_rows(a), voxel_rows(b)
     outputs = []
     for rows in w.chunk(2, 0):
         w1, w2 = rows.chunk(2, 1)
-        outputs.append(torch.mm(a, w1.mT).addmm_(b, w2.mT))
+        outputs.append(from_voxel_rows(torch.mm(a_, w1.mT).addmm_(b_, w2.mT), a.shape[0], a.shape[2:]))
     return outputs
+
+
+@torch.jit.unused
+def _write_blocks(w: Tensor, a: Tensor, b: Tensor, outputs: Tensors) -> None:
+    """The same, written into tensors that are there."""
+    if is_channels_last(a):
+        _write_rows(w, *(voxel_rows(t) for t in (a, b, *outputs)))
+    else:
+        _write_columns(w, *(t.flatten(2) for t in (a, b, *outputs)))
+
+
+def _write_rows(w: Tensor, a: Tensor, b: Tensor, *outputs: Tensor) -> None:
+    for rows, y in zip(w.chunk(2, 0), outputs, strict=True):
+        w1, w2 = rows.chunk(2, 1)
+        torch.mm(a, w1.mT, out=y).addmm_(b, w2.mT)
+
+
+def _write_columns(w: Tensor, a: Tensor, b: Tensor, *outputs: Tensor) -> None:
+    for rows, y in zip(w.expand(len(a), -1, -1).chunk(2, 1), outputs, strict=True):
+        w1, w2 = rows.chunk(2, 2)
+        torch.bmm(w1, a, out=y).baddbmm_(w2, b)
+
+
+@torch.jit.unused
+def _mix_(w: Tensor, halves: Tensors) -> None:
+    """W times both halves in place, a few voxels at a time; the halves may be in a lower precision than W."""
+    for a, b in chunks(*halves, size=chunk_size(halves[0])):
+        rows = is_channels_last(a)
+        pieces = (voxel_rows(t).split(_VOXELS) if rows else t.flatten(2).split(_VOXELS, 2) for t in (a, b))
+        for a_, b_ in zip(*pieces, strict=True):
+            x1, x2 = a_.to(w.dtype), b_.to(w.dtype)
+            y1, y2 = torch.empty_like(x1), torch.empty_like(x2)
+            (_write_rows if rows else _write_columns)(w, x1, x2, y1, y2)
+            a_.copy_(y1)
+            b_.copy_(y2)
 
 
 class _Product(torch.autograd.Function):

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
+from monai_idm.meters import live_bytes
+from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, muon, weight_norm_groups
+from monai_idm.optimizers.momentum import EightBitMomentum, FullMomentum
 from monai_idm.optimizers.muon import muon_step
-from monai_idm.optimizers.states import ParameterStep
 
 OURS = [AdamWWeightNorm, AdamWInBackward]
 
@@ -52,9 +53,9 @@ def test_it_equals_torchs_muon_and_adamw(make, memory_format):
     train(ours, [make(weight_norm_groups(ours, muon=True), lr=1e-2, lambda_l2=0.0)])
     parametrize.register_parametrization(twin[1], "weight", Kernel(), unsafe=True)
     matrix = twin[1].parametrizations.weight.original
-    muon = torch.optim.Muon([matrix], 1e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    torchs = torch.optim.Muon([matrix], 1e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW([p for p in twin.parameters() if p is not matrix], 1e-2, weight_decay=0.0)
-    train(twin, [muon, adamw])
+    train(twin, [torchs, adamw])
     for i in (0, 1, 2, 3):
         torch.testing.assert_close(ours[i].weight, twin[i].weight, rtol=1e-4, atol=1e-5)
 
@@ -137,14 +138,24 @@ def test_a_skipped_step_changes_neither_weights_nor_state(skip):
 
 
 def test_a_step_can_be_skipped_by_a_boolean_on_the_device():
-    p, state = torch.randn(9, 9, 3, 3, 3), {}
-    muon_step(p, torch.randn_like(p), {"lr": 1e-2, "weight_decay": 0.0}, state)
-    before, momentum = p.clone(), state["momentum_buffer"].clone()
-    muon_step(p, torch.randn_like(p), {"lr": 1e-2, "weight_decay": 0.0}, state, skip=torch.tensor(True))
+    p, momentum = torch.randn(9, 243), FullMomentum(torch.zeros(9 * 243))
+    muon_step(p, torch.randn_like(p), momentum, 1e-2)
+    before, mean = p.clone(), momentum.values.clone()
+    muon_step(p, torch.randn_like(p), momentum, 1e-2, skip=torch.tensor(True))
     assert torch.equal(p, before)
-    assert torch.equal(state["momentum_buffer"], momentum)
-    muon_step(p, torch.randn_like(p), {"lr": 1e-2, "weight_decay": 0.0}, state, skip=torch.tensor(False))
+    assert torch.equal(momentum.values, mean)
+    muon_step(p, torch.randn_like(p), momentum, 1e-2, skip=torch.tensor(False))
     assert not torch.equal(p, before)
+
+
+@pytest.mark.parametrize("shape", [(20, 405), (405, 20)])
+def test_a_part_at_a_time_gives_the_same(shape, monkeypatch):
+    p, gradient = torch.randn(2, *shape)
+    whole, parts = p.clone(), p.clone()
+    muon_step(whole, gradient, FullMomentum(torch.zeros(p.numel())), 1e-2)
+    monkeypatch.setattr(muon, "PART", 256)
+    muon_step(parts, gradient, FullMomentum(torch.zeros(p.numel())), 1e-2)
+    torch.testing.assert_close(parts - p, whole - p, rtol=0.05, atol=1e-3 * float((whole - p).abs().max()))
 
 
 @pytest.fixture
@@ -195,11 +206,28 @@ def test_states_of_the_other_kind_are_refused(eight_bit):
 
 
 def test_a_skipped_step_does_not_round_the_state_again(eight_bit):
-    p = nn.Parameter(torch.randn(16, 16, 3, 3, 3))
-    step, group, state = ParameterStep("8bit"), {"muon": True, "lr": 1e-2, "weight_decay": 0.0, "lambda_l2": 0.0}, {}
-    step._step_kernel(p.detach(), torch.randn(p.shape), group, state, None)
-    before = {name: value.clone() for name, value in state.items()}, p.detach().clone()
+    p, state = torch.randn(16, 432), {}
+    momentum = EightBitMomentum(state, p.numel(), p.device)
+    muon_step(p, torch.randn_like(p), momentum, 1e-2)
+    before = {name: value.clone() for name, value in state.items()}, p.clone()
     for _ in range(3):
-        step._step_kernel(p.detach(), torch.randn(p.shape), group, state, torch.tensor(True))
+        muon_step(p, torch.randn_like(p), momentum, 1e-2, skip=torch.tensor(True))
     assert all(torch.equal(before[0][name], value) for name, value in state.items())
     assert torch.equal(before[1], p)
+
+
+def test_a_large_kernel_needs_two_bytes_per_weight_for_its_step(eight_bit, monkeypatch):
+    net = nn.Conv3d(256, 256, 3, bias=False).bfloat16()
+    optimizer = in_8_bits(net)
+
+    def peak():
+        with optimizer.hold():
+            net.weight.float().square().sum().backward()
+        with live_bytes(net.weight.grad) as memory:
+            start = memory.current_bytes
+            optimizer.step()
+        return memory.peak_bytes - start
+
+    peak()  # makes the state
+    monkeypatch.setattr(muon, "PART", 2**14)
+    assert peak() / net.weight.numel() == pytest.approx(2, abs=0.4)
