@@ -240,6 +240,7 @@ KNOBS = {
     "activations": ["rebuilt", "stored", "auto", "", None, ["rebuilt"]],
     "precision": ["mixed", "exact", "half", 16],
     "weight_dtype": ["bfloat16", "float16"],
+    "gradient_dtype": ["bfloat16", "float16", None],
     "bookend_stride": [1, 2, 0, -1, "2"],
     "modalities": [["t1"], ["t2", "t1"], ["pd"], [], "t1", None],
     "network_range": [[0.0, 1.0], [1.0, -1.0], [0.0, 0.0], [0.0]],

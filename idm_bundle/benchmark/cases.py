@@ -30,6 +30,7 @@ class Case:
         optimizer: Name of an optimizer in ``OPTIMIZERS``.
         bookend_stride: ``bookend_stride`` of our network.
         weights: ``weight_dtype`` of our network.
+        gradients: ``gradient_dtype`` of our network.
         num_res_blocks: ``num_res_blocks`` of our network; None: the preset's.
         segments: Whether our network has the channels of a segmentation (a mask, four contrasts and coordinates), which
             PatchDDM's always has.
@@ -44,6 +45,7 @@ class Case:
     optimizer: str = "AdamW"
     bookend_stride: int = 1
     weights: str = "float32"
+    gradients: str = "float32"
     num_res_blocks: int | None = None
     segments: bool = False
 
@@ -76,6 +78,7 @@ def _ours(case: Case) -> nn.Module:
         activations=case.activations,
         bookend_stride=case.bookend_stride,
         weight_dtype=case.weights,
+        gradient_dtype=case.gradients,
         **changed,
     )
 
@@ -120,6 +123,7 @@ SMALL = {
 # everything that saves memory; the same for every network, as far as it has the switch
 LOW: dict[str, Any] = {"precision": "mixed", "optimizer": "in backward, 8-bit"}
 LOW_BF16: dict[str, Any] = {**LOW, "weights": "bfloat16"}
+LEAST: dict[str, Any] = {**LOW_BF16, "gradients": "bfloat16", "optimizer": "in backward, 8-bit, Muon"}
 REBUILT: dict[str, Any] = {"activations": "rebuilt"}
 STORED: dict[str, Any] = {"activations": "stored"}
 CHECKPOINTED: dict[str, Any] = {"activations": "checkpointed"}
@@ -136,6 +140,8 @@ def _paper(device: str) -> list[Case]:
         Case("paper, low memory", "paper", **LOW),
         Case("paper, low memory, exact", "paper", **{**LOW, "precision": "exact-mixed"}),
         Case("paper, low memory, bfloat16 weights", "paper", **LOW_BF16),
+        Case("paper, least memory", "paper", **LEAST),
+        Case("paper, least memory, exact", "paper", **{**LEAST, "precision": "exact-mixed"}),
         Case("base", "base"),
         Case("base, low memory", "base", **LOW),
         Case("PatchDDM", "PatchDDM", **STORED),
@@ -173,7 +179,14 @@ def _volume(device: str) -> list[Case]:
         ]
         if stride == 2:
             cases += [Case(f"PatchDDM, {name[:-10]}, checkpointed", "PatchDDM", **size, **LOW, **CHECKPOINTED)]
-    return [*cases, Case("paper, 256 x 256 x 192, bfloat16 weights", "paper", bookend_stride=2, **size, **LOW_BF16)]
+    least = {"volume": (256, 256, 192), "batch": 1, **LEAST}
+    return [
+        *cases,
+        Case("paper, 256 x 256 x 192, bfloat16 weights", "paper", bookend_stride=2, **size, **LOW_BF16),
+        Case("paper, 256 x 256 x 192, stride 2, least memory", "paper", bookend_stride=2, **least),
+        Case("paper, 256 x 256 x 192, stride 1, least memory", "paper", **least),
+        Case("base, 256 x 256 x 192, stride 1, least memory", "base", **least),
+    ]
 
 
 def _segmentation(device: str) -> list[Case]:
@@ -205,6 +218,8 @@ def _optimizer(device: str) -> list[Case]:
         Case("+ in backward", "paper", precision="mixed", optimizer="in backward"),
         Case("+ 8-bit states", "paper", **LOW),
         Case("+ bfloat16 weights", "paper", **LOW_BF16),
+        Case("+ bfloat16 gradients of streams", "paper", **LOW_BF16, gradients="bfloat16"),
+        Case("+ Muon", "paper", **LEAST),
     ]
 
 

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, IN_BACKWARD, OptimizerBytes
-from monai_idm.optimizers import AdamWInBackward
+from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, EIGHT_BIT_MUON_IN_BACKWARD, IN_BACKWARD, OptimizerBytes
+from monai_idm.optimizers import AdamWInBackward, weight_norm_groups
 
 __all__ = ["OPTIMIZERS", "Kind"]
 
@@ -20,15 +20,17 @@ class Kind:
     """An optimizer.
 
     Attributes:
-        build: Builds it from a network's parameters.
+        build: Builds it from a network's parameters, or from their groups.
         bytes: Bytes that it needs on CUDA.
+        muon: Whether it steps kernels by Muon.
     """
 
     build: Callable[..., torch.optim.Optimizer]
     bytes: OptimizerBytes
+    muon: bool = False
 
     def __call__(self, network: nn.Module) -> torch.optim.Optimizer:
-        return self.build(network.parameters(), lr=1e-4)
+        return self.build(weight_norm_groups(network, muon=True) if self.muon else network.parameters(), lr=1e-4)
 
 
 OPTIMIZERS: dict[str, Kind] = {
@@ -36,4 +38,5 @@ OPTIMIZERS: dict[str, Kind] = {
     "AdamW, fused": Kind(partial(torch.optim.AdamW, fused=True), OptimizerBytes(temporaries=0)),
     "in backward": Kind(partial(AdamWInBackward, fused=True), IN_BACKWARD),
     "in backward, 8-bit": Kind(partial(AdamWInBackward, states="8bit"), EIGHT_BIT_IN_BACKWARD),
+    "in backward, 8-bit, Muon": Kind(partial(AdamWInBackward, states="8bit"), EIGHT_BIT_MUON_IN_BACKWARD, muon=True),
 }

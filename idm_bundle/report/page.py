@@ -35,7 +35,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         ("Preprocessing", "spatial_size patch_size zoom window_percentiles network_range flip_prob"),
         (
             "Network",
-            "preset bookend_stride coordinates activations memory_budget_gib precision weight_dtype compile_branches",
+            "preset bookend_stride coordinates activations memory_budget_gib precision weight_dtype gradient_dtype",
+            "compile_branches",
         ),
         (
             "Diffusion",

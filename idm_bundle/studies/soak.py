@@ -32,7 +32,7 @@ def soaked(steps: int, side: int) -> dict[str, Any]:
         side: Voxels per axis.
     Returns:
         ``mb_per_10000_steps``, the slope of the process's resident memory after the first fifth; the means of each
-        fifth of resident ``mb``, of ``errors`` of rebuilt activations in units of the stream, and of ``losses``; the
+        fifth of resident ``mb``, of relative ``errors`` of rebuilt activations, and of ``losses``; the
         ``largest_error``; and ``seconds``.
     """
     begin = time.perf_counter()

@@ -89,6 +89,7 @@ class MemoryAdvice:
 
     def _estimate(self, activations: Any, precision: str, optimizer: OptimizerBytes, shape: Sequence[int]) -> int:
         settings = {"activations": activations, "precision": precision, "branch_batch": self.network.branch_batch}
+        settings["gradient_dtype"] = self.network.gradient_dtype
         if any(p.dtype == torch.bfloat16 for p in self.network.parameters()):
             settings["weight_dtype"] = "bfloat16"
         with torch.device("meta"):

@@ -50,7 +50,7 @@ from monai_idm.networks.embedding import TimestepEmbedding
 from monai_idm.networks.inverse_head import InverseHead, without_inverse_head
 from monai_idm.networks.plan import BEFORE_AUTO, choose_policies
 from monai_idm.networks.presets import PRESETS
-from monai_idm.reversible import ACTIVATIONS, Orthogonal, ReversibleSequence, true_float32
+from monai_idm.reversible import ACTIVATIONS, Orthogonal, ReversibleSequence, relative_error, true_float32
 
 __all__ = ["InvertibleDiffusionUNet"]
 
@@ -153,6 +153,7 @@ class InvertibleDiffusionUNet(nn.Module):
         self.num_levels = len(channels)
         self.precision = precision
         self.branch_batch = branch_batch
+        self.gradient_dtype = gradient_dtype
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -330,7 +331,7 @@ class InvertibleDiffusionUNet(nn.Module):
 
     @torch.no_grad()
     def reconstruction_error(self, x: Tensor, timesteps: Tensor | None = None) -> float:
-        """Error of the core's inverse: max |stream - rebuilt stream| at the entry of the core.
+        """Error of the core's inverse at its entry, see :func:`~monai_idm.reversible.relative_error`.
 
         Args:
             x: Images, ``(B, in_channels, *spatial)``.
@@ -343,7 +344,7 @@ class InvertibleDiffusionUNet(nn.Module):
         with _computing(self.training_precision(), x.device):
             stream = enter(self.entry, x, self.branch_batch, stored=True)
             rebuilt = self.core.inverse(self.core(stream, embedding, "stored"), embedding)
-        return max(float((a - b).abs().max()) for a, b in zip(stream, rebuilt, strict=True))
+        return float(relative_error(stream, rebuilt))
 
     def training_precision(self) -> str:
         """The precision of training steps: ``precision``, or what ``"auto"`` is on the device of the weights."""
@@ -372,7 +373,7 @@ class InvertibleDiffusionUNet(nn.Module):
         self._earlier = BEFORE_AUTO if choices is None else choices
 
     def training_error(self) -> Tensor | None:
-        """Error of the first rebuilt operation's inputs in the last training step, over a sample of their values.
+        """Relative error of the first rebuilt operation's inputs in the last training step, over a sample of them.
 
         A number on the device, for which nobody has waited; None if nothing was rebuilt.
         """

@@ -159,7 +159,8 @@ def _peak_bytes(network: Any, plan: tuple[str, ...], shape: Sequence[int], optim
     precision = network.training_precision()
     if any(hasattr(p, "to_local") for p in weights):  # FSDP's modules cannot be copied
         with torch.device("meta"):
-            twin = type(network)(**network.arguments, branch_batch=network.branch_batch, precision=precision)
+            settings = {name: getattr(network, name) for name in ("branch_batch", "gradient_dtype")}
+            twin = type(network)(**network.arguments, **settings, precision=precision)
     else:
         twin = copy.copy(network)
         twin.precision = precision

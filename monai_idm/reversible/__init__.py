@@ -16,6 +16,7 @@ from monai_idm.reversible.operation import ReversibleOperation
 from monai_idm.reversible.orthogonal import Orthogonal, OrthogonalMixing, fixed_matrices
 from monai_idm.reversible.replay import true_float32
 from monai_idm.reversible.resample import Merge, OrthogonalDownsample, OrthogonalUpsample, Split
+from monai_idm.reversible.spot_check import relative_error
 
 __all__ = [
     "ACTIVATIONS",
@@ -38,6 +39,7 @@ __all__ = [
     "is_channels_last",
     "memory_format_of",
     "recomputed_in_chunks",
+    "relative_error",
     "true_float32",
     "voxel_rows",
 ]

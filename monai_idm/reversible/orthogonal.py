@@ -9,7 +9,7 @@ Source: learnable orthogonal resampling after Etmann et al. 2020, arXiv:2005.052
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -250,7 +250,8 @@ class OrthogonalMixing(Orthogonal):
     def outer(self, gradients: Tensors, inputs: Tensors) -> Tensor:
         if is_channels_last(inputs[0]):
             pieces = zip(*(voxel_rows(t).split(_VOXELS) for t in (*gradients, *inputs)), strict=True)
-            return sum(torch.cat([dy1, dy2], 1).to(a.dtype).mT @ torch.cat([a, b], 1) for dy1, dy2, a, b in pieces)
+            products = (torch.cat([dy1, dy2], 1).to(a.dtype).mT @ torch.cat([a, b], 1) for dy1, dy2, a, b in pieces)
+            return reduce(torch.add, products)
         return outer_product([dy.flatten(2) for dy in gradients], [x.flatten(2) for x in inputs])
 
 
