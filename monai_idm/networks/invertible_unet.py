@@ -85,7 +85,7 @@ class InvertibleDiffusionUNet(nn.Module):
             first training step on a shape. Gradients, weights and ``state_dict`` are the same for all.
         precision: ``"float32"``; ``"mixed"``: float32 streams, bfloat16 inside branches and bookends; ``"exact"`` and
             ``"exact-mixed"``: streams on a grid, so that every policy gives the same gradients bit for bit, at a cost
-            of about 3.4 bytes per element of the first level. This needs operations that repeat bit for bit (on CUDA:
+            of about 1.7 bytes per element of the first level. This needs operations that repeat bit for bit (on CUDA:
             ``torch.backends.cudnn.deterministic``). ``"auto"``: training steps are mixed where the device has
             instructions for bfloat16; predictions, which need no gradients, are float32 on every device.
         memory_budget_gib: For ``"auto"``: GiB for a training step, including weights, gradients and the optimizer's

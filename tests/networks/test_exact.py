@@ -97,8 +97,8 @@ def held_and_peak(couplings, exact):
     return held, sum(x.numel() for x in inputs)
 
 
-def test_the_side_information_is_a_few_bytes_per_element_and_does_not_grow_with_depth():
+def test_the_side_information_is_two_bytes_per_element_at_most_and_does_not_grow_with_depth():
     plain, elements = held_and_peak(1, exact=False)
     exact, _ = held_and_peak(1, exact=True)
-    assert 0 < exact - plain <= 4 * elements
+    assert 0 < exact - plain <= 2 * elements
     assert held_and_peak(6, exact=True)[0] == exact
