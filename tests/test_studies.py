@@ -26,6 +26,7 @@ from idm_bundle.studies import (
     runs,
     segmentation,
     soak,
+    switches,
     synthesis,
     tissues,
     warning,
@@ -184,6 +185,20 @@ def test_a_task_is_trained_on_real_brains_once_and_evaluated_in_its_region(tmp_p
     assert brain_tasks.STUDIES["brain_tasks"]["inpainting"](**arguments) == found
 
 
+def test_switches_are_compared_with_the_same_batches(tmp_path, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    values = switches.training_values
+    monkeypatch.setattr(switches, "training_values", lambda *arguments: {**values(*arguments), **SMALLEST})
+    folder = dataset_or_phantoms(None, tmp_path / "phantoms", 5, DEMO["demo#phantom_size"], 0)
+    arguments = {"steps": 2, "side": 16, "dataset_dir": str(folder), "work": str(tmp_path / "work")}
+    study = switches.STUDIES["switches"]
+    names = ("AdamW, float32, seed 0", "AdamW, float32, seed 1", "all of them, seed 0")
+    plain, other, least = (study[name](**arguments)["losses"][0] for name in names)
+    assert least == pytest.approx(plain, rel=1e-2)
+    assert least != plain
+    assert other != pytest.approx(plain, rel=1e-2)
+
+
 def test_generated_brains_are_measured_at_the_ages_asked_for(tmp_path, monkeypatch):
     values = brains.values_of
     monkeypatch.setattr(brains, "values_of", lambda *arguments: {**values(*arguments), **SMALLEST})
@@ -282,7 +297,7 @@ def test_only_the_study_of_real_cases_takes_a_folder_and_it_needs_one(arguments,
     with pytest.raises(SystemExit):
         command.main()
     assert (
-        "the studies real and brains, anatomy, course, brain_tasks, real_or_generated need --dataset_dir"
+        "the studies real and brains, anatomy, course, brain_tasks, real_or_generated, switches need --dataset_dir"
         in capsys.readouterr().err
     )
 

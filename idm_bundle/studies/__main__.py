@@ -25,6 +25,7 @@ from idm_bundle.studies import (
     reconstruction,
     segmentation,
     soak,
+    switches,
     synthesis,
     warning,
 )
@@ -35,7 +36,7 @@ STUDIES: dict[str, dict[str, Any]] = {}
 for module in (reconstruction, segmentation, quality, optimizers, synthesis, warning, real, kills, soak):
     STUDIES |= module.STUDIES
 KEPT: list[str] = []  # studies whose trainings are kept in a folder
-for module in (brains, anatomy, course, brain_tasks, real_or_generated):
+for module in (brains, anatomy, course, brain_tasks, real_or_generated, switches):
     STUDIES |= module.STUDIES
     KEPT += module.STUDIES
 KEPT_NAMES = ", ".join(KEPT)

@@ -18,12 +18,12 @@ from monai.bundle import ConfigParser
 
 from idm_bundle.studies.runs import demo, train
 
-__all__ = ["STUDIES"]
+__all__ = ["EIGHT_BIT", "STUDIES"]
 
-_EIGHT_BIT = {
+EIGHT_BIT: dict[str, Any] = {
     "optimizer": {
         "_target_": "AdamWInBackward",
-        "params": "$monai_idm.optimizers.weight_norm_groups(@network)",
+        "params": "$monai_idm.optimizers.weight_norm_groups(@network, @muon)",
         "lr": "@learning_rate",
         "betas": "@betas",
         "lambda_l2": "@lambda_l2",
@@ -44,11 +44,16 @@ _VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "optimizer": {
-        "AdamW": {},
-        "AdamW, mixed": {"precision": "mixed"},
-        "8-bit states": _EIGHT_BIT,
-        "8-bit states, mixed": {**_EIGHT_BIT, "precision": "mixed"},
-        "8-bit states, mixed, bfloat16 weights": {**_EIGHT_BIT, "precision": "mixed", "weight_dtype": "bfloat16"},
+        "AdamW": {"muon": False},
+        "AdamW, mixed": {"muon": False, "precision": "mixed"},
+        "8-bit states": {**EIGHT_BIT, "muon": False},
+        "8-bit states, mixed": {**EIGHT_BIT, "muon": False, "precision": "mixed"},
+        "8-bit states, mixed, bfloat16 weights": {
+            **EIGHT_BIT,
+            "muon": False,
+            "precision": "mixed",
+            "weight_dtype": "bfloat16",
+        },
     },
 }
 

@@ -69,18 +69,19 @@ def train(values: Mapping[str, Any], *overlays: str, seed: int = 0) -> tuple[Con
     }
 
 
-def train_once(file: Path, values: Mapping[str, Any], *overlays: str) -> dict[str, Any]:
+def train_once(file: Path, values: Mapping[str, Any], *overlays: str, seed: int = 0) -> dict[str, Any]:
     """Train, or resume an interrupted training, unless a file holds what it measured.
 
     Args:
         file: The file, which is written at the end of the training.
         values: Values of train.yaml and the overlays, by their ids.
         overlays: Names of further configs, without suffix.
+        seed: The same as in :func:`train`.
     Returns:
         What :func:`train` measured, with some 200 of its ``losses``.
     """
     if not file.is_file():
-        _, measured = train({**values, "resume": True}, *overlays)
+        _, measured = train({**values, "resume": True}, *overlays, seed=seed)
         measured["losses"] = measured["losses"][:: max(1, len(measured["losses"]) // 200)]
         write_json(file, measured)
     return json.loads(file.read_text())
