@@ -92,7 +92,7 @@ class Waits(TorchDispatchMode):
             return torch.empty(source.shape, dtype=dtype, device="cuda")
         if source.device.type == "cuda" and target.type == "cpu":
             with no_dispatch():  # the host gets a real tensor, of some value
-                filled = torch.full(tuple(source.shape), 0.5 if dtype.is_floating_point else 1, dtype=dtype)
+                filled = torch.full(tuple(source.shape), 0.005 if dtype.is_floating_point else 1, dtype=dtype)
                 return args[0] if into else filled
         return func(*args, **kwargs)
 

@@ -25,7 +25,7 @@ from monai_idm.reversible.replay import full_precision
 
 __all__ = ["Orthogonal", "OrthogonalMixing", "cayley", "fixed_matrices"]
 
-_VOXELS = 2**16
+_VOXELS = 2**18
 """Voxels that are mixed at a time, at most, so that the temporary memory does not grow with the volume."""
 
 

@@ -20,5 +20,4 @@ TEXT: list[Evidence] = [
     ("8.1e-6", SOAK["errors"][2]),
     ("6.9e-6", SOAK["errors"][4]),
     ("2.5e-5", SOAK["largest_error"]),
-    ("1e-2", "the bound of StepGuard"),
 ]
