@@ -48,9 +48,9 @@ def snap_(z: Tensor) -> Tensor:
 def remainder(inputs: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:
     """Differences between inputs and their snapped inverses, in units of the grid.
 
-    The outputs were snapped by half a unit at most. An orthogonal map brings that back as errors of 0.3 units on average
-    in whatever number of channels, so that differences beyond 2 are as good as impossible; a scale from 1/2 to 2, as
-    errors of 1 unit at most.
+    The outputs were snapped by half a unit at most. An orthogonal map brings that back as errors of 0.3 units on
+    average, in whatever number of channels, so that differences beyond 2 are as good as impossible; a scale from 1/2 to
+    2, as errors of 1 unit at most.
 
     Args:
         inputs: Inputs of the operation, on the grid, ``(B, ...)``.
