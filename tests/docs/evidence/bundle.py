@@ -12,8 +12,8 @@ TEXT: list[Evidence] = [
     ("1.5e-3", SETTING),
     ("3M", OURS_LIGHT),
     ("6.9 GB", gb(PAPER, "paper")),
-    ("3.1 GB", gb(PAPER, LOW)),
-    ("4.3 GB", gb("volume_estimate", WHOLE)),
+    ("3.0 GB", gb(PAPER, LOW)),
+    ("3.8 GB", gb("volume_estimate", WHOLE)),
 ]
 
 ROWS: dict[str, list[Evidence]] = {

@@ -18,9 +18,9 @@ TEXT: list[Evidence] = [
 ]
 
 ROWS: dict[str, list[Evidence]] = {
-    "without the memory": [("344M", OURS_PAPER), ("3.1 GB", gb(PAPER, LOW)), ("6.9 GB", gb(PAPER, "paper"))],
+    "without the memory": [("344M", OURS_PAPER), ("3.0 GB", gb(PAPER, LOW)), ("6.9 GB", gb(PAPER, "paper"))],
     "256 × 256 × 192": [
-        ("4.3 GB", gb("volume_estimate", WHOLE)),
+        ("3.8 GB", gb("volume_estimate", WHOLE)),
         ("5.9 GB", BRAIN["card_bytes"] / 1e9),
         ("4.2 GB", WHOLE_BEFORE),
     ],
@@ -28,14 +28,14 @@ ROWS: dict[str, list[Evidence]] = {
     "`light`": [("3M", OURS_LIGHT)],
     "`base`": [
         ("24M", OURS_BASE),
-        ("0.86 GB", gb(PAPER, "base")),
-        ("0.63 GB", gb(PAPER, "base, low memory")),
+        ("0.79 GB", gb(PAPER, "base")),
+        ("0.54 GB", gb(PAPER, "base, low memory")),
         ("6.13 GB", gb(PAPER, "PatchDDM")),
     ],
     "`paper`": [
         ("344M", OURS_PAPER),
         ("6.88 GB", gb(PAPER, "paper")),
-        ("3.08 GB", gb(PAPER, LOW)),
+        ("3.00 GB", gb(PAPER, LOW)),
         ("6 GB", CARD),
         ("8 GB", CARD),
     ],

@@ -44,12 +44,32 @@ def in_short() -> Table:
     return [
         ["training step", "peak memory", "how it was obtained"],
         ["the paper's setting (64^3, batch 4), float32, AdamW", peak("paper"), "estimated"],
-        ["the same with the low-memory settings", peak(low), f"{counted} {COUNTED[low]}"],
+        [
+            "the same with the low-memory settings",
+            peak(low),
+            f"{counted.replace('counted', 'an earlier version, counted')} {COUNTED[low]}",
+        ],
         ["and with bfloat16 weights", peak(f"{low}, bfloat16 weights"), "estimated"],
+        ["with bfloat16 gradients of streams and Muon, too", peak("paper, least memory"), "estimated"],
         [
             "one whole brain, 256 x 256 x 192, `native.yaml`",
             peak(whole, "volume_estimate"),
-            f"{counted.replace('counted', 'before the change, counted')} {COUNTED[whole]}",
+            f"{counted.replace('counted', 'an earlier version, counted')} {COUNTED[whole]}",
+        ],
+        [
+            "the same with all switches",
+            peak(f"{whole}, least memory", "volume_estimate"),
+            "estimated",
+        ],
+        [
+            "the same at full resolution inside (`bookend_stride: 1`)",
+            peak("paper, 256 x 256 x 192, stride 1, least memory", "volume_estimate"),
+            "estimated",
+        ],
+        [
+            "`base`, 24M parameters, the same",
+            peak("base, 256 x 256 x 192, stride 1, least memory", "volume_estimate"),
+            "estimated",
         ],
         [
             "for comparison, 64^3, batch 4: `base`, our network with 24M parameters, float32, AdamW",
@@ -169,21 +189,27 @@ def sampling() -> Table:
 
 
 TEXT: list[Evidence] = [
-    ("3.08 GB", gb(PAPER, LOW)),
+    ("1.73 GB", gb(PAPER, "paper, least memory")),
+    ("1.91 GB", gb(PAPER, "paper, least memory, exact")),
+    ("2.79 GB", gb("volume_estimate", f"{WHOLE}, least memory")),
+    ("9.05 GB", gb("volume_estimate", "paper, 256 x 256 x 192, stride 1, least memory")),
+    ("4.26 GB", gb("volume_estimate", "base, 256 x 256 x 192, stride 1, least memory")),
+    ("3.08 GB", "benchmark_paper_estimate.jsonl of commit 87180d3, before gradients were overwritten in place"),
     *((figure, CARD) for figure in ("4.2", "4.4 GB", "6.0", "6.5 GB")),
     ("1e9", "a unit"),
     ("1e6", "a unit"),
     ("344M", OURS_PAPER),
     ("3M", OURS_LIGHT),
-    ("4.35 GB", gb("volume_estimate", WHOLE)),
-    ("0.13 GB", gb("volume_estimate", WHOLE) - WHOLE_BEFORE),
+    ("3.82 GB", gb("volume_estimate", WHOLE)),
     ("4.22 GB", WHOLE_BEFORE),
     ("2 %", "the bound of tests/meters/test_estimation.py"),
     ("6.71 GB", 6.708984),  # the paper, table 2
     ("7.90 GB", 7.899565),
-    ("2.9", "a target that was set beforehand"),
-    ("2.2 GB", "a target that was set beforehand"),
-    ("0.8 GB", 3 * 4 * 64**3 * 64 * 4 / 1e9),  # three streams: batch 4, 64 channels of 64^3, float32
+    ("1.7 GB", "a target that was set beforehand"),
+    ("2.0 GB", "a target that was set beforehand"),
+    ("2.9 GB", "a target that was set beforehand"),
+    ("9.5 GB", "a target that was set beforehand"),
+    ("4.4 GB", "a target that was set beforehand"),
     ("0.101 GB", float(COUNTED_BY_TRAINER.split()[0]) - float(COUNTED[WHOLE].split()[0])),
     ("0.101 GB", 2 * 256 * 256 * 192 * 4 / 1e9),  # one volume of two channels, float32
 ]
