@@ -117,7 +117,7 @@ FLOW_2, VELOCITY_2, LOGIT_NORMAL, FLOW = (
 )
 BY_HAND = "by hand: two trainings of 1200 iterations at 9f2fe24, even timesteps by a prototype"
 
-MUON = study("brains")["velocity, shifted, Age, Sex"]
+MUON, BEST = (study("brains")[f"{name}, shifted, Age, Sex"] for name in ("velocity", "flow"))
 COURSE_2 = dict(study("course")["velocity, shifted, Age, Sex, stride 2, AdamW"]["psnr_brain"])
 
 
@@ -148,9 +148,14 @@ TEXT: list[Evidence] = [
     ("20.82 dB", "by hand: validation of both trainings of 600 iterations at 5ca5a0f, Muon by a prototype of 1754b4b"),
     ("0.05 s", "by hand: median step of both trainings of 600 iterations, one thread each"),
     ("1.3", MUON["step_s"]),
+    ("1.10 dB", gain(BEST)),
+    ("1.0", sampled(BEST, 10, "mmd_intensity")),
+    ("1.7", sampled(BEST, 10, "mmd_texture")),
+    ("0.4", sampled(BEST, 10, "mmd_layout")),
+    ("2.3", sampled(MUON, 10, "mmd_intensity")),
     ("1.5", sampled(MUON, 10, "mmd_texture")),
-    ("0.3", sampled(MUON, 20, "mmd_texture")),
-    ("10.5", BRAINS["DPM-Solver++, 20 steps"]["figures"]["mmd_texture"]),
+    ("1.4", sampled(MUON, 10, "mmd_layout")),
+    *((figure, sampled(BEST, 50, f"mmd_{name}")) for name, figure in {"intensity": "2.0", "texture": "1.7", "layout": "0.6"}.items()),
     ("0.15 dB", gain(FLOW_2)),
     ("0.55 dB", gain(VELOCITY_2)),
     ("0.961", BRAINS_AT["reconstruction_ssim_whole"]),
