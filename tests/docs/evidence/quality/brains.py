@@ -155,7 +155,10 @@ TEXT: list[Evidence] = [
     ("2.3", sampled(MUON, 10, "mmd_intensity")),
     ("1.5", sampled(MUON, 10, "mmd_texture")),
     ("1.4", sampled(MUON, 10, "mmd_layout")),
-    *((figure, sampled(BEST, 50, f"mmd_{name}")) for name, figure in {"intensity": "2.0", "texture": "1.7", "layout": "0.6"}.items()),
+    *(
+        (figure, sampled(BEST, 50, f"mmd_{name}"))
+        for name, figure in {"intensity": "2.0", "texture": "1.7", "layout": "0.6"}.items()
+    ),
     ("0.15 dB", gain(FLOW_2)),
     ("0.55 dB", gain(VELOCITY_2)),
     ("0.961", BRAINS_AT["reconstruction_ssim_whole"]),
