@@ -8,7 +8,7 @@ from typing import Any
 from idm_bundle.benchmark import Row
 from tests.docs.evidence.formats import million
 from tests.docs.evidence.kinds import Evidence, Table
-from tests.docs.evidence.repeated import CARD, LOW, OURS_LIGHT, OURS_PAPER, PAPER, REBUILT_TIME, WHOLE, WHOLE_BEFORE
+from tests.docs.evidence.repeated import CARD, OURS_LIGHT, OURS_PAPER, PAPER, REBUILT_TIME, WHOLE, WHOLE_BEFORE
 from tests.docs.evidence.results import bar, content, gb, row, rows
 
 # No file has these: one training step on real tensors, counted by hand (commit bbc08fd).
