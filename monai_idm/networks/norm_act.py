@@ -160,7 +160,8 @@ def _moments(parts, groups) -> tuple[Tensor, Tensor]:
         counts.append(part.shape[2])
     variance, mean = variances[0], means[0]
     if len(counts) > 1:
-        weights = mean.new_tensor([count / sum(counts) for count in counts])[:, None, None]
+        voxels = sum(counts)
+        weights = mean.new_tensor([count / voxels for count in counts])[:, None, None]
         of_parts = torch.stack(means)
         mean = (weights * of_parts).sum(0)
         variance = (weights * (torch.stack(variances) + (of_parts - mean).square())).sum(0)

@@ -45,7 +45,7 @@ def kernel_step(
         rounding: What becomes of float32 weights before they are written; needed if weights are bfloat16.
     """
     sharded = hasattr(weights, "full_tensor")
-    # a shard is rounded by itself, so that all processes draw the same random numbers for it as without the others
+    # a shard is rounded after the step, by its own process; a whole kernel is rounded part by part during the step
     matrix = _whole(weights.float() if sharded and rounding is not None else weights.detach()).flatten(1).contiguous()
     momentum, full = _momentum(gradient, state, eight_bit, torch.promote_types(weights.dtype, torch.float32))
 
