@@ -26,7 +26,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "window_percentiles": [0.5, 99.5],
     "num_train_timesteps": 2000,
     "schedule": "cosine",
-    "prediction_type": "v_prediction",
+    "prediction_type": "flow",
     "zero_terminal_snr": False,
     "noise_shift": 1.0,
     "zoom": True,

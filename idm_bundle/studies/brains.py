@@ -12,36 +12,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.data import Dataset
 from torch import Tensor
 
-from idm_bundle.studies.quality import MONAI, reconstructed
+from idm_bundle.studies.quality import MONAI, reconstructed, timestep_of
 from idm_bundle.studies.runs import evaluate, train_once
-from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
 
-__all__ = ["AGED", "STUDIES", "kept", "preprocessed", "timestep_of", "training_values", "values_of"]
+__all__ = ["AGED", "STUDIES", "kept", "preprocessed", "training_values", "values_of"]
 
 _VARIANTS: dict[str, dict[str, Any]] = {
-    "velocity": {},
+    "velocity": {"prediction_type": "v_prediction"},
     "flow": {"prediction_type": "flow"},
     "noise": {"prediction_type": "epsilon", "timestep_power": 1.0},
 }
 _SAMPLERS = {"DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (5, 10, 20, 50))}
-_OTHER_SAMPLERS = {  # of one training: which sampler is best is asked once
+_FIRST = "flow, logit-normal, shifted, Age, Sex, AdamW"
+_OTHER_SAMPLERS = {  # of the first training: which sampler is best is asked once
     "DPM-Solver++, trailing": ("DPMSolverPlusPlusScheduler", "trailing", (5, 10, 20, 50)),
     "DDIM (Euler)": ("StridedDDIMScheduler", "karras", (10,)),
     "Heun": ("StridedHeunScheduler", "karras", (5, 10)),
 }
 _NUM_SAMPLES = 30
-AGED = "flow, logit-normal, shifted, Age, Sex, AdamW"
+AGED = "flow, shifted, Age, Sex"
 """Name of the training whose samples are asked for by age and sex."""
 _NAMES = (
-    AGED,
+    _FIRST,
     "flow, logit-normal, shifted, Age, Sex, stride 2, AdamW",
     "velocity, shifted, Age, Sex, stride 2, AdamW",
     "velocity, shifted, Age, Sex",
-    "flow, shifted, Age, Sex",
+    AGED,
     "velocity, shifted, MONAI's network",
     "velocity, shifted, Age, Sex, stride 2",
     "flow, logit-normal, shifted, Age, Sex, stride 2",
@@ -50,8 +49,6 @@ _NAMES = (
 )
 _THEIR_TIME = 8.7
 """Time of a step of MONAI's network at 64^3 relative to ours, of benchmark_speed_cpu.jsonl: it gets fewer steps."""
-_NOISE = 250
-"""Timestep, of 2000 of the default schedule, whose ratio of noise to image all variants are reconstructed from."""
 
 
 def generated(name: str, steps: int, side: int, dataset_dir: str, work: str) -> dict[str, Any]:
@@ -66,9 +63,9 @@ def generated(name: str, steps: int, side: int, dataset_dir: str, work: str) -> 
     values = values_of(name, dataset_dir, work, steps, side)
     folder = Path(values["output_dir"]).parent
     found = train_once(folder / "training.json", values)
-    found["reconstruction"] = reconstructed(values, timestep_of(values))
+    found["reconstruction"] = reconstructed(values, timestep_of(values, 250))
     del found["reconstruction"]["ssim_of"]
-    samplers = {**_SAMPLERS, **(_OTHER_SAMPLERS if name == AGED else {})}
+    samplers = {**_SAMPLERS, **(_OTHER_SAMPLERS if name == _FIRST else {})}
     for label, (sampler, spacing, counts) in samplers.items():
         for count in counts:
             how = {"sampler": sampler, "timestep_spacing": spacing, "num_inference_steps": count}
@@ -91,19 +88,6 @@ def _compared(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def timestep_of(values: Mapping[str, Any]) -> int:
-    """The timestep at which a training has the same ratio of noise to image as the default has at timestep 250.
-
-    Args:
-        values: Values of train.yaml that are changed.
-    """
-    default: dict[str, Any] = {"prediction_type": "v_prediction", "noise_shift": 1.0}
-    alpha, sigma = noise_levels(StridedDDPMScheduler(2000, "cosine", **default), _NOISE)
-    ours = {knob: values.get(knob, value) for knob, value in default.items()}
-    alphas, sigmas = noise_levels(StridedDDPMScheduler(2000, "cosine", **ours), torch.arange(1, 2000))
-    return 1 + int((sigmas / alphas - sigma / alpha).abs().argmin())
-
-
 def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> dict[str, Any]:
     """Values of train.yaml of a training.
 
@@ -118,8 +102,7 @@ def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> 
     if "MONAI's network" in more:
         steps = round(steps / _THEIR_TIME)
     values = {**training_values(dataset_dir, Path(work, name.replace(", ", "_")), steps, side), **_VARIANTS[kind]}
-    if "shifted" in more:
-        values["noise_shift"] = side / 32
+    values["noise_shift"] = side / 32 if "shifted" in more else 1.0
     if "logit-normal" in more:
         values["timestep_power"] = None
     if "AdamW" in more:

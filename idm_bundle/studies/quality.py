@@ -20,11 +20,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
+
+from idm_bundle.studies.configs import configured
 from idm_bundle.studies.runs import demo, evaluate, train
 from monai_idm.metrics.comparison import columns
 from monai_idm.metrics.statistics import describe
+from monai_idm.schedulers import StridedDDPMScheduler, noise_levels
 
-__all__ = ["MONAI", "STUDIES", "SUMMARIES", "reconstructed"]
+__all__ = ["MONAI", "STUDIES", "SUMMARIES", "reconstructed", "timestep_of"]
 
 MONAI = {
     "network_def": {
@@ -42,12 +46,14 @@ MONAI = {
 }
 """Values of train.yaml for MONAI's network of the size of ``light``."""
 _OURS, _THEIRS = "reversible", "MONAI's DiffusionModelUNet"
+_VELOCITY = {"prediction_type": "v_prediction"}
 _VARIANTS: dict[str, dict[str, Any]] = {
-    "v, little noise more often": {},
-    "v, uniform": {"timestep_power": 1.0},
-    "v, uniform, min-SNR 5": {"timestep_power": 1.0, "min_snr_gamma": 5.0},
-    "v, little noise more often, zero terminal SNR": {"zero_terminal_snr": True},
-    "v, little noise more often, no average of weights": {"ema_decay": 0.0},
+    "flow, little noise more often": {},
+    "v, little noise more often": _VELOCITY,
+    "v, uniform": {**_VELOCITY, "timestep_power": 1.0},
+    "v, uniform, min-SNR 5": {**_VELOCITY, "timestep_power": 1.0, "min_snr_gamma": 5.0},
+    "v, little noise more often, zero terminal SNR": {**_VELOCITY, "zero_terminal_snr": True},
+    "v, little noise more often, no average of weights": {**_VELOCITY, "ema_decay": 0.0},
     "noise, uniform (the paper)": {"prediction_type": "epsilon", "timestep_power": 1.0},
     "noise, uniform, min-SNR 5": {"prediction_type": "epsilon", "timestep_power": 1.0, "min_snr_gamma": 5.0},
     "image, uniform": {"prediction_type": "sample", "timestep_power": 1.0},
@@ -78,7 +84,7 @@ def evaluate_variant(changes: Mapping[str, Any], steps: int, side: int, seed: in
         _, found = train(values, seed=seed)
         del found["losses"]
         for t in (250, 500):
-            found[f"t{t}"] = reconstructed(values, t)
+            found[f"t{t}"] = reconstructed(values, timestep_of(values, t))
         generated = evaluate({**values, "num_samples": _NUM_SAMPLES}, "evaluate_generation").state.metrics
         found["generation"] = dict(generated)
     return found
@@ -129,6 +135,19 @@ def compare(results: Mapping[str, Any]) -> dict[str, Any]:
                 differences += [reversible[t]["ssim_of"][case] - ssim for case, ssim in theirs.items()]
         found[t] = describe(differences)
     return found
+
+
+def timestep_of(values: Mapping[str, Any], timestep: int) -> int:
+    """The timestep at which a training has the ratio of noise to image that velocity has at another one.
+
+    Args:
+        values: Values of train.yaml that are changed.
+        timestep: Timestep of velocity, of 2000 of the cosine schedule.
+    """
+    alpha, sigma = noise_levels(StridedDDPMScheduler(2000, "cosine", "v_prediction"), timestep)
+    scheduler = configured(values).get_parsed_content("scheduler")
+    alphas, sigmas = noise_levels(scheduler, torch.arange(1, scheduler.num_train_timesteps))
+    return 1 + int((sigmas / alphas - sigma / alpha).abs().argmin())
 
 
 def reconstructed(knobs: Mapping[str, Any], timestep: int) -> dict[str, Any]:

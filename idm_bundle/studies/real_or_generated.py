@@ -31,7 +31,7 @@ from monai_idm.schedulers import predicted_sample
 
 __all__ = ["STUDIES", "auc", "out_of_fold", "real_or_generated"]
 
-_NAME = "velocity, shifted, Age, Sex, stride 2"
+_NAME = "flow, shifted, Age, Sex, stride 2"
 _CHANGES = {"lambda_r": 0.1}
 _TIMESTEPS = (20, 50, 100, 200, 400, 700, 1100, 1600)  # of 2000
 _STEPS = 20

@@ -249,7 +249,7 @@ class InvertibleDiffusionUNet(nn.Module):
         mid_block_additional_residual: Tensor | None = None,
         conditions: Tensor | None = None,
     ) -> Tensor:
-        """Predict noise, velocity or sample, whatever the network is trained for.
+        """Predict flow, velocity, noise or sample, whatever the network is trained for.
 
         Args:
             x: Noisy images, ``(B, in_channels, *spatial)``; every side divisible by ``divisor``.

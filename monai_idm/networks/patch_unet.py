@@ -137,7 +137,7 @@ class PatchDiffusionUNet(nn.Module):
         down_block_additional_residuals: list[Tensor] | None = None,
         mid_block_additional_residual: Tensor | None = None,
     ) -> Tensor:
-        """Predict noise, velocity or sample, whatever the network is trained for.
+        """Predict flow, velocity, noise or sample, whatever the network is trained for.
 
         Args:
             x: Noisy images, ``(B, in_channels, *spatial)``; every side divisible by ``divisor``.

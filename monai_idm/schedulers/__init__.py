@@ -16,7 +16,7 @@ from monai_idm.schedulers.prediction import (
     prediction_target,
 )
 from monai_idm.schedulers.sound import check_noise_levels, check_sampler, fresh_sampler, sampler_starting_at
-from monai_idm.schedulers.strided import StridedScheduler
+from monai_idm.schedulers.strided import StridedScheduler, noise_shift_of
 
 __all__ = [
     "SAMPLERS",
@@ -34,6 +34,7 @@ __all__ = [
     "is_flow",
     "named_sampler",
     "noise_levels",
+    "noise_shift_of",
     "predicted_noise",
     "predicted_sample",
     "prediction_target",

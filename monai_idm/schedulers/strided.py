@@ -32,6 +32,7 @@ arXiv:2301.11093, for flows Esser et al. 2024, arXiv:2403.03206; ratios: eq. 5 o
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -43,10 +44,22 @@ from torch import Tensor
 from monai_idm.noise import mixed_seed
 from monai_idm.schedulers.prediction import check_prediction_type, is_flow, noise_levels, predicted_sample
 
-__all__ = ["StridedScheduler"]
+__all__ = ["StridedScheduler", "noise_shift_of"]
 
 _SPACINGS = ("trailing", "karras")
 _RHO, _MOST_NOISE, _LEAST_NOISE = 7, 80.0, 0.02
+_UNSHIFTED = 32**3  # voxels
+
+
+def noise_shift_of(spatial_size: Sequence[int]) -> float:
+    """The usual ``noise_shift`` of a flow: the more voxels share a structure, the more noise is needed to hide it.
+
+    It is the cube root of the number of voxels over that of 32^3, as in MONAI's ``RFlowScheduler``, but at least 1.
+
+    Args:
+        spatial_size: Voxels per axis of a volume.
+    """
+    return max(1.0, (math.prod(spatial_size) / _UNSHIFTED) ** (1 / 3))
 
 
 class StridedScheduler(Scheduler):
