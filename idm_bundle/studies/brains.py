@@ -36,16 +36,16 @@ _NUM_SAMPLES = 30
 AGED = "flow, shifted, Age, Sex"
 """Name of the training whose samples are asked for by age and sex."""
 _NAMES = (
+    AGED,
+    "velocity, shifted, Age, Sex",
+    "velocity, shifted, MONAI's network",
+    "flow, shifted, Age, Sex, stride 2",
+    "velocity, shifted, Age, Sex, stride 2",
+    "noise, shifted, Age, Sex, stride 2",
+    "flow, logit-normal, shifted, Age, Sex, stride 2",
     _FIRST,
     "flow, logit-normal, shifted, Age, Sex, stride 2, AdamW",
     "velocity, shifted, Age, Sex, stride 2, AdamW",
-    "velocity, shifted, Age, Sex",
-    AGED,
-    "velocity, shifted, MONAI's network",
-    "velocity, shifted, Age, Sex, stride 2",
-    "flow, logit-normal, shifted, Age, Sex, stride 2",
-    "flow, shifted, Age, Sex, stride 2",
-    "noise, shifted, Age, Sex, stride 2",
 )
 _THEIR_TIME = 8.7
 """Time of a step of MONAI's network at 64^3 relative to ours, of benchmark_speed_cpu.jsonl: it gets fewer steps."""

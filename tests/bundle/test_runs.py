@@ -391,7 +391,7 @@ def test_full_ddpm_sampling_takes_every_step(trained, tmp_path):
 def test_weights_of_another_convention_or_network_are_refused(trained, tmp_path):
     with pytest.raises(Exception, match=r"Failed to (evaluate|instantiate)") as error:
         sample(trained, tmp_path, prediction_type="epsilon")
-    assert "prediction_type: v_prediction in the checkpoint, epsilon here" in chain(error.value)
+    assert "prediction_type: flow in the checkpoint, epsilon here" in chain(error.value)
     with pytest.raises(Exception, match=r"Failed to (evaluate|instantiate)") as error:
         sample(trained, tmp_path, preset="base")
     assert "preset: light in the checkpoint, base here" in chain(error.value)

@@ -197,3 +197,29 @@ def test_a_folder_of_other_patients_is_evaluated_as_a_whole(task, tmp_path):
         run.run()
         (table,) = (tmp_path / verb / "output").glob("*/*.json")
         assert json.loads(table.read_text())["summary"]["cases"] == 2
+
+
+@pytest.mark.parametrize(
+    ("prediction_type", "options", "sampler", "steps"),
+    [
+        ("flow", {}, "DPMSolverPlusPlusScheduler", 10),
+        ("flow", {"sampler": "StridedDDPMScheduler"}, "StridedDDPMScheduler", 40),
+        ("flow", {"sampler": "StridedDDPMScheduler", "num_inference_steps": 7}, "StridedDDPMScheduler", 7),
+        ("v_prediction", {}, "DPMSolverPlusPlusScheduler", 10),
+        ("epsilon", {}, "StridedDDPMScheduler", 40),
+        ("epsilon", {"num_inference_steps": 7}, "DPMSolverPlusPlusScheduler", 7),
+    ],
+)
+def test_samples_take_ten_steps_unless_these_would_be_bad(prediction_type, options, sampler, steps, tmp_path):
+    """Few steps of a network that predicts noise are far off."""
+    file = weights(tmp_path, prediction_type=prediction_type, num_train_timesteps=40)
+    config = configured({"ckpt_file": str(file), "device": TINY["device"], **options}, of="inference")
+    scheduler = config.get_parsed_content("inferer").inferer.scheduler
+    assert (type(scheduler).__name__, len(scheduler.timesteps)) == (sampler, steps)
+    assert config.get_parsed_content("settings")["sampler"] == sampler
+
+
+@pytest.mark.parametrize(("prediction_type", "shift"), [("flow", 2.0), ("v_prediction", 1.0)])
+def test_more_voxels_have_more_noise_in_a_flow(prediction_type, shift):
+    config = configured({"spatial_size": [64, 64, 64], "prediction_type": prediction_type})
+    assert config.get_parsed_content("scheduler").noise_shift == pytest.approx(shift)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from monai.networks.schedulers import RFlowScheduler
@@ -13,6 +15,7 @@ from monai_idm.schedulers import (
     StridedDDIMScheduler,
     StridedDDPMScheduler,
     noise_levels,
+    noise_shift_of,
     predicted_noise,
     predicted_sample,
     prediction_target,
@@ -51,6 +54,15 @@ def test_a_shift_is_that_of_monai_and_multiplies_the_noise(shift):
     assert (ours.timesteps - monais).abs().max() <= 0.5
     ratio = [sigma / alpha for alpha, sigma in (noise_levels(s, s.timesteps[1:]) for s in (ours, plain))]
     torch.testing.assert_close(ratio[0], shift * ratio[1], rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("size", [(64, 64, 64), (96, 96, 96), (256, 256, 192), (16, 16, 16)])
+def test_the_usual_shift_is_that_of_monai_for_the_volume(size):
+    shifted = flow(noise_shift=noise_shift_of(size)).timesteps
+    if math.prod(size) < 32**3:  # of small volumes MONAI's has less noise than without
+        return torch.testing.assert_close(shifted, flow().timesteps)
+    monais = timestep_transform(flow().timesteps, math.prod(size), num_train_timesteps=1000)
+    assert (shifted - monais).abs().max() <= 0.5
 
 
 @pytest.mark.parametrize("zero_terminal_snr", [False, True])

@@ -10,6 +10,7 @@ TABLES: dict[str, Builders] = {
     "Real brains": [
         brains.brains_reconstructed,
         brains.brains_sampled,
+        brains.brains_by_sampler,
         brains.brains_by_age,
         brains.brains_regions,
         brains.brains_course,

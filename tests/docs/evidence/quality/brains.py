@@ -17,6 +17,14 @@ BRAIN_FIGURES = {
 }
 
 
+FIRST = "flow, logit-normal, shifted, Age, Sex, AdamW"
+
+
+def label(name: str) -> str:
+    """A training's name without what all of them have."""
+    return name.replace(", shifted", "").replace(", Age, Sex", "")
+
+
 def brains_reconstructed() -> Table:
     def scores(of: dict[str, float], method: str) -> list[str]:
         psnr, *ssim = (of[f"{method}_{name}"] for name in ("psnr_brain", "ssim_brain", "ssim_whole"))
@@ -26,23 +34,41 @@ def brains_reconstructed() -> Table:
     return [
         ["trained", "iterations", "hours", "PSNR, dB", "SSIM", "SSIM, whole volume"],
         *(
-            [name, str(run["iterations"]), f"{run['hours']:.1f}", *scores(found[name], "reconstruction")]
+            [label(name), str(run["iterations"]), f"{run['hours']:.1f}", *scores(found[name], "reconstruction")]
             for name, run in study("course").items()
         ),
         ["best Gaussian blur", "", "", *scores(next(iter(found.values())), "gaussian_blur")],
     ]
 
 
+def compared(found: dict[str, Any]) -> dict[str, list[str]]:
+    """The figures of a training's samples, by sampler and number of steps."""
+    return {
+        way: [f"{of['figures'][key]:.{n}f} ± {of['sd_of_halves'][key]:.{n}f}" for key, n in BRAIN_FIGURES.values()]
+        for way, of in found.items()
+        if isinstance(of, dict) and "figures" in of
+    }
+
+
 def brains_sampled() -> Table:
-    table = [["trained", "sampler, steps", *BRAIN_FIGURES]]
-    real: dict[str, float] = {}
-    for name, found in study("brains").items():
-        for way, compared in found.items():
-            if isinstance(compared, dict) and "figures" in compared:
-                of, spread, real = (compared[part] for part in ("figures", "sd_of_halves", "real"))
-                cells = [f"{of[key]:.{n}f} ± {spread[key]:.{n}f}" for key, n in BRAIN_FIGURES.values()]
-                table.append([name, way, *cells])
-    return [*table, ["real cases", "", *(f"{real[key]:.{n}f}" for key, n in BRAIN_FIGURES.values())]]
+    real = study("brains")[FIRST]["DPM-Solver++, 10 steps"]["real"]
+    return [
+        ["trained", "steps", *BRAIN_FIGURES],
+        *(
+            [label(name), way.removeprefix("DPM-Solver++, ").removesuffix(" steps"), *figures]
+            for name, found in study("brains").items()
+            if "AdamW" not in name
+            for way, figures in compared(found).items()
+        ),
+        ["real cases", "", *(f"{real[key]:.{n}f}" for key, n in BRAIN_FIGURES.values())],
+    ]
+
+
+def brains_by_sampler() -> Table:
+    return [
+        ["sampler, steps", *BRAIN_FIGURES],
+        *([way, *figures] for way, figures in compared(study("brains")[FIRST]).items()),
+    ]
 
 
 def brains_by_age() -> Table:
@@ -84,7 +110,7 @@ def brains_course() -> Table:
     for name, run in study("course").items():
         iterations = [(100 * epoch, psnr) for epoch, psnr in run["psnr_brain"]]
         at = [min(iterations, key=lambda i: abs(i[0] - share * run["iterations"])) for share in shares]
-        table.append([name, *(f"{psnr:.2f} ({step})" for step, psnr in at)])
+        table.append([label(name), *(f"{psnr:.2f} ({step})" for step, psnr in at)])
     return table
 
 
@@ -108,25 +134,38 @@ def real_cases() -> Table:
     return table
 
 
-BRAINS, AGED = study("brains")["flow, logit-normal, shifted, Age, Sex, AdamW"], study("anatomy")
-BRAINS_AT = BRAINS["reconstruction"]
-
-FLOW_2, VELOCITY_2, LOGIT_NORMAL, FLOW = (
-    study("brains")[f"{name[0]}, shifted, Age, Sex, stride 2{name[1]}"]
-    for name in (("flow, logit-normal", ", AdamW"), ("velocity", ", AdamW"), ("flow, logit-normal", ""), ("flow", ""))
+BRAINS, AGED = study("brains")[FIRST], study("anatomy")
+BEST, VELOCITY, FLOW_2, VELOCITY_2, NOISE_2, LOGIT_NORMAL = (
+    study("brains")[f"{kind}, shifted, Age, Sex{stride}"]
+    for kind, stride in (
+        ("flow", ""),
+        ("velocity", ""),
+        ("flow", ", stride 2"),
+        ("velocity", ", stride 2"),
+        ("noise", ", stride 2"),
+        ("flow, logit-normal", ", stride 2"),
+    )
 )
+COURSE_2 = dict(study("course")["velocity, shifted, Age, Sex, stride 2, AdamW"]["psnr_brain"])
 BY_HAND = "by hand: two trainings of 1200 iterations at 9f2fe24, even timesteps by a prototype"
 
-MUON, BEST = (study("brains")[f"{name}, shifted, Age, Sex"] for name in ("velocity", "flow"))
-COURSE_2 = dict(study("course")["velocity, shifted, Age, Sex, stride 2, AdamW"]["psnr_brain"])
+
+def gain(of: dict[str, Any], method: str = "reconstruction") -> float:
+    return of["reconstruction"][f"{method}_psnr_brain"] - of["reconstruction"]["gaussian_blur_psnr_brain"]
 
 
-def gain(of: dict[str, Any]) -> float:
-    return of["reconstruction"]["reconstruction_psnr_brain"] - of["reconstruction"]["gaussian_blur_psnr_brain"]
+def whole(of: dict[str, Any]) -> float:
+    return of["reconstruction"]["reconstruction_ssim_whole"]
 
 
 def sampled(of: dict[str, Any], steps: int, figure: str) -> float:
     return of[f"DPM-Solver++, {steps} steps"]["figures"][figure]
+
+
+def three(of: dict[str, Any], steps: int, *figures: str) -> list[Evidence]:
+    """The MMDs of intensity, texture and layout."""
+    kinds = ("intensity", "texture", "layout")
+    return [(figure, sampled(of, steps, f"mmd_{kind}")) for kind, figure in zip(kinds, figures, strict=True)]
 
 
 TEXT: list[Evidence] = [
@@ -134,55 +173,39 @@ TEXT: list[Evidence] = [
     ("0.003", BY_HAND),
     ("0.850", BY_HAND),
     ("0.904", BY_HAND),
-    ("0.61 dB", gain(FLOW)),
-    ("11.5", sampled(LOGIT_NORMAL, 10, "mmd_texture")),
-    ("2.5", sampled(FLOW, 10, "mmd_texture")),
-    ("426", sampled(LOGIT_NORMAL, 20, "mmd_intensity")),
-    ("5.1", sampled(FLOW, 20, "mmd_intensity")),
-    ("4.1", sampled(FLOW, 50, "mmd_texture")),
-    ("0.829", LOGIT_NORMAL["reconstruction"]["reconstruction_ssim_whole"]),
-    ("0.955", FLOW["reconstruction"]["reconstruction_ssim_whole"]),
-    ("1.08 dB", gain(MUON)),
+    ("0.829", whole(LOGIT_NORMAL)),
+    ("0.955", whole(FLOW_2)),
+    ("0.003", whole(BEST) - whole(FLOW_2)),
     ("22.48 dB", COURSE_2[36]),
     ("22.38 dB", "by hand: validation of both trainings of 600 iterations at 5ca5a0f, Muon by a prototype of 1754b4b"),
     ("20.82 dB", "by hand: validation of both trainings of 600 iterations at 5ca5a0f, Muon by a prototype of 1754b4b"),
     ("0.05 s", "by hand: median step of both trainings of 600 iterations, one thread each"),
-    ("1.3", MUON["step_s"]),
+    ("1.3", VELOCITY["step_s"]),
+    ("0.19 s", "by hand: epochs of both trainings on one machine (commit 3462822)"),
+    ("1.2 s", "by hand: epochs of both trainings on one machine (commit 3462822)"),
     ("1.10 dB", gain(BEST)),
-    ("1.0", sampled(BEST, 10, "mmd_intensity")),
-    ("1.7", sampled(BEST, 10, "mmd_texture")),
-    ("0.4", sampled(BEST, 10, "mmd_layout")),
-    ("2.3", sampled(MUON, 10, "mmd_intensity")),
-    ("1.5", sampled(MUON, 10, "mmd_texture")),
-    ("1.4", sampled(MUON, 10, "mmd_layout")),
-    *(
-        (figure, sampled(BEST, 50, f"mmd_{name}"))
-        for name, figure in {"intensity": "2.0", "texture": "1.7", "layout": "0.6"}.items()
-    ),
-    ("0.15 dB", gain(FLOW_2)),
-    ("0.55 dB", gain(VELOCITY_2)),
-    ("0.961", BRAINS_AT["reconstruction_ssim_whole"]),
-    ("0.932", FLOW_2["reconstruction"]["reconstruction_ssim_whole"]),
-    ("0.930", VELOCITY_2["reconstruction"]["reconstruction_ssim_whole"]),
-    ("0.02", "a target"),
-    ("0.19", "by hand: epochs of both trainings on one machine (commit 3462822)"),
-    ("1.2", "by hand: epochs of both trainings on one machine (commit 3462822)"),
-    ("1.8", sampled(VELOCITY_2, 10, "mmd_texture")),
-    ("2.9", sampled(VELOCITY_2, 50, "mmd_texture")),
-    ("9.9", sampled(FLOW_2, 10, "mmd_texture")),
-    ("11.4", sampled(FLOW_2, 50, "mmd_texture")),
-    ("0.4", sampled(VELOCITY_2, 10, "mmd_layout")),
-    ("14.6", sampled(FLOW_2, 10, "mmd_layout")),
-    ("98.8", sampled(FLOW_2, 20, "mmd_intensity")),
-    ("0.97 dB", BRAINS_AT["reconstruction_psnr_brain"] - BRAINS_AT["gaussian_blur_psnr_brain"]),
+    ("1.17 dB", gain(BEST, "one_step")),
+    ("1.08 dB", gain(VELOCITY)),
+    ("0.61", min(gain(of) for of in (FLOW_2, VELOCITY_2, NOISE_2))),
+    ("0.72 dB", max(gain(of) for of in (FLOW_2, VELOCITY_2, NOISE_2))),
     ("1.5 dB", "a target"),
+    ("0.02", "a target"),
+    *three(BEST, 10, "1.0", "1.7", "0.4"),
+    *three(BEST, 50, "2.0", "1.7", "0.6"),
+    *three(VELOCITY, 10, "2.3", "1.5", "1.4"),
+    *three(FLOW_2, 10, "3.7", "2.5", "0.4"),
+    *three(VELOCITY_2, 10, "5.0", "4.0", "0.9"),
+    ("683", sampled(NOISE_2, 10, "mmd_layout")),
+    ("456", sampled(NOISE_2, 50, "mmd_layout")),
+    ("426", sampled(LOGIT_NORMAL, 20, "mmd_intensity")),
+    ("5.1", sampled(FLOW_2, 20, "mmd_intensity")),
     ("45.9", BRAINS["DPM-Solver++, trailing, 10 steps"]["figures"]["mmd_texture"]),
     ("13.2", BRAINS["DPM-Solver++, trailing, 50 steps"]["figures"]["mmd_texture"]),
-    ("8.2", BRAINS["DPM-Solver++, 10 steps"]["figures"]["mmd_texture"]),
-    ("13.6", BRAINS["DPM-Solver++, 50 steps"]["figures"]["mmd_texture"]),
+    ("8.2", sampled(BRAINS, 10, "mmd_texture")),
+    ("13.6", sampled(BRAINS, 50, "mmd_texture")),
     ("19.5", BRAINS["Heun, 10 steps"]["figures"]["mmd_texture"]),
-    ("0.087", BRAINS["DPM-Solver++, 10 steps"]["figures"]["nearest_rmse"]),
-    ("0.075", BRAINS["DPM-Solver++, 10 steps"]["real"]["nearest_rmse"]),
+    ("0.080", sampled(BEST, 10, "nearest_rmse")),
+    ("0.075", BEST["DPM-Solver++, 10 steps"]["real"]["nearest_rmse"]),
     ("0.74", min(AGED["real"]["dice"].values())),
     ("0.38", AGED["guidance 0"]["age"]["correlation"]),
     ("0.07", AGED["guidance 0, other noise"]["age"]["correlation"]),

@@ -10,7 +10,7 @@ from tests.docs.evidence.repeated import CHAIN, DEFAULT, DPM_20, OURS_LIGHT, QUA
 from tests.docs.evidence.results import study
 
 PREDICTIONS = {
-    "velocity, low noise more often (default)": "v, little noise more often",
+    "velocity, low noise more often (default then)": "v, little noise more often",
     "velocity, uniform": "v, uniform",
     "velocity, uniform, min-SNR weights (5)": "v, uniform, min-SNR 5",
     "velocity, low noise more often, zero terminal SNR": "v, little noise more often, zero terminal SNR",
