@@ -18,10 +18,10 @@ from torch.autograd.function import once_differentiable
 
 from monai_idm.reversible import in_format, is_channels_last, memory_format_of
 
-__all__ = ["NormSiLU"]
+__all__ = ["LARGE_VOXELS", "NormSiLU"]
 
-_SLICED_VOXELS = 2**19
-"""Voxels from which on a volume is processed in parts."""
+LARGE_VOXELS = 2**19
+"""Voxels from which on a volume is processed in parts, and memory counts more than time."""
 
 _PART = 2**18
 """Voxels of a part on CUDA, so that float32 copies of large volumes stay small."""
@@ -67,7 +67,7 @@ class NormSiLU(nn.GroupNorm):
         # the type in which the next convolution computes
         low = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
-        function = _InParts if x.shape[2:].numel() >= _SLICED_VOXELS else _Whole
+        function = _InParts if x.shape[2:].numel() >= LARGE_VOXELS else _Whole
         return function.apply(x, weight, bias, shift, groups, self.eps, dtype)
 
     def _unfused(self, x: Tensor, shift: Tensor | None) -> Tensor:
@@ -172,7 +172,7 @@ def _moments(parts, groups) -> tuple[Tensor, Tensor]:
 
 def _backward(dy, x, weight, bias, shift, mean, rstd) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of x, weight, bias and shift."""
-    if is_channels_last(x) or _is_long_on_cuda(x, x[0, 0].numel(), _SLICED_VOXELS):
+    if is_channels_last(x) or _is_long_on_cuda(x, x[0, 0].numel(), LARGE_VOXELS):
         return _backward_by_sums(dy, x, weight, bias, shift, mean, rstd)
     x_ = _in_precision(x, weight)
     h = _argument(x_, *_slope_and_offset(weight, bias, shift, mean, rstd))

@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from monai_idm.networks import norm_act
 from monai_idm.networks.norm_act import NormSiLU
 
 __all__ = ["norm_conv"]
-
-_LARGE_VOXELS = 2**19
 
 
 def norm_conv(norm: NormSiLU, conv: Any, *parts: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -29,7 +28,7 @@ def norm_conv(norm: NormSiLU, conv: Any, *parts: Tensor, shift: Tensor | None = 
         parts: x, or the two halves of its channels (then without a shift), ``(B, C, *spatial)``.
         shift: Shift per channel, ``(B, C)``.
     """
-    large = parts[0].shape[2:].numel() >= _LARGE_VOXELS and norm.num_groups % len(parts) == 0
+    large = parts[0].shape[2:].numel() >= norm_act.LARGE_VOXELS and norm.num_groups % len(parts) == 0
     if not large or not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return conv(norm(*parts, shift) if len(parts) == 1 else norm.joined(*parts))
 

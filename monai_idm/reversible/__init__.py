@@ -12,8 +12,9 @@ from monai_idm.reversible.memory_format import (
     memory_format_of,
     voxel_rows,
 )
+from monai_idm.reversible.mixing import OrthogonalMixing
 from monai_idm.reversible.operation import ReversibleOperation
-from monai_idm.reversible.orthogonal import Orthogonal, OrthogonalMixing, fixed_matrices
+from monai_idm.reversible.orthogonal import Orthogonal, fixed_matrices
 from monai_idm.reversible.replay import true_float32
 from monai_idm.reversible.resample import Merge, OrthogonalDownsample, OrthogonalUpsample, Split
 from monai_idm.reversible.spot_check import relative_error

@@ -186,6 +186,11 @@ def summed(terms: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
     return total
 
 
+def described(operation: ReversibleOperation, position: int) -> str:
+    """An operation of a chain, for an error message."""
+    return f"operation {position} of the chain, {type(operation).__name__}"
+
+
 class _Reached(torch.autograd.Function):
     """A tensor without memory in the place of another, for a gradient that may be of another precision.
 

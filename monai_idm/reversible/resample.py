@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_idm.reversible.cayley import cayley
 from monai_idm.reversible.memory_format import from_voxel_rows, is_channels_last, memory_format_of, voxel_rows
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
-from monai_idm.reversible.orthogonal import Orthogonal, cayley
+from monai_idm.reversible.orthogonal import Orthogonal
 from monai_idm.reversible.outer_product import outer_product
 
 __all__ = ["Merge", "OrthogonalDownsample", "OrthogonalUpsample", "Split"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from monai_idm.meters import live_bytes
-from monai_idm.networks import norm_act, norm_conv
-from monai_idm.reversible import chunks, orthogonal
+from monai_idm.networks import norm_act
+from monai_idm.reversible import chunks, mixing
 from monai_idm.reversible.fixed_point import GRID_BITS
 from tests.networks.test_invertible_unet import gradients, small, worst_error
 from tests.reversible.chains import disturb, halves, unet
@@ -34,10 +34,9 @@ def test_gradients_of_all_policies_are_equal_bit_for_bit(precision, stride, size
 def of_large_volumes(monkeypatch):
     """What is done with large volumes, done with any: a few samples or voxels at a time, norms recomputed."""
     monkeypatch.setattr(chunks, "AUTO_VOXELS", 1)
-    monkeypatch.setattr(orthogonal, "_VOXELS", 100)
-    monkeypatch.setattr(norm_act, "_SLICED_VOXELS", 1)
+    monkeypatch.setattr(mixing, "_VOXELS", 100)
+    monkeypatch.setattr(norm_act, "LARGE_VOXELS", 1)
     monkeypatch.setattr(norm_act, "_CACHED_PART", 100)
-    monkeypatch.setattr(norm_conv, "_LARGE_VOXELS", 1)
 
 
 @pytest.mark.parametrize("gradient_dtype", ["float32", "bfloat16"])

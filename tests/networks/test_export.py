@@ -12,7 +12,7 @@ from monai.bundle import onnx_export
 
 from monai_idm.networks.branch import ResidualBranch
 from monai_idm.reversible import Orthogonal
-from monai_idm.reversible.orthogonal import cayley
+from monai_idm.reversible.cayley import cayley
 from tests.networks.test_invertible_unet import SHALLOW, gradients, small
 from tests.reversible.chains import disturb
 

@@ -30,7 +30,7 @@ def twin(layer, x, shift):
 @pytest.fixture(params=["all voxels at once", "a few voxels at a time"])
 def parts(request, monkeypatch):
     if request.param == "a few voxels at a time":
-        monkeypatch.setattr(norm_act, "_SLICED_VOXELS", 1)
+        monkeypatch.setattr(norm_act, "LARGE_VOXELS", 1)
         monkeypatch.setattr(norm_act, "_CACHED_PART", 5)
 
 

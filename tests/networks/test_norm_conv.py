@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from monai_idm.meters import live_bytes
-from monai_idm.networks import norm_conv as module
+from monai_idm.networks import norm_act
 from monai_idm.networks.norm_act import NormSiLU
 from monai_idm.networks.norm_conv import norm_conv
 from monai_idm.reversible import convolution
@@ -26,7 +26,7 @@ def test_it_is_the_convolution_of_the_normalised(count, shifted, monkeypatch):
     norm, conv, parts, shift = case(count, shifted)
     inputs = [*parts, *norm.parameters(), *conv.parameters(), *([shift] if shifted else [])]
     expected = conv(norm(torch.cat(parts, 1), shift))
-    monkeypatch.setattr(module, "_LARGE_VOXELS", 1)
+    monkeypatch.setattr(norm_act, "LARGE_VOXELS", 1)
     found = norm_conv(norm, conv, *parts, shift=shift)
     torch.testing.assert_close(found, expected)
     dy = torch.randn_like(found)
@@ -37,7 +37,7 @@ def test_it_is_the_convolution_of_the_normalised(count, shifted, monkeypatch):
 
 def test_weights_that_are_replaced_for_one_call_are_those_of_the_backward_pass(monkeypatch):
     norm, conv, parts, _ = case(1, False)
-    monkeypatch.setattr(module, "_LARGE_VOXELS", 1)
+    monkeypatch.setattr(norm_act, "LARGE_VOXELS", 1)
     found = norm_conv(norm, conv, *parts)
     weight = norm.weight
     norm.weight = torch.nn.Parameter(10 * weight.detach())
@@ -56,6 +56,6 @@ def test_no_normalised_copy_is_kept_and_nothing_is_convolved_again(monkeypatch):
         return held, flops.get_total_flops()
 
     held, flops = held_and_flops()
-    monkeypatch.setattr(module, "_LARGE_VOXELS", 1)
+    monkeypatch.setattr(norm_act, "LARGE_VOXELS", 1)
     statistics_alone = held - parts[0].nbytes
     assert held_and_flops() == (pytest.approx(statistics_alone, abs=1000), flops)

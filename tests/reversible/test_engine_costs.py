@@ -14,7 +14,7 @@ from monai_idm.reversible import (
     OrthogonalMixing,
     ReversibleSequence,
     Split,
-    orthogonal,
+    mixing,
     outer_product,
 )
 from tests.reversible.chains import coupling, halves, unet, with_branch_batch
@@ -62,7 +62,7 @@ class Passes(nn.Module):
 
 def test_streams_and_their_gradients_exist_once(monkeypatch):
     monkeypatch.setattr(outer_product, "_ELEMENTS", 2**18)
-    monkeypatch.setattr(orthogonal, "_VOXELS", 2**14)
+    monkeypatch.setattr(mixing, "_VOXELS", 2**14)
 
     def peak(gradient_dtype):
         operations = [AdditiveCoupling(Passes()), OrthogonalMixing(16), Split(6), Merge(6), AdditiveCoupling(Passes())]

@@ -207,7 +207,7 @@ def test_without_exactness_nothing_is_asked_of_the_last_bit():
 def test_an_operation_is_looked_at_once_and_ours_never(monkeypatch):
     looked = []
     monkeypatch.setattr(
-        "monai_idm.reversible.engine.require_exact",
+        "monai_idm.reversible.rebuilding.require_exact",
         lambda *arguments: (looked.append(arguments[1]), exactness.require_exact(*arguments)),
     )
     net = chain(Attended())
