@@ -42,6 +42,7 @@ _NAMES = (
     "flow, shifted, Age, Sex, stride 2",
     "velocity, shifted, Age, Sex, stride 2",
     "noise, shifted, Age, Sex, stride 2",
+    "flow, uniform, shifted, Age, Sex, stride 2",
     "flow, logit-normal, shifted, Age, Sex, stride 2",
     _FIRST,
     "flow, logit-normal, shifted, Age, Sex, stride 2, AdamW",
@@ -105,6 +106,8 @@ def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> 
     values["noise_shift"] = side / 32 if "shifted" in more else 1.0
     if "logit-normal" in more:
         values["timestep_power"] = None
+    if "uniform" in more:
+        values["timestep_power"] = 1.0
     if "AdamW" in more:
         values["muon"] = False
     if "stride 2" in more:
