@@ -13,7 +13,7 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, RFlowSchedul
 
 from monai_idm.inferers import InvertibleDiffusionInferer, SamplingInferer
 from monai_idm.networks import InvertibleDiffusionUNet, PatchDiffusionUNet
-from monai_idm.reversible import orthogonal, resample
+from monai_idm.reversible import mixing, resample
 from monai_idm.schedulers import (
     StridedDDIMScheduler,
     StridedDDPMScheduler,
@@ -404,8 +404,8 @@ def test_our_inferer_refuses_a_controlnet_by_name():
 
 def test_orthogonal_matrices_are_built_once_a_sampling(monkeypatch):
     built = []
-    monkeypatch.setattr(orthogonal, "cayley", lambda g, cayley=orthogonal.cayley: built.append(g) or cayley(g))
-    monkeypatch.setattr(resample, "cayley", orthogonal.cayley)
+    monkeypatch.setattr(mixing, "cayley", lambda g, cayley=mixing.cayley: built.append(g) or cayley(g))
+    monkeypatch.setattr(resample, "cayley", mixing.cayley)
     net = InvertibleDiffusionUNet(3, 1, 1, (16, 32), 1, (False, False), 4, embedding_channels=16)
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(0))

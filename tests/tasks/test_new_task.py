@@ -211,6 +211,6 @@ def test_its_bundle_names_its_channels(trained, bundle, tmp_path):
     assert (metadata["name"], metadata["task"]) == (Deblurring.title, Deblurring.description)
     (given,), (predicted,) = (metadata["network_data_format"][side].values() for side in ("inputs", "outputs"))
     assert [*given["channel_def"].values()] == ["noisy T1", "noisy T2", "blurred T1", "blurred T2"]
-    assert [*predicted["channel_def"].values()] == ["velocity of T1", "velocity of T2"]
+    assert [*predicted["channel_def"].values()] == ["flow to T1", "flow to T2"]
     for name in ("train", "evaluate", "inference"):
         assert "deblurring" in (folder / "configs" / f"{name}.json").read_text().lower()
