@@ -148,8 +148,8 @@ BEST, VELOCITY, FLOW_2, VELOCITY_2, NOISE_2, UNIFORM, LOGIT_NORMAL = (
     )
 )
 COURSE_2 = dict(study("course")["velocity, shifted, Age, Sex, stride 2, AdamW"]["psnr_brain"])
-SLOPES = "by hand: with_guidance(1, seed 0) of the study anatomy for these trainings, at a6465bc"
-NOW = "by hand: with_guidance(1, seed 0) of the study anatomy for the training flow, shifted, Age, Sex, at b2eb4f1"
+SLOPES = "by hand: with_guidance(1, seed 0) of the study anatomy for these trainings, at 218e7f3 and a6465bc"
+NOW = "by hand: with_guidance(1, seed 0) of the study anatomy for the training flow, shifted, Age, Sex, at 218e7f3"
 BY_HAND = "by hand: two trainings of 1200 iterations at 9f2fe24, even timesteps by a prototype"
 
 
