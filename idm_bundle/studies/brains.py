@@ -15,7 +15,7 @@ from typing import Any
 from monai.data import Dataset
 from torch import Tensor
 
-from idm_bundle.studies.quality import MONAI, reconstructed, timestep_of
+from idm_bundle.studies.quality import MONAI, reconstructed
 from idm_bundle.studies.runs import evaluate, train_once
 
 __all__ = ["AGED", "STUDIES", "kept", "preprocessed", "training_values", "values_of"]
@@ -64,7 +64,7 @@ def generated(name: str, steps: int, side: int, dataset_dir: str, work: str) -> 
     values = values_of(name, dataset_dir, work, steps, side)
     folder = Path(values["output_dir"]).parent
     found = train_once(folder / "training.json", values)
-    found["reconstruction"] = reconstructed({**values, "num_inference_steps": 20}, timestep_of(values, 250))
+    found["reconstruction"] = reconstructed({**values, "num_inference_steps": 20}, 250)
     del found["reconstruction"]["ssim_of"]
     samplers = {**_SAMPLERS, **(_OTHER_SAMPLERS if name == _FIRST else {})}
     for label, (sampler, spacing, counts) in samplers.items():

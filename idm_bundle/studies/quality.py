@@ -84,7 +84,7 @@ def evaluate_variant(changes: Mapping[str, Any], steps: int, side: int, seed: in
         _, found = train(values, seed=seed)
         del found["losses"]
         for t in (250, 500):
-            found[f"t{t}"] = reconstructed(values, timestep_of(values, t))
+            found[f"t{t}"] = reconstructed(values, t)
         generated = evaluate({**values, "num_samples": _NUM_SAMPLES}, "evaluate_generation").state.metrics
         found["generation"] = dict(generated)
     return found
@@ -155,11 +155,11 @@ def reconstructed(knobs: Mapping[str, Any], timestep: int) -> dict[str, Any]:
 
     Args:
         knobs: Values of train.yaml that are changed.
-        timestep: Timestep to which they are noised.
+        timestep: Timestep of velocity; they are noised to the same ratio of noise to image.
     Returns:
         Means over cases and modalities, by method, metric and region; and ``ssim_of``, each case's SSIM in the brain.
     """
-    evaluate({**knobs, "reconstruction_timestep": timestep, "evaluation_split": "test"}, "evaluate")
+    evaluate({**knobs, "reconstruction_timestep": timestep_of(knobs, timestep), "evaluation_split": "test"}, "evaluate")
     rows = json.loads(Path(knobs["output_dir"], "evaluation", "reconstruction.json").read_text())["cases"]
     series: dict[str, list[float]] = {}
     cases: dict[str, list[float]] = {}
