@@ -26,6 +26,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "noise": {"prediction_type": "epsilon", "timestep_power": 1.0},
 }
 _SAMPLERS = {"DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (5, 10, 20, 50))}
+_SAMPLER_OF_MONAI = {"DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (10,))}  # whose steps take too long
 _FIRST = "flow, logit-normal, shifted, Age, Sex, AdamW"
 _OTHER_SAMPLERS = {  # of the first training: which sampler is best is asked once
     "DPM-Solver++, trailing": ("DPMSolverPlusPlusScheduler", "trailing", (5, 10, 20, 50)),
@@ -67,6 +68,8 @@ def generated(name: str, steps: int, side: int, dataset_dir: str, work: str) -> 
     found["reconstruction"] = reconstructed({**values, "num_inference_steps": 20}, 250)
     del found["reconstruction"]["ssim_of"]
     samplers = {**_SAMPLERS, **(_OTHER_SAMPLERS if name == _FIRST else {})}
+    if "MONAI's network" in name:
+        samplers = _SAMPLER_OF_MONAI
     for label, (sampler, spacing, counts) in samplers.items():
         for count in counts:
             how = {"sampler": sampler, "timestep_spacing": spacing, "num_inference_steps": count}
