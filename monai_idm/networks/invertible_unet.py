@@ -12,18 +12,14 @@ Source: section 4 and figure 1 of arXiv:2504.10883.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from operator import attrgetter, methodcaller
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from monai_idm.checkpoints import sign
-from monai_idm.machine import has_bfloat16
-from monai_idm.meters import OptimizerBytes
 from monai_idm.networks.bookends import (
     DepthToSpace,
     EntryBookend,
@@ -48,16 +44,14 @@ from monai_idm.networks.compiled_branch import check_compilable
 from monai_idm.networks.core import invertible_core
 from monai_idm.networks.embedding import TimestepEmbedding
 from monai_idm.networks.inverse_head import InverseHead, without_inverse_head
-from monai_idm.networks.plan import BEFORE_AUTO, choose_policies
 from monai_idm.networks.presets import PRESETS
-from monai_idm.reversible import ACTIVATIONS, Orthogonal, ReversibleSequence, relative_error, true_float32
+from monai_idm.networks.step_choices import StepChoices, computing
+from monai_idm.reversible import Orthogonal, ReversibleSequence, relative_error
 
 __all__ = ["InvertibleDiffusionUNet"]
 
-_PRECISIONS = ("float32", "mixed", "exact", "exact-mixed", "auto")
 
-
-class InvertibleDiffusionUNet(nn.Module):
+class InvertibleDiffusionUNet(StepChoices):
     """Reversible U-Net for diffusion models; its training memory does not grow with its depth.
 
     Args:
@@ -132,9 +126,8 @@ class InvertibleDiffusionUNet(nn.Module):
         compile_branches: bool = False,
         num_conditions: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(len(channels), precision, activations, memory_budget_gib)
         blocks = [num_res_blocks] * len(channels) if isinstance(num_res_blocks, int) else list(num_res_blocks)
-        one_of("precision", precision, _PRECISIONS)
         if bookend_stride not in (1, 2):
             raise ValueError(
                 f"bookend_stride={bookend_stride}; choose 1, or 2 to halve the resolution inside the network"
@@ -150,8 +143,6 @@ class InvertibleDiffusionUNet(nn.Module):
             )
         if compile_branches:
             check_compilable(precision)
-        self.num_levels = len(channels)
-        self.precision = precision
         self.branch_batch = branch_batch
         self.gradient_dtype = gradient_dtype
         self.spatial_dims = spatial_dims
@@ -219,12 +210,7 @@ class InvertibleDiffusionUNet(nn.Module):
             for name, p in self.core.named_parameters():
                 if p.ndim >= 2 and not name.endswith("generator"):
                     p.data = p.data.bfloat16()
-        self.optimizer_bytes: OptimizerBytes | None = None
-        """What the optimizer needs, for ``activations="auto"``; None: as much as AdamW."""
-        self._set_activations(activations, memory_budget_gib)
-        self._earlier: Mapping[str, Any] = {}
         sign(self, "arguments", attrgetter("arguments"))
-        sign(self, "choices", methodcaller("choices"))
 
     @classmethod
     def from_preset(cls, preset: str | Mapping[str, Any], **overrides: Any) -> InvertibleDiffusionUNet:
@@ -280,7 +266,7 @@ class InvertibleDiffusionUNet(nn.Module):
         else:
             x = voxels(x)
             embedding = self._embed(x, timesteps, class_labels, conditions)
-            with self._in_precision(x.device):
+            with self.in_precision(x.device):
                 policies = self._policies(x)
                 stored = policies[0] == "stored"
                 streams = self.core(iter(enter(self.entry, x, self.branch_batch, stored)), embedding, policies)
@@ -318,16 +304,8 @@ class InvertibleDiffusionUNet(nn.Module):
             raise ValueError("the network was built without the parameters of its inverse; set inverse_head=True")
         y = voxels(y)
         check_image(self, y, out_channels=self.out_channels)
-        with self._in_precision(y.device):
+        with self.in_precision(y.device):
             return self.inverse_head(y, self.core, self._policies(y), self.branch_batch)
-
-    def with_activations(
-        self, activations: str | Sequence[str], memory_budget_gib: float | None = None
-    ) -> InvertibleDiffusionUNet:
-        """The same network, sharing its parameters, with another policy for the backward pass."""
-        twin = copy.copy(self)
-        twin._set_activations(activations, memory_budget_gib)
-        return twin
 
     @torch.no_grad()
     def reconstruction_error(self, x: Tensor, timesteps: Tensor | None = None) -> float:
@@ -341,36 +319,10 @@ class InvertibleDiffusionUNet(nn.Module):
         # any class will do: it makes no difference to rounding
         classes = None if self.num_class_embeds is None else x.new_zeros(len(x), dtype=torch.long)
         embedding = self._embed(x, x.new_zeros(1) if timesteps is None else timesteps, classes)
-        with _computing(self.training_precision(), x.device):
+        with computing(self.training_precision(), x.device):
             stream = enter(self.entry, x, self.branch_batch, stored=True)
             rebuilt = self.core.inverse(self.core(stream, embedding, "stored"), embedding)
         return float(relative_error(stream, rebuilt))
-
-    def training_precision(self) -> str:
-        """The precision of training steps: ``precision``, or what ``"auto"`` is on the device of the weights."""
-        if self.precision != "auto":
-            return self.precision
-        earlier = self._earlier.get("precision")
-        if earlier in ("float32", "mixed"):
-            return earlier
-        return "mixed" if has_bfloat16(next(self.parameters()).device) else "float32"
-
-    def choices(self) -> dict[str, Any]:
-        """How training steps are computed, which every ``state_dict`` records: ``auto`` depends on the machine.
-
-        Returns:
-            ``precision`` and ``activations``; where these are ``"auto"``, by size of the input, ``(B, *spatial)``.
-        """
-        activations = dict(self._plans) if self.activations == "auto" else self.activations
-        return {"precision": self.training_precision(), "activations": activations}
-
-    def resume_choices(self, choices: Mapping[str, Any] | None) -> None:
-        """Let ``"auto"`` be what it was in the training that is resumed, so that steps are rounded alike.
-
-        Args:
-            choices: What ``choices`` returned there; None: that training was older than ``"auto"`` in train.yaml.
-        """
-        self._earlier = BEFORE_AUTO if choices is None else choices
 
     def training_error(self) -> Tensor | None:
         """Relative error of the first rebuilt operation's inputs in the last training step, over a sample of them.
@@ -394,33 +346,10 @@ class InvertibleDiffusionUNet(nn.Module):
             check_weights(self, self.arguments, state_dict)
         return super().load_state_dict(state_dict, strict, assign)
 
-    def _set_activations(self, activations: str | Sequence[str], memory_budget_gib: float | None) -> None:
-        if isinstance(activations, str):
-            one_of("activations", activations, (*ACTIVATIONS, "auto"))
-        elif not activations or len(activations) != self.num_levels or not set(activations) <= set(ACTIVATIONS):
-            raise ValueError(
-                f"activations={activations}; give one for all levels, or one of {', '.join(ACTIVATIONS)} for each of "
-                f"the {self.num_levels}"
-            )
-        if memory_budget_gib is not None and activations != "auto":
-            raise ValueError(
-                f"activations={activations!r} with memory_budget_gib={memory_budget_gib}; only 'auto' takes a budget"
-            )
-        self.activations = activations
-        self.memory_budget_gib = memory_budget_gib
-        self._plans: dict[tuple[int, ...], str | Sequence[str]] = {}
-
     def _policies(self, x: Tensor) -> list[str]:
-        """The policy of every operation."""
-        plan = self.activations
-        if torch.is_grad_enabled() and "auto" in (plan, self.precision):
-            size = (x.shape[0], *x.shape[2:])
-            if size not in self._plans:
-                self._plans[size] = choose_policies(self, size, self._earlier)
-            plan = self._plans[size]
-        elif plan == "auto":
-            plan = "stored"
-        return [plan if isinstance(plan, str) else plan[level] for level in self.levels]
+        """The policy of every operation of the core."""
+        policies = self.policies(x)
+        return [policies[level] for level in self.levels]
 
     def _embed(
         self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None, conditions: Tensor | None = None
@@ -428,16 +357,6 @@ class InvertibleDiffusionUNet(nn.Module):
         check_image(self, x, in_channels=self.in_channels)
         check_timesteps(timesteps, x.shape[0])
         return self.embedding(timesteps.to(x.device).expand(x.shape[0]), class_labels, conditions)
-
-    def _in_precision(self, device: torch.device) -> AbstractContextManager:
-        predicts = self.precision == "auto" and not torch.is_grad_enabled()
-        return _computing("float32" if predicts else self.training_precision(), device)
-
-
-def _computing(precision: str, device: torch.device) -> AbstractContextManager:
-    if not precision.endswith("mixed"):
-        return true_float32()
-    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
 def _factor(spatial_dims: int, in_channels: int, out_channels: int, channels: int) -> int:

@@ -91,7 +91,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, caplog):
 def test_a_training_resumes_as_it_began_whatever_memory_and_device_offer_now(begun, recorded, tmp_path, monkeypatch):
     def offer(free, bfloat16):
         monkeypatch.setattr("monai_idm.networks.plan.free_memory_bytes", lambda device: free)
-        monkeypatch.setattr("monai_idm.networks.invertible_unet.has_bfloat16", lambda device: bfloat16)
+        monkeypatch.setattr("monai_idm.networks.step_choices.has_bfloat16", lambda device: bfloat16)
 
     changes = {**SMALLEST, "demo#spatial_size": [8, 8, 8], "demo#max_epochs": 2, "demo#epoch_length": 2}
     offer(free=0, bfloat16=False)

@@ -149,7 +149,7 @@ def test_planning_draws_no_random_numbers_and_steps_are_those_of_the_plan(monkey
 
 @pytest.mark.parametrize(("able", "training"), [(True, "mixed"), (False, "float32")])
 def test_auto_trains_in_mixed_precision_where_bfloat16_is_native_and_predicts_in_float32(able, training, monkeypatch):
-    monkeypatch.setattr("monai_idm.networks.invertible_unet.has_bfloat16", lambda device: able)
+    monkeypatch.setattr("monai_idm.networks.step_choices.has_bfloat16", lambda device: able)
     torch.manual_seed(0)
     auto, twins = small(precision="auto"), {p: small(precision=p) for p in ("float32", "mixed")}
     for twin in twins.values():
@@ -170,7 +170,7 @@ def test_the_log_names_what_was_chosen_and_why_once(caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(plan, "free_memory_bytes", lambda device: 2**31)
     monkeypatch.setattr(plan, "has_bfloat16", lambda device: True)
-    monkeypatch.setattr("monai_idm.networks.invertible_unet.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("monai_idm.networks.step_choices.has_bfloat16", lambda device: True)
     net = small(activations="auto", precision="auto")
     for _ in range(2):
         net(torch.randn(SHAPE)).sum().backward()
@@ -188,13 +188,13 @@ AUTO = {"activations": "auto", "precision": "auto"}
 
 def test_a_resumed_training_keeps_what_auto_was(monkeypatch, caplog):
     monkeypatch.setattr(plan, "free_memory_bytes", lambda device: free_for(step_bytes(PARTLY), small()))
-    monkeypatch.setattr("monai_idm.networks.invertible_unet.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("monai_idm.networks.step_choices.has_bfloat16", lambda device: False)
     first, x, t = small(**AUTO), torch.randn(SHAPE), torch.tensor([7])
     expected = gradients(first, x, t)
     weights, choices = first.state_dict(), first.choices()
     assert choices["activations"] == {(1, 16, 16, 16): PARTLY}
     monkeypatch.setattr(plan, "free_memory_bytes", lambda device: 2**50)
-    monkeypatch.setattr("monai_idm.networks.invertible_unet.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("monai_idm.networks.step_choices.has_bfloat16", lambda device: True)
     second = small(**AUTO)
     second.load_state_dict(weights)
     anew = gradients(second.with_activations("auto"), x, t)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from monai_idm.metrics import ssim3d
-from monai_idm.networks import InvertibleDiffusionUNet, invertible_unet
+from monai_idm.networks import InvertibleDiffusionUNet, step_choices
 from monai_idm.reversible import true_float32
 from tests.tf32 import EmulatedTF32
 
@@ -52,7 +52,7 @@ def test_gradients_and_inverses_are_those_of_float32(monkeypatch):
             assert net.reconstruction_error(x) <= 2 * error + 1e-6
         assert tf32.rounded == 0
     # without it, a card would miss both laws
-    monkeypatch.setattr(invertible_unet, "true_float32", nullcontext)
+    monkeypatch.setattr(step_choices, "true_float32", nullcontext)
     with EmulatedTF32() as tf32:
         assert net.reconstruction_error(x) > 10 * error
     assert tf32.rounded > 0
