@@ -30,6 +30,7 @@ _NUM_SAMPLES = 60
 _AGES = (20, 80)
 _GUIDANCE = (0.0, 1.0, 2.0, 4.0)
 _STEPS = 10
+_AIR = 0.1  # the greatest mean intensity of the samples outside a brain
 _PICTURED = 8  # samples, at equal steps of age
 _SOURCE = "Generated brains at the age and sex asked for. Trained on IXI (brain-development.org), CC BY-SA 3.0."
 _REGIONS = {name: [number] for number, name in enumerate(tissues.TISSUES, 1) if name not in ("fluid", "rest")}
@@ -80,7 +81,8 @@ def with_guidance(
     numbers = sorted({i * (_NUM_SAMPLES - 1) // (_PICTURED - 1) for i in range(_PICTURED)})
     pictured = {f"{ages[i]:.0f} years, {drawn[i][1]['Sex']}": volumes[i] for i in numbers}
     with atomic_file(folder.with_name(f"{folder.name}.png")) as unfinished:
-        montage(pictured, ["t1"], title=_SOURCE).savefig(unfinished, format="png", facecolor="black")
+        brain = torch.stack([*pictured.values()]).mean(0) > _AIR
+        montage(pictured, ["t1"], brain, _SOURCE).savefig(unfinished, format="png", facecolor="black")
     test = brains.preprocessed(config, datalist["test"])
     of_samples, of_test = ([_without_fluid(tissues.segment(network, v)) for v in some] for some in (volumes, test))
     return {
