@@ -116,7 +116,7 @@ def values_of(name: str, dataset_dir: str, work: str, steps: int, side: int) -> 
     if "stride 2" in more:
         values["bookend_stride"] = 2
     if "MONAI's network" in more:
-        values |= MONAI
+        values |= {**MONAI, "val_interval": values["max_epochs"]}  # its validation takes as long as half an epoch
     if "Age" in more:
         values |= {"conditions": str(Path(dataset_dir, "participants.csv")), "condition_columns": ["Age", "Sex"]}
     return values
