@@ -25,10 +25,12 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "flow": {"prediction_type": "flow"},
     "noise": {"prediction_type": "epsilon", "timestep_power": 1.0},
 }
-_SAMPLERS = {"DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (5, 10, 20, 50))}
-_SAMPLER_OF_MONAI = {"DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (10,))}  # whose steps take too long
+_Samplers = dict[str, tuple[str, str, tuple[int, ...]]]  # scheduler, timestep_spacing, numbers of steps
+_SAMPLERS: _Samplers = {"DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (5, 10, 20, 50))}
+# each step of which takes long
+_SAMPLER_OF_MONAI: _Samplers = {"DPM-Solver++": ("DPMSolverPlusPlusScheduler", "karras", (10,))}
 _FIRST = "flow, logit-normal, shifted, Age, Sex, AdamW"
-_OTHER_SAMPLERS = {  # of the first training: which sampler is best is asked once
+_OTHER_SAMPLERS: _Samplers = {  # of the first training: which sampler is best is asked once
     "DPM-Solver++, trailing": ("DPMSolverPlusPlusScheduler", "trailing", (5, 10, 20, 50)),
     "DDIM (Euler)": ("StridedDDIMScheduler", "karras", (10,)),
     "Heun": ("StridedHeunScheduler", "karras", (5, 10)),
@@ -67,9 +69,9 @@ def generated(name: str, steps: int, side: int, dataset_dir: str, work: str) -> 
     found = train_once(folder / "training.json", values)
     found["reconstruction"] = reconstructed({**values, "num_inference_steps": 20}, 250)
     del found["reconstruction"]["ssim_of"]
-    samplers = {**_SAMPLERS, **(_OTHER_SAMPLERS if name == _FIRST else {})}
-    if "MONAI's network" in name:
-        samplers = _SAMPLER_OF_MONAI
+    samplers = _SAMPLER_OF_MONAI if "MONAI's network" in name else _SAMPLERS
+    if name == _FIRST:
+        samplers = {**samplers, **_OTHER_SAMPLERS}
     for label, (sampler, spacing, counts) in samplers.items():
         for count in counts:
             how = {"sampler": sampler, "timestep_spacing": spacing, "num_inference_steps": count}

@@ -1,7 +1,7 @@
 """How a network computes its steps: in which precision, and what it keeps for the backward pass.
 
-Weights and predictions do not depend on it. What is ``"auto"`` is chosen on the machine at hand, once for each size of
-the input, and recorded, so that a resumed training rounds as before.
+Its weights do not depend on it, and its predictions only by rounding. What is ``"auto"`` is chosen on the machine at
+hand, once for each size of the input, and recorded, so that a resumed training rounds as before.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class StepChoices(nn.Module):
     def __init__(
         self,
         num_levels: int,
-        precision: str = "float32",
-        activations: str | Sequence[str] = "rebuilt",
-        memory_budget_gib: float | None = None,
+        precision: str,
+        activations: str | Sequence[str],
+        memory_budget_gib: float | None,
     ) -> None:
         super().__init__()
         one_of("precision", precision, _PRECISIONS)
