@@ -6,7 +6,7 @@ Bytes are estimates, as those of :mod:`monai_idm.networks.plan`, which decides i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -14,21 +14,74 @@ import torch
 
 from idm_bundle.benchmark import Row, read_rows
 from monai_idm.machine import device_name
-from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, MUON, estimate_flops, free_memory_bytes
+from monai_idm.meters import (
+    EIGHT_BIT_IN_BACKWARD,
+    EIGHT_BIT_MUON_IN_BACKWARD,
+    MUON,
+    OptimizerBytes,
+    estimate_flops,
+    free_memory_bytes,
+)
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.plan import SHARES, StepMemory
 from monai_idm.networks.presets import PRESETS
 
-__all__ = ["Option", "plan"]
+__all__ = ["Option", "Way", "plan"]
 
 _GB = 1e9
 _SIZES = ((64, 64, 64), (96, 96, 96), (128, 128, 128), (192, 192, 192), (256, 256, 192))
 _STRIDE_2_FROM = 128**3  # voxels, where half the resolution inside is worth its loss of detail
-_OPTIMIZERS = {"train.yaml": MUON, "native.yaml": EIGHT_BIT_IN_BACKWARD}  # the fastest config first
 _EPOCHS = 500
 _HEADER = (
-    f"{'network':8}{'volume':>16}{'stride':>8}{'batch':>7}{'least GB':>10}{'GB':>7}  {'stored levels':15}{'config':13}"
+    f"{'network':8}{'volume':>16}{'stride':>8}{'batch':>7}{'least GB':>10}{'GB':>7}  {'stored levels':15}{'way':24}"
     f"{'TFLOP':>7}"
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train.
+
+    Attributes:
+        name: What the table calls it.
+        overlay: Config file on top of train.yaml; None: none.
+        optimizer: Memory of its optimizer.
+        options: What the command says besides.
+        offload_levels: Number of levels on the host.
+        low_precision: Whether weights and gradients of the streams are bfloat16.
+    """
+
+    name: str
+    overlay: str | None
+    optimizer: OptimizerBytes
+    options: str = ""
+    offload_levels: int = 0
+    low_precision: bool = False
+
+    def step_memory(self, preset: str, stride: int, shape: Sequence[int]) -> StepMemory:
+        """Memory of a step of a network."""
+        dtype = "bfloat16" if self.low_precision else "float32"
+        with torch.device("meta"):
+            network = InvertibleDiffusionUNet.from_preset(
+                preset, bookend_stride=stride, precision="mixed", weight_dtype=dtype, gradient_dtype=dtype
+            )
+        offload = network.deep_couplings(self.offload_levels)
+        return StepMemory(network, shape, replace(self.optimizer, offload=offload))
+
+
+_HOST = " --offload_levels 2"
+_WAYS = (  # the fastest and most exact first, that with least memory last
+    Way("train.yaml", None, MUON),
+    Way("native.yaml", "native.yaml", EIGHT_BIT_IN_BACKWARD),
+    Way("native.yaml, host", "native.yaml", EIGHT_BIT_IN_BACKWARD, _HOST, offload_levels=2),
+    Way(
+        "native.yaml, all switches",
+        "native.yaml",
+        EIGHT_BIT_MUON_IN_BACKWARD,
+        f"{_HOST} --muon true --weight_dtype bfloat16 --gradient_dtype bfloat16",
+        offload_levels=2,
+        low_precision=True,
+    ),
 )
 
 
@@ -42,7 +95,7 @@ class Option:
         stride: ``bookend_stride``.
         batch_size: Samples per step.
         least_bytes: What the card must hold if everything is switched on that saves memory.
-        config: Config file of the fastest way that fits; None if none does.
+        way: The first way that fits; None if none does.
         card_bytes: What the card must hold in this way.
         stored: Number of levels whose activations are stored in this way.
         step_flops: FLOPs of a step in this way.
@@ -53,21 +106,22 @@ class Option:
     stride: int
     batch_size: int
     least_bytes: float
-    config: str | None = None
+    way: Way | None = None
     card_bytes: float = 0.0
     stored: int = 0
     step_flops: int = 0
 
     @property
     def command(self) -> str:
-        """The command that starts it."""
-        configs, zoom = "bundle/configs/train.yaml", ""
-        if self.config == "native.yaml":  # whose own size needs no zoom, unlike others
-            configs, zoom = f"\"['{configs}','bundle/configs/native.yaml']\"", " --zoom true"
+        """The command that starts it; there has to be a way."""
+        assert self.way is not None
+        configs, options = "bundle/configs/train.yaml", self.way.options
+        if self.way.overlay is not None:  # whose own size needs no zoom, unlike others
+            configs, options = f"\"['{configs}','bundle/configs/{self.way.overlay}']\"", f" --zoom true{options}"
         return (
             f"python -m monai.bundle run training --config_file {configs} --dataset_dir DIR --preset {self.preset} "
             f'--spatial_size "{list(self.size)}" --bookend_stride {self.stride} --batch_size {self.batch_size} '
-            f"--activations auto{zoom}"
+            f"--activations auto{options}"
         )
 
 
@@ -104,7 +158,7 @@ def plan(
     for option in _options(budget_bytes, spatial_size, preset, batch_size):
         options.append(option)
         print(_line(option, rates, cases), flush=True)
-    fitting = [option for option in options if option.config is not None]
+    fitting = [option for option in options if option.way is not None]
     if not fitting:
         least = min(options, key=lambda option: option.least_bytes)
         raise ValueError(
@@ -146,13 +200,14 @@ def _option(budget_bytes: float, preset: str, size: tuple[int, ...], stride: int
         )
     shape = (batch_size, network.in_channels, *size)
     asked = preset, size, stride, batch_size
-    ways = {config: StepMemory(network, shape, optimizer) for config, optimizer in _OPTIMIZERS.items()}
-    least = ways["native.yaml"].peak_bytes(0) / SHARES["cuda"]
-    for config, memory in ways.items():
-        stored = memory.most_stored(SHARES["cuda"] * budget_bytes)
-        if stored >= 0:
+    tensor_bytes = SHARES["cuda"] * budget_bytes
+    ways = [(way, way.step_memory(preset, stride, shape)) for way in _WAYS]
+    least = ways[-1][1].peak_bytes(0) / SHARES["cuda"]
+    for way, memory in ways:
+        if memory.peak_bytes(0) <= tensor_bytes:
+            stored = memory.most_stored(tensor_bytes)
             flops = estimate_flops(network.with_activations(memory.policies(stored)), shape)
-            return Option(*asked, least, config, memory.peak_bytes(stored) / SHARES["cuda"], stored, flops)
+            return Option(*asked, least, way, memory.peak_bytes(stored) / SHARES["cuda"], stored, flops)
     return Option(*asked, least)
 
 
@@ -161,10 +216,10 @@ def _line(option: Option, rates: dict[str, float], cases: int) -> str:
         f"{option.preset:8}{_times(option.size):>16}{option.stride:>8}{option.batch_size:>7}"
         f"{option.least_bytes / _GB:>10.1f}"
     )
-    if option.config is None:
+    if option.way is None:
         return f"{start}{'':7}  does not fit"
     levels = len(PRESETS[option.preset]["channels"])
-    line = f"{start}{option.card_bytes / _GB:>7.1f}  {f'{option.stored} of {levels}':15}{option.config:13}"
+    line = f"{start}{option.card_bytes / _GB:>7.1f}  {f'{option.stored} of {levels}':15}{option.way.name:24}"
     line += f"{option.step_flops / 1e12:>7.1f}"
     if option.preset not in rates:
         return line

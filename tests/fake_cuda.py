@@ -16,7 +16,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 _LIBRARIES = Path(importlib.util.find_spec("torch").origin).parent / "lib"  # type: ignore[union-attr, arg-type]
@@ -97,6 +96,22 @@ class Waits(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+class _Stream:
+    """Stands for a stream of the device, for which only the host can wait."""
+
+    def __init__(self, waits: Waits) -> None:
+        self.synchronize = waits.synchronize
+
+    def wait_stream(self, stream: _Stream) -> None:
+        pass
+
+    def record_event(self) -> None:
+        pass
+
+    def wait_event(self, event: None) -> None:
+        pass
+
+
 class _Generator:
     """Stands for a generator of the device, which cannot be built without CUDA."""
 
@@ -115,7 +130,10 @@ def fake_cuda() -> Iterator[Waits]:
     patches: list[tuple[Any, str, Any]] = [
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),  # asked before autocast is enabled
         (torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True),
-        (torch.cuda, "current_stream", lambda *args: SimpleNamespace(synchronize=waits.synchronize)),
+        (torch.cuda, "current_stream", lambda *args: _Stream(waits)),
+        (torch.cuda, "Stream", lambda *args: _Stream(waits)),
+        (torch.cuda, "stream", lambda stream: contextlib.nullcontext()),
+        (torch.Tensor, "record_stream", lambda tensor, stream: None),
         (torch, "Generator", _Generator),
     ]
     for name in ("randn", "randint", "rand", "randperm"):

@@ -42,9 +42,10 @@ def passes(waits, **settings):
     nn.functional.mse_loss(net(x, torch.zeros(2, device="cuda")), x).backward()
 
 
-def training(waits, make_optimizer, steps=4, **settings):
+def training(waits, make_optimizer, steps=4, offload_levels=0, **settings):
     net = network(**settings)
-    optimizer = make_optimizer(weight_norm_groups(net))
+    offload = {"offload": net.deep_couplings(offload_levels)} if offload_levels else {}
+    optimizer = make_optimizer(weight_norm_groups(net), **offload)
     scheduler = StridedDDPMScheduler(1000, schedule="cosine", prediction_type="v_prediction")
     guard = StepGuard(net, optimizer)
     handlers = [
@@ -116,6 +117,10 @@ CASES = {
     "training in backward": lambda waits: training(
         waits, lambda groups: AdamWInBackward(groups, lr=1e-3, lambda_l2=1e-4, fused=True), precision="mixed"
     ),
+    "training in backward, two levels on the host": lambda waits: training(
+        waits, lambda groups, **offload: AdamWInBackward(groups, lr=1e-3, lambda_l2=1e-4, fused=True, **offload),
+        precision="mixed", offload_levels=2,
+    ),
     "training in backward, bfloat16 weights": lambda waits: training(
         waits, lambda groups: AdamWInBackward(groups, lr=1e-3, fused=True), precision="mixed", weight_dtype="bfloat16"
     ),
@@ -156,8 +161,16 @@ def test_the_metrics_of_a_case_are_read_at_once(waits):
     assert waits["evaluation"] == {"copy from cuda to cpu": 1, "copy from cpu to cuda": 3}  # MONAI's kernels of 3 SSIMs
 
 
-@pytest.mark.parametrize("case", ["training", "training in backward", "training in backward, bfloat16 weights"])
-def test_a_step_waits_once_with_all_handlers(case, waits):
+@pytest.mark.parametrize(
+    ("case", "ends"),
+    [
+        ("training", 0),
+        ("training in backward", 0),
+        ("training in backward, bfloat16 weights", 0),
+        ("training in backward, two levels on the host", 4),  # until what was stepped is on the host
+    ],
+)
+def test_a_step_waits_once_with_all_handlers(case, ends, waits):
     assert waits[case].pop("copy from cuda to cpu") == 4  # the numbers of each step
-    assert waits[case].pop("synchronize") == 1  # all weights, every fourth step
+    assert waits[case].pop("synchronize") == 1 + ends  # all weights, every fourth step
     assert sum(waits[case].values()) <= 3  # once in a run: the scheduler's tables, the metric at its end

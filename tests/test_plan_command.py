@@ -35,30 +35,40 @@ def test_a_card_has_room_for_what_it_says_and_for_no_more(capsys, monkeypatch):
     partly = plan_one(most - 1e-6, "toy")
     assert partly.stored < 2
     assert partly.card_bytes < most * 1e9
-    assert plan_one(least + 1e-6, "toy").config == "native.yaml"
+    assert plan_one(least + 1e-6, "toy").way == command._WAYS[-1]
     capsys.readouterr()
     with pytest.raises(ValueError, match=f"the least is {least:.1f} GB, for toy on 32 x 32 x 32"):
         plan_one(least - 1e-6, "toy")
     assert "does not fit" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("gb", [100, 0.2])
-def test_the_command_starts_that_network_with_that_optimizer_and_memory(gb, tmp_path):
+@pytest.mark.parametrize(
+    ("gb", "way"),
+    [
+        (100, "train.yaml"),
+        (0.1, "native.yaml"),
+        (0.07, "native.yaml, host"),
+        (0.054, "native.yaml, all switches"),
+    ],
+)
+def test_the_command_starts_that_network_with_that_optimizer_and_memory(gb, way, tmp_path):
     option = plan_one(gb)
+    assert option.way.name == way
     words = shlex.split(option.command.replace("DIR", str(tmp_path)))
     assert words[:5] == ["python", "-m", "monai.bundle", "run", "training"]
     overlays = ["native"] if "native.yaml" in words[words.index("--config_file") + 1] else []
     values = {name.removeprefix("--"): text for name, text in zip(words[7::2], words[8::2], strict=True)}
-    values |= {name: json.loads(text) for name, text in values.items() if text[0] in "[0123456789"}
+    values |= {name: json.loads(text) for name, text in values.items() if text[0] in "[0123456789" or text == "true"}
     config = configured(values, *overlays)
     network = config.get_parsed_content("network")
     assert network.arguments == InvertibleDiffusionUNet.from_preset("light").arguments
     assert config.get_parsed_content("spatial_size") == [*SIZE]
     assert config.get_parsed_content("batch_size") == 2
-    assert config.get_parsed_content("zoom") in (True, "true")  # as fire reads it
-    if option.config == "native.yaml":
+    assert config.get_parsed_content("zoom") is True
+    if option.way.overlay == "native.yaml":
         pytest.importorskip("bitsandbytes")
-    network.optimizer_bytes = optimizer_bytes(config.get_parsed_content("optimizer"))
+    optimizer = config.get_parsed_content("optimizer")
+    network.optimizer_bytes = optimizer_bytes(optimizer)
     network.precision = "mixed"
     policies = plan_activations(network, (2, 2, *SIZE), SHARES["cuda"] * gb * 1e9 / 2**30).policies
     assert policies.count("stored") == option.stored
@@ -66,7 +76,7 @@ def test_the_command_starts_that_network_with_that_optimizer_and_memory(gb, tmp_
 
 def test_the_largest_volume_comes_first_then_the_largest_network(capsys, monkeypatch):
     def option(budget_bytes, *asked):
-        return Option(*asked, least_bytes=0, config=None if asked[0] == "paper" else "train.yaml")
+        return Option(*asked, least_bytes=0, way=None if asked[0] == "paper" else command._WAYS[0])
 
     monkeypatch.setattr(command, "_option", option)
     assert len(plan(100)) == 3 * (2 + 3 * 2)

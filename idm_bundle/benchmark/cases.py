@@ -32,6 +32,7 @@ class Case:
         weights: ``weight_dtype`` of our network.
         gradients: ``gradient_dtype`` of our network.
         num_res_blocks: ``num_res_blocks`` of our network; None: the preset's.
+        offload_levels: Deepest levels of our network whose couplings an optimizer "in backward" offloads.
         segments: Whether our network has the channels of a segmentation (a mask, four contrasts and coordinates), which
             PatchDDM's always has.
     """
@@ -47,6 +48,7 @@ class Case:
     weights: str = "float32"
     gradients: str = "float32"
     num_res_blocks: int | None = None
+    offload_levels: int = 0
     segments: bool = False
 
     def build(self) -> nn.Module:
@@ -124,6 +126,7 @@ SMALL = {
 LOW: dict[str, Any] = {"precision": "mixed", "optimizer": "in backward, 8-bit"}
 LOW_BF16: dict[str, Any] = {**LOW, "weights": "bfloat16"}
 LEAST: dict[str, Any] = {**LOW_BF16, "gradients": "bfloat16", "optimizer": "in backward, 8-bit, Muon"}
+ON_HOST: dict[str, Any] = {"offload_levels": 2}
 REBUILT: dict[str, Any] = {"activations": "rebuilt"}
 STORED: dict[str, Any] = {"activations": "stored"}
 CHECKPOINTED: dict[str, Any] = {"activations": "checkpointed"}
@@ -138,10 +141,13 @@ def _paper(device: str) -> list[Case]:
         Case("paper, low memory, stored", "paper", **LOW, **STORED),
         Case("paper, low memory, checkpointed", "paper", **LOW, **CHECKPOINTED),
         Case("paper, low memory", "paper", **LOW),
+        Case("paper, low memory, two levels on the host", "paper", **LOW, **ON_HOST),
         Case("paper, low memory, exact", "paper", **{**LOW, "precision": "exact-mixed"}),
         Case("paper, low memory, bfloat16 weights", "paper", **LOW_BF16),
         Case("paper, least memory", "paper", **LEAST),
         Case("paper, least memory, exact", "paper", **{**LEAST, "precision": "exact-mixed"}),
+        Case("paper, all switches", "paper", **LEAST, **ON_HOST),
+        Case("paper, all switches, exact", "paper", **{**LEAST, "precision": "exact-mixed"}, **ON_HOST),
         Case("base", "base"),
         Case("base, low memory", "base", **LOW),
         Case("PatchDDM", "PatchDDM", **STORED),
@@ -182,9 +188,12 @@ def _volume(device: str) -> list[Case]:
     least = {"volume": (256, 256, 192), "batch": 1, **LEAST}
     return [
         *cases,
+        Case("paper, 256 x 256 x 192, two levels on the host", "paper", bookend_stride=2, **size, **LOW, **ON_HOST),
         Case("paper, 256 x 256 x 192, bfloat16 weights", "paper", bookend_stride=2, **size, **LOW_BF16),
         Case("paper, 256 x 256 x 192, stride 2, least memory", "paper", bookend_stride=2, **least),
+        Case("paper, 256 x 256 x 192, stride 2, all switches", "paper", bookend_stride=2, **least, **ON_HOST),
         Case("paper, 256 x 256 x 192, stride 1, least memory", "paper", **least),
+        Case("paper, 256 x 256 x 192, stride 1, all switches", "paper", **least, **ON_HOST),
         Case("base, 256 x 256 x 192, stride 1, least memory", "base", **least),
     ]
 
@@ -220,6 +229,7 @@ def _optimizer(device: str) -> list[Case]:
         Case("+ bfloat16 weights", "paper", **LOW_BF16),
         Case("+ bfloat16 gradients of streams", "paper", **LOW_BF16, gradients="bfloat16"),
         Case("+ Muon", "paper", **LEAST),
+        Case("+ two levels on the host", "paper", **LEAST, **ON_HOST),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,8 +29,9 @@ class Kind:
     bytes: OptimizerBytes
     muon: bool = False
 
-    def __call__(self, network: nn.Module) -> torch.optim.Optimizer:
-        return self.build(weight_norm_groups(network, muon=True) if self.muon else network.parameters(), lr=1e-4)
+    def __call__(self, network: nn.Module, offload: Sequence[nn.Module] = ()) -> torch.optim.Optimizer:
+        params = weight_norm_groups(network, muon=True) if self.muon else network.parameters()
+        return self.build(params, lr=1e-4, **({"offload": offload} if offload else {}))
 
 
 OPTIMIZERS: dict[str, Kind] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -69,7 +69,7 @@ def _row(suite: str, case: Case, network: nn.Module, **figures: Any) -> Row:
         batch=case.batch,
         precision=case.precision + (", bfloat16 weights" if case.weights == "bfloat16" else ""),
         activations=case.activations,
-        optimizer=case.optimizer,
+        optimizer=case.optimizer + (f", {case.offload_levels} levels on the host" if case.offload_levels else ""),
         **figures,
     )
 
@@ -77,7 +77,8 @@ def _row(suite: str, case: Case, network: nn.Module, **figures: Any) -> Row:
 def _estimated(suite: str, case: Case) -> Row:
     with torch.device("meta"):
         network = case.build()
-    estimated = estimate(network, case.shape, OPTIMIZERS[case.optimizer].bytes)
+    optimizer = replace(OPTIMIZERS[case.optimizer].bytes, offload=_offload(case, network))
+    estimated = estimate(network, case.shape, optimizer)
     flops = estimate_flops(network, case.shape)
     return _row(suite, case, network, device="estimate", estimated=True, **estimated._asdict(), flops=flops)
 
@@ -94,7 +95,7 @@ def _measured(suite: str, case: Case, device: torch.device) -> Row:
     try:
         step()
         step()
-        figures |= peaks(step, device, network, step.optimizer)
+        figures |= peaks(step, device, *step.on_device())
         figures["step_s"] = min(seconds(step, device) for _ in range(3))
     except torch.OutOfMemoryError as error:
         logger.warning("%s does not fit into the memory of %s", case.name, device)
@@ -105,19 +106,29 @@ def _measured(suite: str, case: Case, device: torch.device) -> Row:
         with suppress(torch.OutOfMemoryError):
             figures["flops"] = count_flops(step)
     step.optimizer.zero_grad()  # gradients that are left if a step did not fit
-    with live_bytes(network, step.optimizer) as resident:
+    with live_bytes(*step.on_device()) as resident:
         return _row(suite, case, network, **figures, resident_bytes=resident.current_bytes)
 
 
 class _Step:
     def __init__(self, case: Case, network: nn.Module) -> None:
         self.network, self.shape = network, case.shape
-        self.optimizer = OPTIMIZERS[case.optimizer](network)
+        self.optimizer = OPTIMIZERS[case.optimizer](network, _offload(case, network))
 
     def __call__(self) -> None:
         denoising_step(self.network, self.shape)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def on_device(self) -> list[Any]:
+        """Weights, buffers and states that are there between steps, also where the device is the host."""
+        on_host = {p for module in getattr(self.optimizer, "offloaded", ()) for p in module.parameters()}
+        here = [p for p in self.network.parameters() if p not in on_host]
+        return [here, [*self.network.buffers()], [self.optimizer.state[p] for p in here if p in self.optimizer.state]]
+
+
+def _offload(case: Case, network: Any) -> Sequence[nn.Module]:
+    return network.deep_couplings(case.offload_levels) if case.offload_levels else ()
 
 
 def _training(case: Case, device: torch.device) -> tuple[nn.Module, _Step]:

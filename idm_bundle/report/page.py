@@ -36,7 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         (
             "Network",
             "preset bookend_stride coordinates activations memory_budget_gib precision weight_dtype gradient_dtype",
-            "compile_branches",
+            "compile_branches offload_levels",
         ),
         (
             "Diffusion",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -67,13 +68,15 @@ class MemoryAdvice:
     def _switch_lines(self, shape: tuple[int, ...]) -> Iterator[str]:
         """A line for each switch, with the memory of the step once this switch and those before it are set."""
         budget = _budget(self.device)
+        levels = dict(zip(self.network.core.operations, self.network.levels, strict=True))
         activations = self.network.choices()["activations"]
         if isinstance(activations, dict):  # chosen by size
             activations = activations.get((shape[0], *shape[2:]), "rebuilt")
         setting = {
             "activations": activations,
             "precision": self.network.training_precision(),
-            "optimizer": optimizer_bytes(self.optimizer),
+            "optimizer": replace(optimizer_bytes(self.optimizer), offload=()),
+            "offload_levels": len({levels[module] for module in optimizer_bytes(self.optimizer).offload}),
             "shape": shape,
         }
         yield f"  {self._estimate(**setting) / _GB:7.2f}  as configured"
@@ -87,14 +90,16 @@ class MemoryAdvice:
                 return
             yield f"  {peak:7.2f}  {switch}"
 
-    def _estimate(self, activations: Any, precision: str, optimizer: OptimizerBytes, shape: Sequence[int]) -> int:
+    def _estimate(
+        self, activations: Any, precision: str, optimizer: OptimizerBytes, offload_levels: int, shape: Sequence[int]
+    ) -> int:
         settings = {"activations": activations, "precision": precision, "branch_batch": self.network.branch_batch}
         settings["gradient_dtype"] = self.network.gradient_dtype
         if any(p.dtype == torch.bfloat16 for p in self.network.parameters()):
             settings["weight_dtype"] = "bfloat16"
         with torch.device("meta"):
             twin = type(self.network)(**self.network.arguments, **settings)
-        return estimate(twin, shape, optimizer).peak_bytes
+        return estimate(twin, shape, replace(optimizer, offload=twin.deep_couplings(offload_levels))).peak_bytes
 
 
 def _switches(shape: tuple[int, ...], precision: str, divisor: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -102,6 +107,7 @@ def _switches(shape: tuple[int, ...], precision: str, divisor: int) -> Iterator[
     mixed = precision if precision.endswith("mixed") else {"float32": "mixed", "exact": "exact-mixed"}[precision]
     yield f"--precision {mixed}", {"precision": mixed}
     yield "the optimizer of native.yaml", {"optimizer": EIGHT_BIT_IN_BACKWARD}
+    yield "native.yaml with --offload_levels 2", {"offload_levels": 2}
     batch = shape[0]
     while batch > 1:
         batch //= 2

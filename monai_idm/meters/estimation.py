@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from monai_idm.meters.flops import count_flops
 from monai_idm.meters.memory import live_bytes
 from monai_idm.meters.optimizer_bytes import OptimizerBytes
+from monai_idm.optimizers.offload import Offload
 
 __all__ = ["Estimate", "denoising_step", "estimate", "estimate_flops"]
 
@@ -41,18 +42,21 @@ def estimate(network: nn.Module, shape: Sequence[int], optimizer: OptimizerBytes
         shape: Shape of its input, ``(B, C, *spatial)``.
         optimizer: Memory of the optimizer; None: AdamW as it runs on CUDA.
     Returns:
-        The bytes of tensors only, without scratch memory inside kernels and the allocator's cache.
+        The bytes of tensors only, without scratch memory inside kernels and the allocator's cache, and without what is
+        on the host.
     """
     optimizer = optimizer or OptimizerBytes()
     trained = [p for p in network.parameters() if p.requires_grad]
-    states = int(sum(optimizer.state_bytes(p) for p in trained))
     with FakeTensorMode():
         twin = _fake(network)
-        with live_bytes(twin) as memory:
+        offload = _offload(network, twin, optimizer) if optimizer.offload else None
+        on_device = [p for p in twin.parameters() if offload is None or p not in offload]
+        states = int(sum(optimizer.state_bytes(p) for p in on_device if p.requires_grad))
+        with live_bytes(on_device, [*twin.buffers()]) as memory:
             resident = memory.current_bytes
             if optimizer.in_backward:
                 for p in twin.parameters():
-                    p.register_post_accumulate_grad_hook(partial(_step, optimizer))
+                    p.register_post_accumulate_grad_hook(partial(_step, optimizer, offload))
             denoising_step(twin, shape)
             if not optimizer.in_backward:
                 together = (sum if optimizer.all_at_once else max)(optimizer.temporary_bytes(p) for p in trained)
@@ -85,16 +89,36 @@ def denoising_step(network: nn.Module, shape: Sequence[int]) -> None:
     nn.functional.mse_loss(prediction, noise[:, : prediction.shape[1]]).clone().backward()
 
 
-def _step(optimizer: OptimizerBytes, p: Tensor) -> None:
+def _offload(network: nn.Module, twin: nn.Module, optimizer: OptimizerBytes) -> Offload:
+    """What keeps a part of the fake network on a host, with fake states."""
+    twins = dict(zip(network.modules(), twin.modules(), strict=True))
+    modules = [twins[module] for module in optimizer.offload]
+    states: dict[Tensor, dict[str, Any]] = {
+        p: {"states": torch.empty(int(optimizer.state_bytes(p)), dtype=torch.uint8)}
+        for module in modules
+        for p in module.parameters()
+    }
+    return Offload(modules, states.__getitem__)
+
+
+def _step(optimizer: OptimizerBytes, offload: Offload | None, p: Tensor) -> None:
+    offload = offload if offload is not None and p in offload else None
+    if offload is not None:
+        offload.fetch(p)
     torch.empty(int(optimizer.temporary_bytes(p)), dtype=torch.uint8)
     p.grad = None
+    if offload is not None:
+        torch.autograd.graph.increment_version(p)
+        offload.put_back(p)
 
 
 def _fake(network: nn.Module) -> nn.Module:
     """A copy whose tensors are fake; call it in a FakeTensorMode."""
 
+    device = next(network.parameters()).device  # what is offloaded is on the host
+
     def like(tensor: Tensor) -> Tensor:
-        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu" if tensor.is_meta else tensor.device)
+        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu" if tensor.is_meta else device)
         return nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
 
     tensors: list[Tensor] = [*network.parameters(), *network.buffers()]

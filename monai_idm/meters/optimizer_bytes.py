@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_idm.optimizers import AdamWInBackward
 from monai_idm.optimizers.muon import PART, is_kernel
@@ -31,12 +31,14 @@ class OptimizerBytes:
         temporaries: Bytes per weight during the optimizer's step; or a function from parameter to bytes.
         all_at_once: Whether temporaries exist for all parameters at the same time, or for one parameter at a time.
         in_backward: Whether each parameter is updated, and its gradient freed, as soon as the gradient is complete.
+        offload: Modules of the network whose weights and states are on the host while nobody needs them.
     """
 
     states: float | Callable[[Tensor], float] = 8.0
     temporaries: float | Callable[[Tensor], float] = 4.0
     all_at_once: bool = True
     in_backward: bool = False
+    offload: Sequence[nn.Module] = ()
 
     def state_bytes(self, p: Tensor) -> float:
         return self.states(p) if callable(self.states) else self.states * p.numel()
@@ -56,8 +58,10 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> OptimizerBytes:
         fused = all(group.get("fused") for group in optimizer.param_groups)
         return MUON if muon else OptimizerBytes(temporaries=0) if fused else OptimizerBytes()
     if optimizer.states == "8bit":
-        return EIGHT_BIT_MUON_IN_BACKWARD if muon else EIGHT_BIT_IN_BACKWARD
-    return MUON_IN_BACKWARD if muon else IN_BACKWARD
+        found = EIGHT_BIT_MUON_IN_BACKWARD if muon else EIGHT_BIT_IN_BACKWARD
+    else:
+        found = MUON_IN_BACKWARD if muon else IN_BACKWARD
+    return replace(found, offload=optimizer.offloaded)
 
 
 def _muon(p: Tensor) -> float:

@@ -46,7 +46,13 @@ from monai_idm.networks.embedding import TimestepEmbedding
 from monai_idm.networks.inverse_head import InverseHead, without_inverse_head
 from monai_idm.networks.presets import PRESETS
 from monai_idm.networks.step_choices import StepChoices, computing
-from monai_idm.reversible import Orthogonal, ReversibleSequence, relative_error
+from monai_idm.reversible import (
+    AdditiveCoupling,
+    Orthogonal,
+    ReversibleOperation,
+    ReversibleSequence,
+    relative_error,
+)
 
 __all__ = ["InvertibleDiffusionUNet"]
 
@@ -289,6 +295,20 @@ class InvertibleDiffusionUNet(StepChoices):
             if isinstance(operation, Orthogonal):
                 operation.freeze()
         return self
+
+    def deep_couplings(self, num_levels: int) -> list[ReversibleOperation]:
+        """The couplings of the deepest levels, in their order: few activations, and most of the weights.
+
+        Args:
+            num_levels: Number of levels; 0: none.
+        Raises:
+            ValueError: If the network has not so many levels.
+        """
+        if not 0 <= num_levels <= self.num_levels:
+            raise ValueError(f"the couplings of {num_levels} levels; the network has {self.num_levels}")
+        of_level = zip(self.core.operations, self.levels, strict=True)
+        deep = [operation for operation, level in of_level if level >= self.num_levels - num_levels]
+        return [operation for operation in deep if isinstance(operation, AdditiveCoupling)]
 
     def inverse(self, y: Tensor) -> Tensor:
         """U^-1 of eq. 8: the network's input from its prediction, without the timestep.

@@ -13,18 +13,20 @@ pass"; the idea is that of LOMO, Lv et al. 2023, arXiv:2306.09782.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_idm.distributed import GradientAverage, distribute_like, to_local
 from monai_idm.optimizers.gradient_hook import GradientHook
+from monai_idm.optimizers.offload import Offload
 from monai_idm.optimizers.states import ParameterStep
-from monai_idm.optimizers.weight_norm import norm_of_weights, require_same_use_of_muon
+from monai_idm.optimizers.weight_norm import norm_of_weights, require_same_use_of_muon, weight_norm
 
 __all__ = ["AdamWInBackward"]
 
@@ -49,11 +51,15 @@ class AdamWInBackward(torch.optim.Optimizer):
         lr, betas, eps, weight_decay: The same as for ``torch.optim.AdamW``.
         lambda_l2: Factor of the norm of the weights, which is computed before the first of them is stepped.
         states: ``"float32"``, 8 bytes per weight, with Muon 4; or ``"8bit"``, 2.03 bytes per weight, with Muon 1.02.
+        offload: Operations of a reversible network, in their order, whose weights and states are kept in the host's
+            memory and are on the device only while they are needed (:mod:`monai_idm.optimizers.offload`), until
+            :meth:`remove` is called. The results are the same.
         kwargs: Arguments of ``torch.optim.AdamW``, such as ``fused=True``, which needs no temporary memory; with 8-bit
             states, those of ``bitsandbytes.optim.AdamW8bit``.
     Raises:
         ValueError: If an argument is out of range, if a weight is neither float32 nor bfloat16 (nor float64, with
-            float32 states), or if another living ``AdamWInBackward`` has one of the parameters.
+            float32 states), if another living ``AdamWInBackward`` has one of the parameters, or if an operation to
+            offload has sharded weights, or weights that are not among ``params``.
         ImportError: If bitsandbytes is needed and missing.
         RuntimeError: In ``backward()``, if neither ``step()`` nor ``zero_grad()`` has ended the last pass; in
             ``step()``, if a parameter has a gradient again after its step; with ``torch.amp.GradScaler``.
@@ -70,6 +76,7 @@ class AdamWInBackward(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         lambda_l2: float = 0.0,
         states: str = "float32",
+        offload: Sequence[nn.Module] = (),
         **kwargs: Any,
     ) -> None:
         if lambda_l2 < 0:
@@ -86,6 +93,7 @@ class AdamWInBackward(torch.optim.Optimizer):
         self._average = GradientAverage()
         self._pass = _Pass()
         self._held = False
+        self._offload: Offload | None = None
         self.skip_above: float | None = None
         """A parameter whose gradient has a larger norm than this, or NaN, is not stepped; None: all are stepped.
 
@@ -95,6 +103,11 @@ class AdamWInBackward(torch.optim.Optimizer):
         """A boolean on the device: whether the next pass steps no parameter at all; None: it does."""
         try:
             super().__init__(params, {**self._adamw.defaults, "lambda_l2": lambda_l2})
+            if offload:
+                if any(p not in self._places for module in offload for p in module.parameters()):
+                    raise ValueError("offload holds an operation with weights that this optimizer does not step")
+                this = weakref.proxy(self)
+                self._offload = Offload(offload, lambda p: this.state[p])
         except Exception:
             self.remove()  # an optimizer that failed to build must not step
             raise
@@ -115,9 +128,17 @@ class AdamWInBackward(torch.optim.Optimizer):
             self._average.spread(p)
             self._hook.put_on(p)
 
+    @property
+    def offloaded(self) -> Sequence[nn.Module]:
+        """The operations whose weights and states are on the host."""
+        return () if self._offload is None else self._offload.modules
+
     def remove(self) -> None:
-        """Remove the hooks: from now on only ``step()`` steps, as in any other optimizer."""
+        """Remove the hooks: from now on only ``step()`` steps, as in any other optimizer, and nothing is offloaded."""
         self._hook.remove()
+        if self._offload is not None:
+            self._offload.remove()
+            self._offload = None
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -169,12 +190,16 @@ class AdamWInBackward(torch.optim.Optimizer):
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         for number, (p, (group_index, _)) in zip(numbers, self._places.items(), strict=True):
             state, group = state_dict["state"].get(number, {}), self.param_groups[group_index]
+            offload = self._offload_of(p)
+            device = p.device if offload is None else offload.device
             for key, value in state.items():
                 if torch.is_tensor(value) and value.shape == p.shape:
                     value = distribute_like(value, p)
                 # AdamW counts its steps on the CPU
                 on_cpu = key == "step" and not (group.get("fused") or group.get("capturable"))
-                self.state[p][key] = value.to(p.device) if torch.is_tensor(value) and not on_cpu else value
+                self.state[p][key] = value.to(device) if torch.is_tensor(value) and not on_cpu else value
+            if offload is not None:
+                offload.put_new_states(p)
 
     @property
     def squared_norm(self) -> Tensor:
@@ -204,16 +229,30 @@ class AdamWInBackward(torch.optim.Optimizer):
         if not self._held:
             self._pass.task = task
             self._average.send(p, self._step)
+        elif (offload := self._offload_of(p)) is not None:
+            offload.put_back(p)
 
     def _step(self, p: Tensor) -> None:
         group_index, number = self._places[p]
         group = self.param_groups[group_index]  # by index: load_state_dict replaces the dicts
         if group["lambda_l2"] and self._pass.norm is None:
-            self._pass.norm = norm_of_weights(self.param_groups)
+            self._pass.norm = norm_of_weights(self.param_groups, self._norm)
         assert p.grad is not None
+        offload = self._offload_of(p)
+        if offload is not None:
+            offload.fetch(p)
         self._adamw(p, group, self.state[p], self._pass.norm, number, self._skips(p.grad))
         p.grad = None
         self._pass.stepped.add(p)
+        if offload is not None:
+            offload.put_back(p)
+
+    def _norm(self, p: Tensor) -> Tensor:
+        offload = self._offload_of(p)
+        return weight_norm(p) if offload is None else offload.norm(p)
+
+    def _offload_of(self, p: Tensor) -> Offload | None:
+        return self._offload if self._offload is not None and p in self._offload else None
 
     def _skips(self, gradient: Tensor) -> Tensor | None:
         """Whether not to step with a gradient, as a boolean on the device: the host would wait for each of them."""
@@ -227,6 +266,8 @@ class AdamWInBackward(torch.optim.Optimizer):
     def _begin(self) -> None:
         self._pass = _Pass()
         self._average.forget()
+        if self._offload is not None:
+            self._offload.end_pass()
 
 
 @dataclass

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from monai_idm.optimizers.kernel_step import kernel_step
 from monai_idm.optimizers.muon import is_kernel
 
-__all__ = ["AdamWWeightNorm", "norm_of_weights", "require_same_use_of_muon", "weight_norm_groups"]
+__all__ = ["AdamWWeightNorm", "norm_of_weights", "require_same_use_of_muon", "weight_norm", "weight_norm_groups"]
 
 
 class AdamWWeightNorm(torch.optim.AdamW):
@@ -119,12 +119,20 @@ def _without_muon(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [group for group in groups if not group.get("muon")]
 
 
-def norm_of_weights(groups: Iterable[Mapping[str, Any]]) -> Tensor:
+def norm_of_weights(groups: Iterable[Mapping[str, Any]], norm_of: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """The norm of all weights in the groups whose ``lambda_l2`` is not 0: one number, detached, larger than 0.
 
     Sharded weights (DTensors) count with all their shards, so every process must call this.
+
+    Args:
+        groups: Parameter groups.
+        norm_of: The norm of a parameter; None: :func:`weight_norm`.
     """
-    weights = [p.detach() for group in groups if group["lambda_l2"] for p in group["params"]]
-    norms = [torch.linalg.vector_norm(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights]
+    norms = [(norm_of or weight_norm)(p) for group in groups if group["lambda_l2"] for p in group["params"]]
     full_norms = [n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]
     return torch.linalg.vector_norm(torch.stack(full_norms)).clamp(min=1e-12)
+
+
+def weight_norm(p: Tensor) -> Tensor:
+    """The norm of a parameter, detached, in float32 at least."""
+    return torch.linalg.vector_norm(p.detach(), dtype=torch.promote_types(p.dtype, torch.float32))

@@ -431,18 +431,21 @@ SIZES = {"spatial_size": [16, 24, 16], "demo#phantom_size": [16, 20, 16], "batch
 NATIVE = {**SMALLEST, **SIZES, "num_workers": 1}
 
 
-@pytest.mark.parametrize("weight_dtype", ["float32", "bfloat16"])
-def test_native_volumes_train_with_all_that_saves_memory_and_resume(weight_dtype, tmp_path, caplog):
+@pytest.mark.parametrize(("weight_dtype", "offload_levels"), [("float32", 0), ("bfloat16", 2)])
+def test_native_volumes_train_with_all_that_saves_memory_and_resume(weight_dtype, offload_levels, tmp_path, caplog):
     pytest.importorskip("bitsandbytes")
     caplog.set_level("INFO")
-    train(tmp_path, ["train", "native"], **NATIVE, weight_dtype=weight_dtype)
-    run = train(tmp_path, ["train", "native"], **NATIVE, weight_dtype=weight_dtype, resume=True, max_epochs=3)
+    knobs = {**NATIVE, "weight_dtype": weight_dtype, "offload_levels": offload_levels}
+    train(tmp_path, ["train", "native"], **knobs)
+    run = train(tmp_path, ["train", "native"], **knobs, resume=True, max_epochs=3)
     assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
     network = run.parser.get_parsed_content("network")
     weights = {p.dtype for name, p in network.core.named_parameters() if name.endswith("conv1.weight")}
     assert weights == {getattr(torch, weight_dtype)}
     assert all(p.grad is None for p in network.parameters())
-    states = run.parser.get_parsed_content("optimizer").state.values()
+    optimizer = run.parser.get_parsed_content("optimizer")
+    assert bool(optimizer.offloaded) == (offload_levels > 0)
+    states = optimizer.state.values()
     assert any(t.dtype == torch.uint8 for state in states for t in state.values() if isinstance(t, torch.Tensor))
     record = read_record(tmp_path / "models" / "model.pt")
     assert record["data"]["spatial_size"] == [16, 24, 16]

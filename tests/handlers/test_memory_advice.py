@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -69,6 +71,7 @@ def test_switches_come_one_upon_another_with_the_bytes_they_leave():
         "--activations rebuilt",
         "--precision mixed",
         "the optimizer of native.yaml",
+        "native.yaml with --offload_levels 2",
         "--batch_size 2",
         "--batch_size 1",
         "--spatial_size [12, 12, 6]",
@@ -86,7 +89,8 @@ def test_the_bytes_are_those_of_such_a_network(monkeypatch):
         for precision in ("float32", "mixed")
     )
     assert lines["as configured"] == estimate(now, (4, 2, 16, 16, 8)).peak_bytes
-    assert lines["--batch_size 2"] == estimate(twin, (2, 2, 16, 16, 8), EIGHT_BIT_IN_BACKWARD).peak_bytes
+    offloaded = replace(EIGHT_BIT_IN_BACKWARD, offload=twin.deep_couplings(2))
+    assert lines["--batch_size 2"] == estimate(twin, (2, 2, 16, 16, 8), offloaded).peak_bytes
     assert "--activations rebuilt" not in lines
 
 
@@ -103,6 +107,10 @@ def test_what_is_switched_on_is_not_advised():
     message = advice(trainer(CUDA, optimizer=AdamWInBackward))
     assert "--activations rebuilt" not in message
     assert "the optimizer of native.yaml" in message
+    network = InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16)
+    message = advice(trainer(CUDA, network, partial(AdamWInBackward, offload=network.deep_couplings(2))))
+    assert "the optimizer of native.yaml" in message
+    assert "--offload_levels" not in message
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, AdamWInBackward])

@@ -38,9 +38,11 @@ def kernels_by_muon(parameters, optimizer=AdamWInBackward, **options):
 
 
 def real_step(net, optimizer) -> tuple[int, int]:
-    """Resident and peak bytes of the second step, when the optimizer has its states."""
+    """Resident and peak bytes of the second step, when the optimizer has its states; without what is offloaded."""
+    on_host = {p for module in getattr(optimizer, "offloaded", ()) for p in module.parameters()}
     for _ in range(2):
-        with live_bytes(net, optimizer) as memory:
+        here = [p for p in net.parameters() if p not in on_host]
+        with live_bytes(here, [*net.buffers()], [optimizer.state.get(p) for p in here]) as memory:
             resident = memory.current_bytes
             denoising_step(net, SHAPE)
             optimizer.step()
@@ -80,6 +82,18 @@ def test_it_is_what_a_real_step_takes(optimizer, activations, precision):
     estimated = estimate(net, SHAPE, formula or optimizer_bytes(built))
     assert estimated.resident_bytes == pytest.approx(resident, rel=0.002)  # AdamW counts its steps in a tensor
     assert estimated.peak_bytes == pytest.approx(peak, rel=0.02)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_what_is_offloaded_counts_while_it_is_there(levels):
+    net = network(precision="mixed")
+    built = AdamWInBackward(net.parameters(), fused=True, offload=net.deep_couplings(levels))
+    resident, peak = real_step(net, built)
+    estimated = estimate(net, SHAPE, optimizer_bytes(built))
+    assert estimated.resident_bytes == pytest.approx(resident, rel=0.005)
+    assert estimated.peak_bytes == pytest.approx(peak, rel=0.02)
+    without = estimate(net, SHAPE, optimizer_bytes(AdamWInBackward(network().parameters(), fused=True)))
+    assert estimated.resident_bytes < 0.6 * without.resident_bytes
 
 
 @pytest.mark.parametrize("states", ["float32", "8bit"])

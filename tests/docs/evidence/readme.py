@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from tests.docs.evidence.kinds import Evidence
-from tests.docs.evidence.repeated import BRAIN, CARD, LOW, OURS_BASE, OURS_LIGHT, OURS_PAPER, PAPER, WHOLE, WHOLE_BEFORE
+from tests.docs.evidence.repeated import (
+    BRAIN,
+    CARD,
+    LOW,
+    ON_HOST,
+    OURS_BASE,
+    OURS_LIGHT,
+    OURS_PAPER,
+    PAPER,
+    WHOLE,
+    WHOLE_BEFORE,
+)
 from tests.docs.evidence.results import gb
 
 TEXT: list[Evidence] = [
@@ -15,10 +26,16 @@ TEXT: list[Evidence] = [
     ("0.7 GB", gb("volume_estimate", WHOLE) - gb("volume_estimate", "paper, 256 x 256 x 192, bfloat16 weights")),
     ("0.7 GB", gb(PAPER, LOW) - gb(PAPER, f"{LOW}, bfloat16 weights")),
     ("7 GiB", "an example"),
+    ("92 %", 100 * ON_HOST),
 ]
 
 ROWS: dict[str, list[Evidence]] = {
-    "without the memory": [("344M", OURS_PAPER), ("3.0 GB", gb(PAPER, LOW)), ("6.9 GB", gb(PAPER, "paper"))],
+    "without the memory": [
+        ("344M", OURS_PAPER),
+        ("3.0 GB", gb(PAPER, LOW)),
+        ("1.1 GB", gb(PAPER, "paper, all switches")),
+        ("6.9 GB", gb(PAPER, "paper")),
+    ],
     "256 × 256 × 192": [
         ("3.8 GB", gb("volume_estimate", WHOLE)),
         ("5.9 GB", BRAIN["card_bytes"] / 1e9),

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import torch
+
+from monai_idm.networks import InvertibleDiffusionUNet
 from tests.docs.evidence.results import GPU, gpu_ratio, row, study
+
+
+def _share_of_two_levels() -> float:
+    """Share of the weights of `paper` that its two deepest levels hold in their couplings."""
+    with torch.device("meta"):
+        network = InvertibleDiffusionUNet.from_preset("paper")
+    deep = sum(p.numel() for module in network.deep_couplings(2) for p in module.parameters())
+    return deep / sum(p.numel() for p in network.parameters())
+
 
 PAPER = "paper_estimate"
 LOW = "paper, low memory"
@@ -21,5 +33,6 @@ OURS_PAPER = row(PAPER, "paper").parameters / 1e6
 OURS_BASE = row(PAPER, "base").parameters / 1e6
 OURS_LIGHT = DEFAULT["parameters"] / 1e6
 
+ON_HOST = _share_of_two_levels()
 CARD = "a model of torch's allocator, which replayed the allocations of a step"
 SETTING = "a setting"

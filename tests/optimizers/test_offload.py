@@ -1,0 +1,204 @@
+"""Weights and states on the host: the same training, and nothing else on the device between uses."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from monai_idm.meters import live_bytes
+from monai_idm.optimizers import AdamWInBackward, weight_norm_groups
+from tests.networks.test_invertible_unet import small
+
+_aten = torch.ops.aten
+ALLOWED = {_aten.copy_.default, _aten.empty_like.default, _aten.detach.default}
+
+
+class HostOnly(TorchDispatchMode):
+    """On a CPU, host and device are one: this refuses what would fail on a GPU, an operation on memory of the host."""
+
+    def __init__(self, params):
+        super().__init__()
+        self.homes = {p.untyped_storage().data_ptr() for p in params}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [t for t in tree_leaves((args, kwargs or {})) if isinstance(t, torch.Tensor)]
+        if func not in ALLOWED:
+            assert not self.homes & {t.untyped_storage().data_ptr() for t in tensors}, func
+        return func(*args, **(kwargs or {}))
+
+
+def build(levels, muon=False, states="float32", **overrides):
+    torch.manual_seed(0)
+    net = small(2, **overrides)
+    groups, fused = weight_norm_groups(net, muon), {"fused": True} if states == "float32" else {}
+    offload = net.deep_couplings(levels)
+    return net, AdamWInBackward(groups, 1e-2, lambda_l2=0.1, states=states, offload=offload, **fused)
+
+
+def loss_of(net, step):
+    x = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(step))
+    y = net(x, torch.tensor([step]))
+    return y.square().mean() + (0 if net.inverse_head is None else (net.inverse(y) - x).square().mean())
+
+
+def train(net, optimizer, steps):
+    for step in steps:
+        optimizer.zero_grad()
+        loss_of(net, step).backward()
+        optimizer.step()
+
+
+def weights(optimizer):
+    return [p for module in optimizer.offloaded for p in module.parameters()]
+
+
+def assert_equal(net, twin):
+    for (name, p), q in zip(net.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"activations": "rebuilt"}, 50),
+        ({"activations": "checkpointed"}, 5),
+        ({"activations": "stored"}, 5),
+        ({"muon": True, "activations": ("stored", "rebuilt", "stored")}, 5),
+        ({"muon": True, "states": "8bit"}, 5),
+        ({"states": "8bit", "precision": "mixed", "weight_dtype": "bfloat16"}, 5),
+        ({"precision": "exact"}, 5),
+        ({"inverse_head": True}, 5),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("levels", [1, 3])
+def test_training_is_the_same_to_the_bit(levels, settings, steps):
+    if settings.get("states") == "8bit":
+        pytest.importorskip("bitsandbytes")
+    (net, optimizer), (twin, plain) = build(levels, **settings), build(0, **settings)
+    assert len(optimizer.offloaded) == {1: 2, 3: 8}[levels]
+    with HostOnly(weights(optimizer)):
+        train(net, optimizer, range(steps))
+    train(twin, plain, range(steps))
+    assert_equal(net, twin)
+
+
+def test_the_device_holds_two_modules_at_most_and_nothing_between_steps():
+    net, optimizer = build(3)
+    modules = [sum(p.nbytes for p in module.parameters()) for module in optimizer.offloaded]
+    train(net, optimizer, range(2))
+    homes = {p: p.data_ptr() for p in weights(optimizer)}
+    states = [state["exp_avg"].data_ptr() for state in map(optimizer.state.get, homes)]
+    with live_bytes() as memory, torch.no_grad():
+        net(torch.randn(1, 2, 8, 8), torch.tensor([3]))
+    assert memory.current_bytes == 0
+    with live_bytes() as plain, torch.no_grad():
+        build(0)[0](torch.randn(1, 2, 8, 8), torch.tensor([3]))
+    assert memory.peak_bytes <= plain.peak_bytes + max(a + b for a, b in pairwise(modules))
+    with live_bytes() as memory:
+        train(net, optimizer, [2])
+    assert memory.current_bytes < min(modules)  # the sample of a rebuilt tensor
+    assert {p: p.data_ptr() for p in homes} == homes
+    assert [state["exp_avg"].data_ptr() for state in map(optimizer.state.get, homes)] == states
+
+
+def test_gradients_may_be_held():
+    (net, optimizer), (twin, plain) = build(2), build(0)
+    for model, steps in ((net, optimizer), (twin, plain)):
+        with HostOnly(weights(steps)):
+            for _ in range(2):
+                with steps.hold():
+                    loss_of(model, 0).backward()
+                    loss_of(model, 1).backward()
+                steps.step()
+    assert_equal(net, twin)
+
+
+def test_gradients_may_be_dropped_before_the_backward_pass():
+    (net, optimizer), (twin, plain) = build(2), build(0)
+    for model, steps in ((net, optimizer), (twin, plain)):
+        with HostOnly(weights(steps)):
+            loss = loss_of(model, 0)
+            steps.zero_grad()
+            loss.backward()
+            steps.step()
+    assert_equal(net, twin)
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 2), (0, 2), (2, 0)])
+def test_a_training_continues_with_or_without_it(first, second, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    settings = {"muon": True, "states": "8bit"}
+    (net, optimizer), (twin, plain) = build(first, **settings), build(0, **settings)
+    train(net, optimizer, range(3))
+    torch.save([net.state_dict(), optimizer.state_dict()], tmp_path / "checkpoint.pt")
+    net, optimizer = build(second, **settings)
+    train(net, optimizer, [9])  # so that it has other weights and states before it loads
+    for part, saved in zip((net, optimizer), torch.load(tmp_path / "checkpoint.pt"), strict=True):
+        part.load_state_dict(saved)
+    with HostOnly(weights(optimizer)):
+        train(net, optimizer, range(3, 6))
+    train(twin, plain, range(6))
+    assert_equal(net, twin)
+
+
+def test_predictions_and_copies_of_the_network_need_no_care():
+    (net, optimizer), (twin, _) = build(2), build(0)
+    x, t = torch.randn(1, 2, 8, 8), torch.tensor([3])
+    with torch.no_grad(), HostOnly(weights(optimizer)):
+        y = net(x, t)
+    assert torch.equal(y, twin(x, t))
+    alone = copy.deepcopy(net)
+    train(alone, AdamWInBackward(alone.parameters()), range(2))
+    assert_equal(net, twin)
+
+
+def test_a_pass_that_fails_leaves_the_weights_where_they_were():
+    (net, optimizer), (twin, plain) = build(2), build(0)
+    for position in (0, 3):
+        handle = optimizer.offloaded[position].f.register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            loss_of(net, 0)
+        handle.remove()
+        handle = optimizer.offloaded[position].register_full_backward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            loss_of(net, 0).backward()
+        handle.remove()
+        optimizer.zero_grad()
+    net.load_state_dict(twin.state_dict())
+    optimizer.load_state_dict(plain.state_dict())
+    train(net, optimizer, range(2))
+    train(twin, plain, range(2))
+    assert_equal(net, twin)
+
+
+def test_removed_it_moves_nothing_more():
+    (net, optimizer), (twin, plain) = build(2), build(0)
+    train(net, optimizer, range(2))
+    homes = weights(optimizer)
+    optimizer.remove()
+    assert list(optimizer.offloaded) == []
+    AdamWInBackward(net.parameters()).remove()
+    train(twin, plain, range(2))
+    plain.remove()
+    with live_bytes() as memory:
+        train(net, optimizer, range(2, 4))
+    assert memory.current_bytes <= sum(p.nbytes for p in net.parameters())  # gradients
+    train(twin, plain, range(2, 4))
+    assert_equal(net, twin)
+    assert homes
+
+
+def test_what_cannot_be_offloaded_is_refused():
+    net = small(2)
+    with pytest.raises(ValueError, match="weights that this optimizer does not step"):
+        AdamWInBackward(net.embedding.parameters(), offload=net.deep_couplings(1))
+    AdamWInBackward(net.parameters(), offload=net.deep_couplings(1))
+    for levels in (-1, 4):
+        with pytest.raises(ValueError, match=f"couplings of {levels} levels; the network has 3"):
+            net.deep_couplings(levels)
