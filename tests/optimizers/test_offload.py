@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from monai_idm.meters import live_bytes
 from monai_idm.optimizers import AdamWInBackward, weight_norm_groups
+from monai_idm.optimizers.offload import Offload
+from monai_idm.reversible import ACTIVATIONS
 from tests.networks.test_invertible_unet import small
 
 _aten = torch.ops.aten
@@ -107,13 +109,35 @@ def test_the_device_holds_two_modules_at_most_and_nothing_between_steps():
     assert [state["exp_avg"].data_ptr() for state in map(optimizer.state.get, homes)] == states
 
 
+@pytest.mark.parametrize("activations", ACTIVATIONS)
+def test_each_module_comes_while_the_one_before_computes_and_then_goes(activations, monkeypatch):
+    net, optimizer = build(2, activations=activations)
+    visit, visits = Offload._visit, []
+
+    def watched(offload, module, with_states):
+        on_its_way = all(p in offload._arriving for p in module.parameters())
+        visit(offload, module, with_states)
+        there = {*offload._homes, *offload._arriving}
+        positions = [i for i, other in enumerate(offload.modules) if there & {*other.parameters()}]
+        visits.append((offload.modules.index(module), with_states, on_its_way, positions))
+
+    monkeypatch.setattr(Offload, "_visit", watched)
+    train(net, optimizer, range(1))
+    end = len(optimizer.offloaded) - 1
+    forward = [(i, False, i > 0, [i, i + 1][: end - i + 1]) for i in range(end + 1)]
+    backward = [(i, True, i < end, [i - 1, i][i == 0 :]) for i in range(end, -1, -1)]
+    assert visits == forward + backward
+
+
 def test_gradients_may_be_held():
     (net, optimizer), (twin, plain) = build(2), build(0)
+    homes = [p.data_ptr() for p in weights(optimizer)]
     for model, steps in ((net, optimizer), (twin, plain)):
         with HostOnly(weights(steps)):
             for _ in range(2):
                 with steps.hold():
                     loss_of(model, 0).backward()
+                    assert model is twin or [p.data_ptr() for p in weights(steps)] == homes
                     loss_of(model, 1).backward()
                 steps.step()
     assert_equal(net, twin)
@@ -158,23 +182,27 @@ def test_predictions_and_copies_of_the_network_need_no_care():
     assert_equal(net, twin)
 
 
-def test_a_pass_that_fails_leaves_the_weights_where_they_were():
+def test_a_pass_that_fails_leaves_the_weights_on_the_host():
     (net, optimizer), (twin, plain) = build(2), build(0)
-    for position in (0, 3):
-        handle = optimizer.offloaded[position].f.register_forward_hook(lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            loss_of(net, 0)
-        handle.remove()
-        handle = optimizer.offloaded[position].register_full_backward_pre_hook(lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            loss_of(net, 0).backward()
-        handle.remove()
-        optimizer.zero_grad()
+    homes = [p.data_ptr() for p in weights(optimizer)]
+    handle = optimizer.offloaded[0].f.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loss_of(net, 0)
+    handle.remove()
+    assert [p.data_ptr() for p in weights(optimizer)] == homes
+    train(twin, plain, [9])
     net.load_state_dict(twin.state_dict())
-    optimizer.load_state_dict(plain.state_dict())
-    train(net, optimizer, range(2))
-    train(twin, plain, range(2))
+    optimizer.load_state_dict(copy.deepcopy(plain.state_dict()))
+    loss_of(net, 0).backward()  # what was sent before it failed is not used
+    optimizer.step()
+    train(twin, plain, [0])
     assert_equal(net, twin)
+    handle = optimizer.offloaded[1].register_full_backward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loss_of(net, 0).backward()
+    handle.remove()
+    optimizer.zero_grad()
+    assert [p.data_ptr() for p in weights(optimizer)] == homes
 
 
 def test_removed_it_moves_nothing_more():
