@@ -17,7 +17,7 @@ from tests.distributed.two_processes import meet, run_two
 from tests.networks.test_invertible_unet import SHALLOW, small
 
 RATE, STEPS = 1e-3, 3
-EXACT = ["replicated", "replicated, clipped", "fsdp", "sharded"]
+EXACT = ["replicated", "replicated, clipped", "replicated, offloaded", "fsdp", "sharded"]
 ROUNDED = ["replicated, bfloat16", "fsdp, bfloat16"]
 if importlib.util.find_spec("bitsandbytes"):
     ROUNDED += ["replicated, 8bit", "fsdp, 8bit"]
@@ -57,10 +57,14 @@ def run(case, part):
         nn.init.zeros_(next(net.parameters()))  # to be replaced by the weights of process 0
     if case == "sharded":
         sharded(net)
+        with pytest.raises(ValueError, match="sharded weights cannot be offloaded"):
+            AdamWInBackward(net.parameters(), offload=net.deep_couplings(1))
     elif "fsdp" in case:
         fully_shard(net)
-    states = "8bit" if "8bit" in case else "float32"
-    train(net, AdamWInBackward(weight_norm_groups(net), RATE, lambda_l2=0.1, states=states), case, part)
+    settings = {"lambda_l2": 0.1, "states": "8bit" if "8bit" in case else "float32"}
+    if "offloaded" in case:
+        settings["offload"] = net.deep_couplings(2)
+    train(net, AdamWInBackward(weight_norm_groups(net), RATE, **settings), case, part)
     return [full_tensor(p.detach()) for p in net.parameters()]
 
 
