@@ -36,7 +36,7 @@ _WEIGHTS = "weights"
 class Offload:
     """Moves weights and states between host and device.
 
-    Outside a pass each parameter is a tensor of the host, which others can read and write. While its module computes it
+    Between passes each parameter is a tensor of the host, which others can read and write. While its module computes it
     is a tensor of the device that it was on at first.
 
     Args:
@@ -105,7 +105,7 @@ class Offload:
         """Have everything on the host, with all copies complete."""
         for p in [*self._homes]:
             self.put_back(p)
-        self._arriving.clear()
+        self._drop_what_arrives()
         self._norms.clear()
         self._last = None
         self._wait_for_copies_back()
@@ -140,7 +140,7 @@ class Offload:
             self._fetch(p, with_states)
             if torch.is_grad_enabled():  # in a forward pass, before the weights are stepped
                 self._norms[p] = weight_norm(p)
-        self._arriving.clear()  # what was sent for nothing
+        self._drop_what_arrives()  # it was sent for nothing
         after = self._next(position)
         self._last = position
         if after is not None:
@@ -179,6 +179,12 @@ class Offload:
                     self._arriving[p][part].copy_(tensor, non_blocking=True)
         if self._stream is not None and p in self._arriving:
             self._arrived[p] = self._stream.record_event()
+
+    def _drop_what_arrives(self) -> None:
+        if self._stream is not None and self._arriving:  # its memory is not used again before it is written to
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        self._arriving.clear()
+        self._arrived.clear()
 
     def _parts(self, p: Tensor, with_states: bool) -> dict[str, Tensor]:
         """What of a parameter moves: not its states of one number, such as the count of steps."""
