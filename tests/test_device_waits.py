@@ -28,7 +28,9 @@ from monai_idm.schedulers import SAMPLERS, StridedDDPMScheduler
 from monai_idm.tasks import DrawingInferer, Generation, Segmentation, TrainingStep, drawing
 
 logging.disable(logging.CRITICAL)
-LEVELS = dict(channels=(16, 32, 64), attention_levels=(False, True, False), num_head_channels=12, embedding_channels=64)
+LEVELS = dict(
+    channels=(32, 64), num_res_blocks=1, attention_levels=(True, False), num_head_channels=12, embedding_channels=64
+)
 
 
 def network(**settings):
