@@ -23,11 +23,22 @@ from monai_idm.losses import InvertibleDiffusionLoss
 from monai_idm.metrics import ReconstructionMetrics
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, weight_norm_groups
+from monai_idm.optimizers.offload import Offload
 from monai_idm.inferers import InvertibleDiffusionInferer
 from monai_idm.schedulers import SAMPLERS, StridedDDPMScheduler
 from monai_idm.tasks import DrawingInferer, Generation, Segmentation, TrainingStep, drawing
 
 logging.disable(logging.CRITICAL)
+move = Offload._replace
+
+
+def moved(offload, p, part, tensor):
+    move(offload, p, part, tensor)
+    if part == "weights":
+        p.fake_device = tensor.device  # which a fake tensor keeps when its data are replaced
+
+
+Offload._replace = moved
 LEVELS = dict(
     channels=(32, 64), num_res_blocks=1, attention_levels=(True, False), num_head_channels=12, embedding_channels=64
 )

@@ -53,7 +53,7 @@ class AdamWInBackward(torch.optim.Optimizer):
         states: ``"float32"``, 8 bytes per weight, with Muon 4; or ``"8bit"``, 2.03 bytes per weight, with Muon 1.02.
         offload: Operations of a reversible network, in their order, whose weights and states are kept in the host's
             memory and are on the device only while they are needed (:mod:`monai_idm.optimizers.offload`), until
-            :meth:`remove` is called. The results are the same.
+            :meth:`remove` is called. The results are the same. A step can use each of them once.
         kwargs: Arguments of ``torch.optim.AdamW``, such as ``fused=True``, which needs no temporary memory; with 8-bit
             states, those of ``bitsandbytes.optim.AdamW8bit``.
     Raises:
@@ -62,7 +62,8 @@ class AdamWInBackward(torch.optim.Optimizer):
             offload has sharded weights, or weights that are not among ``params``.
         ImportError: If bitsandbytes is needed and missing.
         RuntimeError: In ``backward()``, if neither ``step()`` nor ``zero_grad()`` has ended the last pass; in
-            ``step()``, if a parameter has a gradient again after its step; with ``torch.amp.GradScaler``.
+            ``step()``, if a parameter has a gradient again after its step; with ``torch.amp.GradScaler``; in the
+            forward pass, if an operation that is offloaded is used twice.
     """
 
     averages_gradients = True  # over the processes, so nothing else has to: see monai_idm.distributed.replicated

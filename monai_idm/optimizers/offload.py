@@ -9,7 +9,8 @@ module are copied to the device, on a stream of their own, while the present one
     backward   module 3, copy 2    write 3 back, module 2, copy 1    write 2 back, module 1    write 1 back
 
 A copy changes no bit, so training does not depend on it. The optimizer must step each parameter in the backward pass;
-otherwise all gradients would wait on the device.
+otherwise all gradients would wait on the device. Each module can be used once before its backward pass: a parameter
+that has changed its device in between gets another node for its gradient, and would be stepped with a part of it.
 
 Source: weights and states on the host are the idea of ZeRO-Offload, Ren et al. 2021, arXiv:2101.06840, which steps
 there too; Muon's products of matrices would take seconds on a CPU.
@@ -57,6 +58,7 @@ class Offload:
         self._arrived: dict[Tensor, Any] = {}  # events
         self._norms: dict[Tensor, Tensor] = {}
         self._last: int | None = None  # position of the latest module
+        self._used: set[int] = set()  # positions of those that wait for their backward pass
         self._all = {p for params in self._parameters for p in params}
         if any(hasattr(p, "to_local") for p in self._all):
             raise ValueError("sharded weights cannot be offloaded here; FSDP2 has a CPUOffloadPolicy of its own")
@@ -64,7 +66,7 @@ class Offload:
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._copies_back = False  # whether there are any for which nobody has waited
         for p in self._all:
-            p.data = self._to_host(p.data)
+            self._replace(p, _WEIGHTS, self._to_host(p.data))
         self._wait_for_copies_back()
         self._handles = [handle for module in self.modules for handle in _watched(module, weakref.ref(self))]
 
@@ -107,6 +109,7 @@ class Offload:
             self.put_back(p)
         self._drop_what_arrives()
         self._norms.clear()
+        self._used.clear()
         self._last = None
         self._wait_for_copies_back()
 
@@ -136,9 +139,20 @@ class Offload:
         position = self._position(module)
         if position is None:  # a copy of the module, which has weights of its own
             return
+        differentiable = torch.is_grad_enabled() and not with_states
+        if differentiable and position in self._used:
+            raise RuntimeError(
+                "an offloaded operation is used twice before the backward pass, which would step its weights twice: "
+                "after a step that has failed, call zero_grad(); predict in torch.no_grad(); use the network once in a "
+                "step, without its inverse (lambda_r=0), or offload nothing (offload_levels=0)"
+            )
+        if differentiable:
+            self._used.add(position)
+        elif with_states:
+            self._used.discard(position)
         for p in self._parameters[position]:
             self._fetch(p, with_states)
-            if torch.is_grad_enabled():  # in a forward pass, before the weights are stepped
+            if differentiable:  # before the weights are stepped
                 self._norms[p] = weight_norm(p)
         self._drop_what_arrives()  # it was sent for nothing
         after = self._next(position)
