@@ -304,8 +304,11 @@ class InvertibleDiffusionUNet(StepChoices):
         Raises:
             ValueError: If the network has not so many levels.
         """
-        if not 0 <= num_levels <= self.num_levels:
-            raise ValueError(f"the couplings of {num_levels} levels; the network has {self.num_levels}")
+        if num_levels not in range(self.num_levels + 1):
+            raise ValueError(
+                f"the couplings of {num_levels!r} levels are asked for (offload_levels); choose a whole number from 0 "
+                f"to {self.num_levels}, the levels of the network"
+            )
         of_level = zip(self.core.operations, self.levels, strict=True)
         deep = [operation for operation, level in of_level if level >= self.num_levels - num_levels]
         return [operation for operation in deep if isinstance(operation, AdditiveCoupling)]

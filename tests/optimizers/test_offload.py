@@ -34,9 +34,9 @@ class HostOnly(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def build(levels, muon=False, states="float32", **overrides):
+def build(levels, muon=False, states="float32", dims=2, **overrides):
     torch.manual_seed(0)
-    net = small(2, **{**SHALLOW, **overrides})
+    net = small(dims, **{**SHALLOW, **overrides})
     groups, fused = weight_norm_groups(net, muon), {"fused": True} if states == "float32" else {}
     offload = net.deep_couplings(levels)
     return net, AdamWInBackward(groups, 1e-2, lambda_l2=0.1, states=states, offload=offload, **fused)
@@ -236,6 +236,35 @@ def test_what_cannot_be_offloaded_is_refused():
     with pytest.raises(ValueError, match="weights that this optimizer does not step"):
         AdamWInBackward(net.embedding.parameters(), offload=net.deep_couplings(1))
     AdamWInBackward(net.parameters(), offload=net.deep_couplings(1))
-    for levels in (-1, 3):
-        with pytest.raises(ValueError, match=f"couplings of {levels} levels; the network has 2"):
+    for levels in (-1, 3, 1.5, "two"):
+        with pytest.raises(ValueError, match=f"couplings of {levels!r} levels .* whole number from 0 to 2"):
             net.deep_couplings(levels)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(
+    "settings", [{"activations": "rebuilt"}, {"activations": "stored"}, {"muon": True, "states": "8bit"}], ids=str
+)
+def test_on_cuda_training_is_the_same_with_less_memory(settings, monkeypatch):
+    if settings.get("states") == "8bit":
+        pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    wide = {"dims": 3, "channels": (64, 128, 256), "num_res_blocks": 1, "attention_levels": (False, True, False)}
+    found, peaks = [], []
+    for levels in (2, 0):
+        with torch.device("cuda"):
+            net, optimizer = build(levels, **settings, **wide)
+            x, t = torch.randn(2, 2, 16, 16, 16), torch.tensor([3, 700])
+        for step in range(20):
+            if step == 1:  # its states exist
+                torch.cuda.reset_peak_memory_stats()
+            net(x, t).square().mean().backward()
+            optimizer.step()
+        peaks.append(torch.cuda.max_memory_allocated())
+        assert all(p.device.type == "cpu" and p.is_pinned() for p in weights(optimizer))
+        found.append({name: p.detach().cpu() for name, p in net.named_parameters()})
+        del net, optimizer
+    assert peaks[0] < peaks[1]
+    for name, p in found[0].items():
+        assert torch.equal(p, found[1][name]), name
