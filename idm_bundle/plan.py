@@ -5,10 +5,11 @@ Bytes are estimates, as those of :mod:`monai_idm.networks.plan`, which decides i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,41 +47,33 @@ class Way:
         name: What the table calls it.
         overlay: Config file on top of train.yaml; None: none.
         optimizer: Memory of its optimizer.
-        options: What the command says besides.
-        offload_levels: Number of levels on the host.
-        low_precision: Whether weights and gradients of the streams are bfloat16.
+        options: Knobs that the command sets besides.
     """
 
     name: str
     overlay: str | None
     optimizer: OptimizerBytes
-    options: str = ""
-    offload_levels: int = 0
-    low_precision: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def step_memory(self, preset: str, stride: int, shape: Sequence[int]) -> StepMemory:
         """Memory of a step of a network."""
-        dtype = "bfloat16" if self.low_precision else "float32"
+        types = {name: dtype for name, dtype in self.options.items() if name.endswith("_dtype")}
         with torch.device("meta"):
-            network = InvertibleDiffusionUNet.from_preset(
-                preset, bookend_stride=stride, precision="mixed", weight_dtype=dtype, gradient_dtype=dtype
-            )
-        offload = network.deep_couplings(self.offload_levels)
+            network = InvertibleDiffusionUNet.from_preset(preset, bookend_stride=stride, precision="mixed", **types)
+        offload = network.deep_couplings(self.options.get("offload_levels", 0))
         return StepMemory(network, shape, replace(self.optimizer, offload=offload))
 
 
-_HOST = " --offload_levels 2"
+_HOST = {"offload_levels": 2}
 _WAYS = (  # the fastest and most exact first, that with least memory last
     Way("train.yaml", None, MUON),
     Way("native.yaml", "native.yaml", EIGHT_BIT_IN_BACKWARD),
-    Way("native.yaml, host", "native.yaml", EIGHT_BIT_IN_BACKWARD, _HOST, offload_levels=2),
+    Way("native.yaml, host", "native.yaml", EIGHT_BIT_IN_BACKWARD, _HOST),
     Way(
         "native.yaml, all switches",
         "native.yaml",
         EIGHT_BIT_MUON_IN_BACKWARD,
-        f"{_HOST} --muon true --weight_dtype bfloat16 --gradient_dtype bfloat16",
-        offload_levels=2,
-        low_precision=True,
+        {**_HOST, "muon": "true", "weight_dtype": "bfloat16", "gradient_dtype": "bfloat16"},
     ),
 )
 
@@ -115,13 +108,13 @@ class Option:
     def command(self) -> str:
         """The command that starts it; there has to be a way."""
         assert self.way is not None
-        configs, options = "bundle/configs/train.yaml", self.way.options
+        configs, options = "bundle/configs/train.yaml", dict(self.way.options)
         if self.way.overlay is not None:  # whose own size needs no zoom, unlike others
-            configs, options = f"\"['{configs}','bundle/configs/{self.way.overlay}']\"", f" --zoom true{options}"
+            configs, options = f"\"['{configs}','bundle/configs/{self.way.overlay}']\"", {"zoom": "true", **options}
         return (
             f"python -m monai.bundle run training --config_file {configs} --dataset_dir DIR --preset {self.preset} "
             f'--spatial_size "{list(self.size)}" --bookend_stride {self.stride} --batch_size {self.batch_size} '
-            f"--activations auto{options}"
+            + " ".join(f"--{knob} {value}" for knob, value in {"activations": "auto", **options}.items())
         )
 
 

@@ -68,6 +68,7 @@ class MemoryAdvice:
     def _switch_lines(self, shape: tuple[int, ...]) -> Iterator[str]:
         """A line for each switch, with the memory of the step once this switch and those before it are set."""
         budget = _budget(self.device)
+        now = optimizer_bytes(self.optimizer)
         levels = dict(zip(self.network.core.operations, self.network.levels, strict=True))
         activations = self.network.choices()["activations"]
         if isinstance(activations, dict):  # chosen by size
@@ -75,8 +76,8 @@ class MemoryAdvice:
         setting = {
             "activations": activations,
             "precision": self.network.training_precision(),
-            "optimizer": replace(optimizer_bytes(self.optimizer), offload=()),
-            "offload_levels": len({levels[module] for module in optimizer_bytes(self.optimizer).offload}),
+            "optimizer": replace(now, offload=()),
+            "offload_levels": len({levels[module] for module in now.offload}),
             "shape": shape,
         }
         yield f"  {self._estimate(**setting) / _GB:7.2f}  as configured"
