@@ -44,6 +44,22 @@ def train(folder: Path, configs: str | list[str] = "train", **overrides) -> Conf
     return run
 
 
+def sample(trained: Path, folder: Path, **overrides) -> Path:
+    """Draw two samples of the model of a training; returns the folder that they are in.
+
+    Args:
+        trained: The folder of the training.
+        folder: For everything written.
+        overrides: Config values to replace.
+    """
+    few = {"device": TINY["device"], "num_inference_steps": 4, "num_samples": 2}
+    weights = {"ckpt_file": str(trained / "models" / "model.pt")}
+    run = workflow("inference", "infer", folder, **{**weights, **few, **overrides})
+    run.initialize()
+    run.run()
+    return folder / "output"
+
+
 def chain(error: BaseException | None) -> str:
     """The messages of an error and of all its causes: MONAI wraps errors."""
     return "" if error is None else f"{error}\n{chain(error.__cause__)}"
