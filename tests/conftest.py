@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -13,6 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: one thread each, a
 import torch  # reads the variable
 from torch.utils.data import _utils
 
+from monai_idm.data import phantom
+
 # seconds until data workers end: if their iterator is garbage-collected in a cycle, its queue goes first and cannot
 # tell them to stop
 _utils.MP_STATUS_CHECK_INTERVAL = 0.1
@@ -21,6 +24,15 @@ _utils.MP_STATUS_CHECK_INTERVAL = 0.1
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _heads_are_made_once():
+    """Most runs here are of the same few phantoms, which take longer to make than the run."""
+    made = functools.cache(phantom.generate_phantom)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom, "generate_phantom", lambda seed, size, names: made(seed, tuple(size), tuple(names)))
+        yield
 
 
 @pytest.fixture(scope="session")

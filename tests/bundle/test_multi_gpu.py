@@ -19,6 +19,7 @@ from tests.bundle.workspace import CONFIGS, TINY, train
 
 # in float32, because two batches are rounded to bfloat16 differently from one
 SHORT = {**TINY, **SMALLEST, "demo#spatial_size": [8, 8, 8], "demo#epoch_length": 3, "precision": "float32"}
+SHORT["activations"] = "auto"  # which the processes must choose alike
 
 
 class Die:

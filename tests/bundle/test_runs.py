@@ -20,7 +20,7 @@ from tests.bundle.workspace import CONFIGS, TINY, chain, sample, train, workflow
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    train(folder)
+    train(folder, activations="auto")
     return folder
 
 
@@ -83,7 +83,11 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("begun", "recorded"),
-    [({}, True), ({"activations": "stored"}, True), ({"activations": "rebuilt", "precision": "float32"}, False)],
+    [
+        ({"activations": "auto"}, True),
+        ({"activations": "stored"}, True),
+        ({"activations": "rebuilt", "precision": "float32"}, False),
+    ],
     ids=["auto", "by name", "before auto"],
 )
 def test_a_training_resumes_as_it_began_whatever_memory_and_device_offer_now(begun, recorded, tmp_path, monkeypatch):
@@ -323,7 +327,7 @@ NATIVE = {**SMALLEST, **SIZES, "num_workers": 1}
 def test_native_volumes_train_with_all_that_saves_memory_and_resume(weight_dtype, offload_levels, tmp_path, caplog):
     pytest.importorskip("bitsandbytes")
     caplog.set_level("INFO")
-    knobs = {**NATIVE, "weight_dtype": weight_dtype, "offload_levels": offload_levels}
+    knobs = {**NATIVE, "activations": "auto", "weight_dtype": weight_dtype, "offload_levels": offload_levels}
     train(tmp_path, ["train", "native"], **knobs)
     run = train(tmp_path, ["train", "native"], **knobs, resume=True, max_epochs=3)
     assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text

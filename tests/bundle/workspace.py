@@ -19,6 +19,7 @@ TINY = {
     "demo#val_interval": 2,  # pictures take longer than steps
     "num_inference_steps": 4,
     "ema_interval": 1,
+    "activations": "stored",  # auto estimates the memory of a step first, which takes longer than the steps
 }
 
 
