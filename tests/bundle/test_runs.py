@@ -96,8 +96,9 @@ def test_a_training_resumes_as_it_began_whatever_memory_and_device_offer_now(beg
         monkeypatch.setattr("monai_idm.networks.step_choices.has_bfloat16", lambda device: bfloat16)
 
     changes = {**SMALLEST, "demo#spatial_size": [8, 8, 8], "demo#max_epochs": 2, "demo#epoch_length": 2}
+    changes["activations"] = "auto"
     offer(free=0, bfloat16=False)
-    train(tmp_path, **changes, **begun)
+    train(tmp_path, **{**changes, **begun})
     last, first = (tmp_path / "models" / f"checkpoint_epoch={epoch}.pt" for epoch in (2, 1))
     expected = read_checkpoint(last)["network"]
     last.unlink()
