@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.docs.evidence.kinds import Builders, Evidence
-from tests.docs.evidence.quality import brains, comparisons, predictions
+from tests.docs.evidence.quality import brain_tasks, brains, comparisons, predictions
 
 TABLES: dict[str, Builders] = {
     "In short": [predictions.blur_and_lookup, None],
@@ -14,7 +14,9 @@ TABLES: dict[str, Builders] = {
         brains.brains_by_age,
         brains.brains_regions,
         brains.brains_course,
+        brains.brains_at_96,
     ],
+    "Tasks on real brains": [brain_tasks.tasks_judged, brain_tasks.tasks_segmented_back],
     "What the network predicts, and how timesteps are weighted": [
         predictions.predictions_reconstructed,
         predictions.predictions_sampled,
@@ -38,4 +40,4 @@ HISTORY: list[Evidence] = [
     ("0.4 dB", "by hand: runs that were not kept (commit 36c4cdb)"),
 ]
 
-TEXT = [*predictions.TEXT, *brains.TEXT, *comparisons.TEXT, *HISTORY]
+TEXT = [*predictions.TEXT, *brains.TEXT, *brain_tasks.TEXT, *comparisons.TEXT, *HISTORY]
