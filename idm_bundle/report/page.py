@@ -28,8 +28,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         (
             "Data",
             "dataset_dir datalist_file patients_file allow_links modalities regions label_map known validation_known",
-            "slices thickness_mm",
-            "regression hole_kinds hole_diameter_mm labels label_name classes class_file class_columns conditions",
+            "slices thickness_mm hole_kinds hole_diameter_mm max_holes",
+            "regression labels label_name classes class_file class_columns conditions",
             "condition_columns channel_order air fractions demo#num_subjects demo#phantom_size",
         ),
         ("Preprocessing", "spatial_size patch_size zoom window_percentiles network_range flip_prob"),

@@ -39,9 +39,9 @@ _TRACE = 1e-3  # share of a voxel from which on it counts as lesion
 
 
 class RandHoled(Randomizable, Transform):
-    """Draw a hole in the brain of an item: ``data["hole"]``, ``(1, *spatial)``, 1 inside.
+    """Draw a hole in the brain of an item, or several: ``data["hole"]``, ``(1, *spatial)``, 1 inside.
 
-    It lies in the brain, ``data["mask"]``, and outside lesions, ``data["label"]``, if the item has one: what is hidden
+    They lie in the brain, ``data["mask"]``, and outside lesions, ``data["label"]``, if the item has one: what is hidden
     is healthy.
 
     Args:
@@ -49,9 +49,11 @@ class RandHoled(Randomizable, Transform):
             or with one whose mirror image is not in healthy brain, gets a blob instead of a mirrored lesion.
         diameter_mm: Smallest and largest extent of blobs and boxes along an axis.
         seed: Seed with which a case, known by its ``subject``, has the same hole always; None: a new one each time.
+        max_holes: Largest number of holes. How many there are is random, from 1 to this number, but no more than hide
+            half of the brain.
     Raises:
-        ValueError: If a kind is unknown, or the extents are not two lengths in order; when called, if the image is no
-            MetaTensor, which knows its voxels' size, or no healthy brain is left.
+        ValueError: If a kind is unknown, the extents are not two lengths in order, or the number is below 1; when
+            called, if the image is no MetaTensor, which knows its voxels' size, or no healthy brain is left.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class RandHoled(Randomizable, Transform):
         kinds: Sequence[str] = ("blob", "box"),
         diameter_mm: Sequence[float] = (20.0, 40.0),
         seed: int | None = None,
+        max_holes: int = 1,
     ) -> None:
         unknown = [kind for kind in kinds if kind not in HOLE_KINDS]
         if unknown or not kinds or isinstance(kinds, str):
@@ -67,9 +70,12 @@ class RandHoled(Randomizable, Transform):
             raise ValueError(
                 f"hole_diameter_mm={list(diameter_mm)}; give the smallest and the largest extent, such as [20, 40]"
             )
+        if isinstance(max_holes, bool) or not isinstance(max_holes, int) or max_holes < 1:
+            raise ValueError(f"max_holes={max_holes!r}; give the largest number of holes in a volume, 1 or more")
         self.kinds = tuple(kinds)
         self.diameter_mm = diameter_mm[0], diameter_mm[1]
         self.seed = seed
+        self.max_holes = max_holes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -86,17 +92,24 @@ class RandHoled(Randomizable, Transform):
             raise ValueError(f"{name} has no healthy brain to hide; is its label the brain itself?")
         if self.seed is not None:
             self.set_random_state(mixed_seed(self.seed, "hole", str(d.get("subject", ""))))
-        self.randomize()
         spacing = affine_to_spacing(image.affine).cpu().numpy()
-        hole = self._mirrored(lesion, healthy) if self._kind == "mirrored" else None
-        if hole is None:
-            hole = self._drawn(healthy, spacing, box=self._kind == "box")
+        hole = self._one(lesion, healthy, spacing)
+        for _ in range(self.R.randint(self.max_holes)):
+            more = hole | self._one(lesion, healthy, spacing)
+            if 2 * more.sum() > brain.sum():
+                break
+            hole = more
         d["hole"] = convert_to_dst_type(hole[None], image, dtype=torch.float32)[0]
         return d
 
     def randomize(self, data: Any = None) -> None:
-        """Draw the kind of the hole."""
+        """Draw the kind of a hole."""
         self._kind = self.kinds[self.R.randint(len(self.kinds))]
+
+    def _one(self, lesion: Tensor, healthy: Tensor, spacing: np.ndarray) -> Tensor:
+        self.randomize()
+        hole = self._mirrored(lesion, healthy) if self._kind == "mirrored" else None
+        return self._drawn(healthy, spacing, box=self._kind == "box") if hole is None else hole
 
     def _mirrored(self, lesion: Tensor, healthy: Tensor) -> Tensor | None:
         hole = lesion.as_subclass(Tensor).flip(0) & healthy

@@ -76,6 +76,18 @@ def test_with_a_seed_a_case_has_one_hole_and_another_case_another():
     assert not torch.equal(first, RandHoled(seed=4)(item(subject="a"))["hole"])
 
 
+def test_several_holes_hide_more_but_not_more_than_half_of_the_brain():
+    one, few, many = (
+        [RandHoled(diameter_mm=(10, 20), max_holes=n).set_random_state(k)(item())["hole"] > 0 for k in range(30)]
+        for n in (1, 4, 1000)
+    )
+    brain = float(item()["mask"].sum())
+    shares = [[float(hole.sum()) / brain for hole in holes] for holes in (one, few, many)]
+    assert sum(shares[0]) * 1.7 < sum(shares[1]) < sum(shares[2])
+    assert 0.4 < max(shares[2]) <= 0.5
+    assert all((more | hole).equal(more) for hole, more in zip(one, few, strict=True))  # the first is the same
+
+
 def test_nothing_of_what_is_hidden_is_left():
     d = RandHoled(seed=0)(item())
     changed = {**d, "image": torch.where(d["hole"] > 0, 7, d["image"])}
@@ -96,6 +108,7 @@ def test_chosen_numbers_of_a_label_are_replaced():
     [
         (lambda: RandHoled(["ball"]), "hole_kinds=.*choose some of blob, box, mirrored"),
         (lambda: RandHoled(diameter_mm=[40, 20]), "smallest and the largest extent"),
+        (lambda: RandHoled(max_holes=0), "max_holes=0; give the largest number of holes in a volume, 1 or more"),
         (lambda: LabelToHoled("label", [0, 1]), "hole_labels=.*numbers above 0"),
         (lambda: RandHoled()({**item(), "image": torch.rand(2, *SIZE)}), "does not know the size of its voxels"),
         (lambda: RandHoled()({**item(), "mask": torch.zeros(1, *SIZE)}), "no healthy brain to hide"),
