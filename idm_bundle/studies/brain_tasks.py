@@ -1,5 +1,6 @@
 """What a network that was trained on real brains of one contrast does for each task besides generation.
 
+Each is judged with draws of many steps, and with draws of 1, 2 and 4: the fewer, the more a draw resembles their mean.
 Trainings are kept in the folder ``--work``, and an interrupted one is resumed there.
 """
 
@@ -18,7 +19,8 @@ from idm_bundle.studies.runs import evaluate, train_once
 
 __all__ = ["STUDIES"]
 
-_NUM_DRAWS = 5
+_NUM_DRAWS, _NUM_STEPS = 5, 20
+_FEW_STEPS = (1, 2, 4)
 _REGIONS = {  # by the numbers of DLMUSE
     "outer fluid": [1],
     "lateral ventricles": [49, 50, 51, 52],
@@ -52,8 +54,9 @@ def evaluated(
         regression: Whether the network predicts in one pass, without noise.
     Returns:
         What the training measured, without the losses; ``summary``, the statistics of T1 over the test cases by region,
-        method and metric; and of brains from label maps also ``dice``, of these and the labels of the brains that were
-        drawn, by a network that has seen real brains only.
+        method and metric; without regression ``few_steps``, the same by the number of steps of a single draw; and of
+        brains from label maps also ``dice``, of these and the labels of the brains that were drawn, by a network that
+        has seen real brains only.
     """
     values = {
         **training_values(dataset_dir, Path(work, f"{task}_regression" if regression else task), steps, side),
@@ -64,20 +67,32 @@ def evaluated(
     values["val_interval"] = max(1, values["max_epochs"] // 4)  # each draws all validation cases
     measured = train_once(Path(values["output_dir"], "training.json"), values, task)
     del measured["losses"]
-    values["num_draws"] = 1 if regression else _NUM_DRAWS
-    evaluate({**values, "evaluation_split": "test"}, task, f"evaluate_{task}")
-    folder = Path(values["output_dir"], "evaluation")
-    report = json.loads((folder / f"{task}.json").read_text())
-    found = {**measured, "summary": report["summary"]["image"]["t1"]}
+    of = partial(_summary, values, task)
+    found = measured if regression else {**measured, "few_steps": {str(few): of(few, 1) for few in _FEW_STEPS}}
+    found["summary"] = of(_NUM_STEPS, 1 if regression else _NUM_DRAWS)
     if task == "semantic":
-        found["dice"] = _segmented_back(values, folder, side, Path(work, "tissues.pt"))
+        found["dice"] = _segmented_back(values, side, Path(work, "tissues.pt"))
     return found
 
 
-def _segmented_back(values: Mapping[str, Any], folder: Path, side: int, file: Path) -> dict[str, dict[str, float]]:
+def _summary(values: Mapping[str, Any], task: str, steps: int, draws: int) -> dict[str, Any]:
+    """Evaluate on the test cases, and return the statistics of T1."""
+    how = {"evaluation_split": "test", "num_inference_steps": steps, "num_draws": draws}
+    evaluate({**values, **how}, task, f"evaluate_{task}")
+    report = json.loads((_evaluation(values) / f"{task}.json").read_text())
+    return report["summary"]["image"]["t1"]
+
+
+def _evaluation(values: Mapping[str, Any]) -> Path:
+    """Folder of the last evaluation."""
+    return Path(values["output_dir"], "evaluation")
+
+
+def _segmented_back(values: Mapping[str, Any], side: int, file: Path) -> dict[str, dict[str, float]]:
     """Dice of each tissue between the label maps and segmentations of the brains: the drawn ones, and the real ones."""
     datalist = configured(values, "semantic").get_parsed_content("datalist")
     network, of_real = tissues.segmenter(datalist, side, tissues.STEPS, file)
+    folder = _evaluation(values)
     items = [{**item, "drawn": [str(folder / f"{item['subject']}_t1_synthetic.nii.gz")]} for item in datalist["test"]]
     return {"drawn": tissues.dice(network, items, side, "drawn"), "real": of_real}
 

@@ -55,6 +55,11 @@ def test_a_task_is_trained_on_real_brains_once_and_evaluated_in_its_region(tmp_p
     arguments = {"steps": 2, "side": 16, "dataset_dir": str(folder), "work": str(tmp_path / "work")}
     found = brain_tasks.STUDIES["brain_tasks"]["inpainting"](**arguments)
     assert {"draw", "ensemble", "harmonic", "mirrored"} == found["summary"]["hole"].keys()
+    assert list(found["few_steps"]) == ["1", "2", "4"]
+    draws = [found["few_steps"]["1"]["hole"], found["few_steps"]["4"]["hole"], found["summary"]["hole"]]
+    assert "ensemble" not in draws[0]  # one draw
+    assert len({of["draw"]["psnr"]["mean"] for of in draws}) == 3
+    assert len({of["harmonic"]["psnr"]["mean"] for of in draws}) == 1
     assert found["parameters"] > 0
     monkeypatch.setattr(runs, "train", None)  # what is in the folder is not made again
     assert brain_tasks.STUDIES["brain_tasks"]["inpainting"](**arguments) == found
@@ -146,6 +151,7 @@ def test_the_labels_of_drawn_brains_are_segmented_back(tmp_path, monkeypatch):
     assert found["dice"]["drawn"]["white matter"] < found["dice"]["real"]["white matter"]
     with_regression = brain_tasks.STUDIES["brain_tasks"]["semantic, regression"](**arguments)
     assert with_regression["summary"] != found["summary"]
+    assert "few_steps" not in with_regression  # it knows one pass
 
 
 def test_a_network_learns_the_tissues_beside_the_images_and_is_kept(tmp_path):
