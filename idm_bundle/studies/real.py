@@ -1,11 +1,11 @@
 """The evaluations of the phantom studies on a folder of real cases, however few, trained on a part of the split.
 
-Of two cases, one is for training and the other for evaluation: this shows that everything runs, and nothing about other
-patients.
+Of five cases, one is for the test: this shows that everything runs, and nothing about other patients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,15 +34,16 @@ def reconstruct_and_generate(steps: int, side: int, dataset_dir: str) -> dict[st
     return found
 
 
-def synthesise(known: str, steps: int, side: int, dataset_dir: str) -> dict[str, Any]:
-    """:func:`idm_bundle.studies.synthesis.compare` on real cases: T2 from T1, or T1 from T2."""
-    return synthesis.compare({**_short_run(dataset_dir, steps, side), "known": [known]}, [[known]], steps, side)
+def synthesise(
+    changes: Mapping[str, Any], known_sets: Sequence[Sequence[str]], steps: int, side: int, dataset_dir: str
+) -> dict[str, Any]:
+    """:func:`idm_bundle.studies.synthesis.compare` on real cases."""
+    return synthesis.compare({**_short_run(dataset_dir, steps, side), **changes}, known_sets, steps, side)
 
 
 STUDIES = {
     "real": {
         "reconstruction and generation": reconstruct_and_generate,
-        "T1 to T2": partial(synthesise, "t1"),
-        "T2 to T1": partial(synthesise, "t2"),
+        **{name: partial(synthesise, *synthesis.TASKS[name]) for name in ("T1 to T2", "T2 to T1", "any to any")},
     }
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 from idm_bundle.studies.runs import demo, evaluate, train
 
-__all__ = ["STUDIES"]
+__all__ = ["STUDIES", "TASKS"]
 
 _DRAWS_OF = ((1, 1), (2, 1), (4, 1), (20, 5))  # steps, and draws with as many
 _ALL = ["t1", "t1ce", "t2", "flair"]
@@ -67,17 +67,17 @@ def few_steps(regression: bool, steps: int, side: int) -> dict[str, Any]:
         return found
 
 
+# by the name of the task, values of synthesis.yaml and the known contrasts of each evaluation
+TASKS: dict[str, tuple[dict[str, Any], list[list[str]]]] = {
+    "T1 to T2": ({}, [["t1"]]),
+    "T2 to T1": ({"known": ["t2"]}, [["t2"]]),
+    "three to FLAIR": ({"modalities": _ALL, "known": _ALL[:3]}, [_ALL[:3]]),
+    "any to any": ({"modalities": _ALL, "known": None}, [["t1"], ["t2"], _ALL[:3], ["t1", "flair"]]),
+}
 STUDIES = {
     "few_steps": {
         "diffusion": partial(few_steps, False),
         "regression": partial(few_steps, True),
     },
-    "synthesis": {
-        "T1 to T2": partial(compare, {}, [["t1"]]),
-        "T2 to T1": partial(compare, {"known": ["t2"]}, [["t2"]]),
-        "three to FLAIR": partial(compare, {"modalities": _ALL, "known": _ALL[:3]}, [_ALL[:3]]),
-        "any to any": partial(
-            compare, {"modalities": _ALL, "known": None}, [["t1"], ["t2"], _ALL[:3], ["t1", "flair"]]
-        ),
-    },
+    "synthesis": {name: partial(compare, *task) for name, task in TASKS.items()},
 }
