@@ -19,7 +19,7 @@ from monai_idm.data.conditions import (
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.evaluation import evaluation_datalist, split_of
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
-from monai_idm.data.holes import HideHoled, LabelToHoled, RandHoled
+from monai_idm.data.holes import FillHoled, HideHoled, LabelToHoled, RandHoled
 from monai_idm.data.inpainted import SaveInpaintedd
 from monai_idm.data.intensity import ScaleToNetworkRanged, ToImageRanged, WindowIntensityd
 from monai_idm.data.label import LoadLabeld
@@ -48,6 +48,7 @@ __all__ = [
     "CheckedPersistentDataset",
     "DrawNoised",
     "EncodeConditionsd",
+    "FillHoled",
     "FitToGridd",
     "HideHoled",
     "LabelToChannelsd",

@@ -197,6 +197,38 @@ class HideHoled(MapTransform):
         return d
 
 
+class FillHoled(MapTransform):
+    """Keep of a volume what is in the hole; around it, put the voxels of another volume, to the bit.
+
+    Args:
+        keys: Keys of the volumes, ``(C, *spatial)``.
+        around_key: Key of the volume around the hole, ``(C, *spatial)``.
+        hole_key: Key of the hole, ``(1, *spatial)``, above 0 inside.
+    Raises:
+        ValueError: When called, if shapes differ.
+    """
+
+    def __init__(self, keys: KeysCollection, around_key: str, hole_key: str = "hole") -> None:
+        super().__init__(keys)
+        self.around_key = around_key
+        self.hole_key = hole_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        hole, around = (as_tensor(d[key]).as_subclass(Tensor).cpu() for key in (self.hole_key, self.around_key))
+        for key in self.key_iterator(d):
+            volume = as_tensor(d[key])
+            if not (volume.shape == around.shape and hole.shape == (1, *around.shape[1:])):
+                raise ValueError(
+                    f"'{key}' has the shape {tuple(volume.shape)}, '{self.around_key}' {tuple(around.shape)} and the "
+                    f"hole {tuple(hole.shape)}; they must be (C, X, Y, Z), the same, and (1, X, Y, Z): put ToNatived "
+                    "before"
+                )
+            filled = torch.where(hole > 0, volume.as_subclass(Tensor).cpu().to(around.dtype), around)
+            d[key] = convert_to_dst_type(filled, volume, dtype=around.dtype)[0]
+        return d
+
+
 def _require_part(name: str, hole: Tensor, brain: Tensor) -> None:
     if not hole.any():
         raise ValueError(f"the mask of {name} marks nothing; mark the voxels that are to be replaced")

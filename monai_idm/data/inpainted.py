@@ -36,8 +36,8 @@ class SaveInpaintedd(MapTransform):
         output_dir: Folder to write to; created if missing.
         modalities: Name of each channel.
         hole_key: Key of the hole on the files' grid, ``(1, X, Y, Z)``, above 0 inside.
-        files_key: Key of the paths of the files, one for each channel; items without it are skipped: MONAI Label and
-            Deploy write results themselves.
+        files_key: Key of the paths of the files, one for each channel. Items without a subject are skipped: MONAI Label
+            and Deploy write results themselves.
     Raises:
         ValueError: When called, if the volume has another shape than the files.
     """
@@ -59,7 +59,7 @@ class SaveInpaintedd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        if self.files_key not in d:
+        if "subject" not in d:
             return d
         files = [str(file) for file in d[self.files_key]]
         indices = [None if i is None else int(i) for i in d.get("channels", [None] * len(files))]

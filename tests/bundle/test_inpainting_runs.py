@@ -101,6 +101,14 @@ def test_around_the_hole_a_written_file_is_the_one_that_was_read(trained, tmp_pa
     assert (after[hole] != before[hole]).mean() > 0.5
     settings = json.loads((out / "PHANTOM_000.json").read_text())["settings"]
     assert settings["hole_labels"] is None
+    # as MONAI Label calls it: no subject, no evaluator
+    scans = [str(case / f"PHANTOM_000_{name}.nii.gz") for name in ("t1", "t2")]
+    item = run.preprocessing({"image": scans, "label": str(case / "PHANTOM_000_seg.nii.gz")})
+    volume = run.inferer(item["image"][None], run.parser.get_parsed_content("network"))
+    pred = run.postprocessing({**item, "pred": volume[0]})["pred"].numpy()
+    for channel, scan in zip(pred, scans, strict=True):
+        np.testing.assert_array_equal(channel[~hole], nib.load(scan).get_fdata(dtype=np.float32)[~hole])
+    np.testing.assert_array_equal(np.round((pred[0][hole] - 3) / 0.5), after[hole])
 
 
 @pytest.mark.parametrize(("numbers", "message"), [("none", "marks nothing"), ("all", "covers the whole brain")])

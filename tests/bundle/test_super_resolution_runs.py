@@ -53,6 +53,13 @@ def test_thick_slices_of_a_file_become_thin_in_the_same_field_of_view(trained, t
     ]
     np.testing.assert_allclose(*corners, atol=1e-3)
     assert 0.2 < thin.get_fdata().max() / thick.get_fdata().max() <= 1
+    # as MONAI Label calls it: no subject, no evaluator, and the grid of "image", if it is there, becomes that of pred
+    item = run.preprocessing({"image": thick.get_filename()})
+    volume = run.inferer(item["image"][None], run.parser.get_parsed_content("network"))
+    item = run.postprocessing({**item, "pred": volume[0]})
+    assert "image" not in item
+    np.testing.assert_allclose(item["pred"].affine, thin.affine, atol=1e-5)
+    np.testing.assert_allclose(item["pred"][0].numpy(), thin.get_fdata(), atol=1e-3)
 
 
 def test_slices_of_another_orientation_are_refused(trained, tmp_path):

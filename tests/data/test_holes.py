@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_idm.data import HideHoled, LabelToHoled, RandHoled
+from monai_idm.data import FillHoled, HideHoled, LabelToHoled, RandHoled
 
 SIZE = (32, 40, 28)
 
@@ -95,6 +95,16 @@ def test_nothing_of_what_is_hidden_is_left():
     assert torch.equal(hidden["image"].as_tensor(), other["image"].as_tensor())
     assert torch.equal(hidden["image"][2:].as_tensor(), d["hole"].as_tensor())
     assert torch.equal(hidden["target"].as_tensor(), d["image"].as_tensor())
+
+
+def test_around_the_hole_another_volume_is_put_to_the_bit():
+    d = {name: torch.rand(2, *SIZE) for name in ("pred", "given")} | {"hole": torch.rand(1, *SIZE) > 0.5}
+    filled = FillHoled("pred", "given")(d)["pred"]
+    hole = d["hole"].expand_as(filled)
+    assert torch.equal(filled[hole], d["pred"][hole])
+    assert torch.equal(filled[~hole], d["given"][~hole])
+    with pytest.raises(ValueError, match="put ToNatived before"):
+        FillHoled("pred", "given")({**d, "pred": torch.rand(2, 3, 3, 3)})
 
 
 def test_chosen_numbers_of_a_label_are_replaced():

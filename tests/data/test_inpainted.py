@@ -83,6 +83,6 @@ def test_another_grid_is_refused_and_another_tools_item_skipped(tmp_path):
     scan(tmp_path / "a_t1.nii.gz", np.int16)
     with pytest.raises(ValueError, match="put ToNatived before"):
         saved(tmp_path, [tmp_path / "a_t1.nii.gz"], torch.zeros(1, 4, 4, 4), ["t1"])
-    item = {"pred": torch.zeros(1, *SIZE)}
+    item = {"pred": torch.zeros(1, *SIZE), "hole": HOLE, "files": "a_t1.nii.gz"}
     assert SaveInpaintedd("pred", tmp_path / "none", ["t1"])(item) == item
     assert not (tmp_path / "none").exists()

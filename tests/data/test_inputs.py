@@ -88,8 +88,8 @@ NEEDS = {
     "SaveVolumesd": (lambda folder: SaveVolumesd("image", folder, ["t1", "t2"]), "must carry an affine"),
 }
 # those that need more than an image and its mask have tests of their own; the last three have no volume as input
-OTHERWISE = {"LoadCubed", "LoadLabeld", "ToNatived", "RandHoled", "HideHoled", "SaveInpaintedd", "ToThinSlicesd"}
-OTHERWISE |= {"DrawNoised", "EncodeConditionsd", "SaveSettingsd"}
+OTHERWISE = {"LoadCubed", "LoadLabeld", "ToNatived", "RandHoled", "HideHoled", "FillHoled", "SaveInpaintedd"}
+OTHERWISE |= {"ToThinSlicesd", "DrawNoised", "EncodeConditionsd", "SaveSettingsd"}
 
 
 def test_the_table_is_complete():
