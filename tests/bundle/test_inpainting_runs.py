@@ -59,6 +59,12 @@ def test_holes_are_filled_and_evaluated(trained):
     (subject,) = {row["subject"] for row in table["cases"]}
     written = {file.name for file in evaluated.glob("*.nii.gz")}
     assert written == {f"{subject}_{name}.nii.gz" for name in ("t1_inpainted", "t2_inpainted", "hole")}
+    hole = nib.load(evaluated / f"{subject}_hole.nii.gz").get_fdata()
+    assert {*np.unique(hole)} == {0.0, 1.0}
+    before = nib.load(folder / "output" / "phantoms" / subject / f"{subject}_t1.nii.gz").get_fdata()
+    after = nib.load(evaluated / f"{subject}_t1_inpainted.nii.gz").get_fdata()
+    np.testing.assert_array_equal(after[hole == 0], before[hole == 0])
+    assert (after[hole == 1] != before[hole == 1]).mean() > 0.5
 
 
 def cases(folder, tmp_path):
