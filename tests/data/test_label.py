@@ -101,6 +101,12 @@ def test_a_label_that_is_no_single_volume_is_refused(tmp_path):
         load(item(tmp_path, np.stack([LABEL, LABEL], -1)))
 
 
+def test_a_case_without_a_label_is_told_so(tmp_path):
+    scan = {"image": item(tmp_path)["image"]}
+    with pytest.raises(ValueError, match="the case has no 'label'"):
+        load(scan)
+
+
 def test_a_label_that_another_tool_loaded_is_compared_too(tmp_path):
     data = item(tmp_path)
     assert load({**data, "label": MetaTensor(torch.tensor(LABEL)[None], affine=LPS)}).unique().tolist() == [0, 1, 4]
