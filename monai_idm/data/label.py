@@ -33,8 +33,9 @@ class LoadLabeld(MapTransform):
         keys: Keys of the paths, or of tensors that another tool has loaded.
     Raises:
         FileNotFoundError: When called, if a file is missing.
-        ValueError: When called, if there is no label, or a file cannot be read, has several channels, is not in the
-            place of the images, or marks more air than brain.
+        KeyError: When called, if there is no label.
+        ValueError: When called, if a file cannot be read, has several channels, is not in the place of the images, or
+            marks more air than brain.
     """
 
     def __init__(self, keys: KeysCollection = "label") -> None:
@@ -44,9 +45,9 @@ class LoadLabeld(MapTransform):
         d = dict(data)
         for key in self.keys:
             if key not in d:
-                raise ValueError(
-                    f"{d.get('subject', 'the case')} has no '{key}'; it must be the path of a label file: put one beside "
-                    "the images, or send it with MONAI Label's request"
+                raise KeyError(
+                    f"{d.get('subject', 'the case')} has no '{key}'; it must be the path of a label file: put one "
+                    "beside the images, or send it with MONAI Label's request"
                 )
             name, label = _read(d[key])
             require_finite(name, label)

@@ -103,7 +103,7 @@ def test_a_label_that_is_no_single_volume_is_refused(tmp_path):
 
 def test_a_case_without_a_label_is_told_so(tmp_path):
     scan = {"image": item(tmp_path)["image"]}
-    with pytest.raises(ValueError, match="the case has no 'label'"):
+    with pytest.raises(KeyError, match="the case has no 'label'"):
         load(scan)
 
 
