@@ -86,7 +86,7 @@ def test_several_holes_hide_more_but_not_more_than_half_of_the_brain():
     assert sum(shares[0]) * 1.7 < sum(shares[1]) < sum(shares[2])
     assert 0.4 < max(shares[2]) <= 0.5
     assert all((more | hole).equal(more) for hole, more in zip(one, few, strict=True))  # the first is the same
-    assert 3 < sum(more.equal(hole) for hole, more in zip(one, few, strict=True)) < 15  # and often it is the only one
+    assert 7 < sum(more.equal(hole) for hole, more in zip(one, few, strict=True)) < 23  # and often it is the only one
 
 
 def test_nothing_of_what_is_hidden_is_left():
@@ -99,9 +99,8 @@ def test_nothing_of_what_is_hidden_is_left():
 
 
 def test_around_the_hole_another_volume_is_put_to_the_bit():
-    d = {name: torch.rand(2, *SIZE) for name in ("pred", "given")} | {
-        "hole": torch.rand(1, *SIZE) * (torch.rand(1, *SIZE) > 0.5)
-    }
+    d = {name: torch.rand(2, *SIZE) for name in ("pred", "given")}
+    d["hole"] = torch.rand(1, *SIZE) * (torch.rand(1, *SIZE) > 0.5)
     filled = FillHoled("pred", "given")(d)["pred"]
     hole = d["hole"].expand_as(filled) > 0
     assert torch.equal(filled[hole], d["pred"][hole])
