@@ -5,9 +5,10 @@ generated ones with their ages and sexes, are described by
 
 - the errors of the image that a single pass predicts, from eight amounts of noise;
 - the errors of the network's input that its inverse rebuilds from that prediction;
-- the histogram of intensities, and the power spectrum.
+- the histogram of intensities, the power spectrum, and the means of 4 x 4 x 4 blocks.
 
-A linear discriminant on each description is judged by the AUC on brains that it was not fitted to.
+Around the brain everything is set to 0 in both, because the faint noise there would tell the generated ones. A linear
+discriminant on each description is judged by the AUC on brains that it was not fitted to.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.metrics import compute_roc_auc
+from scipy.ndimage import binary_fill_holes, label
 from torch import Tensor
 
 from idm_bundle.studies import brains
@@ -35,6 +38,7 @@ _NAME = "flow, shifted, Age, Sex, stride 2"
 _CHANGES = {"lambda_r": 0.1}
 _TIMESTEPS = (20, 50, 100, 200, 400, 700, 1100, 1600)  # of 2000
 _STEPS = 20
+_BRAIN = 0.2  # intensities above this are brain, and so is what they enclose
 _FOLDS, _REPEATS, _RESAMPLES = 5, 20, 2000
 _RIDGE = 1.0  # of standardised features
 
@@ -79,7 +83,7 @@ def real_or_generated(steps: int, side: int, dataset_dir: str, work: str) -> dic
     network.load_state_dict(read_weights(weights)[0])
     described = partial(descriptions, network.eval(), config.get_parsed_content("scheduler"))
     real, generated = (
-        [described(volume, number) for number, volume in enumerate(volumes)]
+        [described(brain_alone(volume), number) for number, volume in enumerate(volumes)]
         for volumes in (brains.preprocessed(config, held_out), [volume for volume, _ in drawn])
     )
     return {
@@ -87,6 +91,13 @@ def real_or_generated(steps: int, side: int, dataset_dir: str, work: str) -> dic
         "brains": len(held_out),
         **{name: auc(*(torch.stack([of[name] for of in kind]) for kind in (real, generated))) for name in real[0]},
     }
+
+
+def brain_alone(volume: Tensor) -> Tensor:
+    """A volume ``(1, *spatial)``, 0 to 1, that is 0 around the brain, which is its largest bright part."""
+    parts, _ = label(volume[0].as_subclass(Tensor).numpy() > _BRAIN)
+    largest = np.bincount(parts[parts > 0]).argmax()
+    return volume * torch.from_numpy(binary_fill_holes(parts == largest))
 
 
 @torch.no_grad()
@@ -115,6 +126,7 @@ def descriptions(network: Any, scheduler: Any, volume: Tensor, seed: int) -> dic
         "both errors": torch.tensor([*denoised, *rebuilt]).double(),
         "histogram": simple["intensity"].double(),
         "power spectrum": simple["texture"].double(),
+        "means of blocks": simple["layout"].double(),
     }
 
 

@@ -183,6 +183,17 @@ def test_real_and_generated_brains_are_told_apart(tmp_path, monkeypatch):
     assert all(0 <= of["auc"] <= 1 for of in found.values() if isinstance(of, dict) and "auc" in of)
 
 
+def test_what_is_around_a_brain_is_not_compared():
+    volume = torch.zeros(1, 12, 12, 12)
+    volume[0, 2:10, 2:10, 2:10] = 0.8
+    volume[0, 5, 5, 5] = 0.1  # a dark voxel inside
+    noisy = volume.clone()
+    noisy[0, :2] = 0.15
+    noisy[0, 11, 11, 11] = 0.9
+    assert torch.equal(real_or_generated.brain_alone(volume), volume)
+    assert torch.equal(real_or_generated.brain_alone(noisy), volume)
+
+
 def test_the_area_under_the_curve_is_that_of_brains_not_fitted_to():
     generator = torch.Generator().manual_seed(0)
     real, generated = (torch.randn(30, 20, generator=generator, dtype=torch.float64) for _ in range(2))
