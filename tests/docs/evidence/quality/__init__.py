@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.docs.evidence.kinds import Builders, Evidence
-from tests.docs.evidence.quality import brain_tasks, brains, comparisons, predictions
+from tests.docs.evidence.quality import brain_tasks, brains, comparisons, predictions, real_or_generated
 
 TABLES: dict[str, Builders] = {
     "In short": [predictions.blur_and_lookup, None],
@@ -17,6 +17,7 @@ TABLES: dict[str, Builders] = {
         brains.brains_at_96,
     ],
     "Tasks on real brains": [brain_tasks.tasks_judged, brain_tasks.tasks_segmented_back],
+    "Can real and generated brains be told apart?": [real_or_generated.told_apart],
     "What the network predicts, and how timesteps are weighted": [
         predictions.predictions_reconstructed,
         predictions.predictions_sampled,
@@ -40,4 +41,4 @@ HISTORY: list[Evidence] = [
     ("0.4 dB", "by hand: runs that were not kept (commit 36c4cdb)"),
 ]
 
-TEXT = [*predictions.TEXT, *brains.TEXT, *brain_tasks.TEXT, *comparisons.TEXT, *HISTORY]
+TEXT = [*predictions.TEXT, *brains.TEXT, *brain_tasks.TEXT, *real_or_generated.TEXT, *comparisons.TEXT, *HISTORY]
