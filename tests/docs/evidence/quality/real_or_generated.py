@@ -17,4 +17,4 @@ def told_apart() -> Table:
     return table
 
 
-TEXT: list[Evidence] = [("0.1", "lambda_r of the study")]
+TEXT: list[Evidence] = [("0.1", "lambda_r of the study"), ("76344e3", "a commit")]
