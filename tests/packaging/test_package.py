@@ -88,6 +88,19 @@ def test_a_bundle_says_what_its_weights_were_trained_for(task, knobs, tmp_path):
     zoo.check(folder, "min", None)
 
 
+def test_labels_of_a_table_need_not_be_those_of_phantoms(tmp_path):
+    zoo._properties(
+        package(weights(tmp_path, "semantic", labels={"ventricles": [4, 11], "rest": [1]}), tmp_path / "out")
+    )
+
+
+def test_an_export_is_as_exact_as_the_size_of_its_values_allows():
+    expected = torch.linspace(-100, 100, 50)
+    zoo._compare("TorchScript", expected + 5e-4, expected)
+    with pytest.raises(ValueError, match=r"differs by 2e-05 of the largest value"):
+        zoo._compare("TorchScript", expected + 2e-3, expected)
+
+
 def test_no_page_of_a_bundle_links_to_a_page_that_is_not_in_it(bundle):
     for page in (bundle / "docs").glob("*.md"):
         for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
