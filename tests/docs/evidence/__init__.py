@@ -27,6 +27,7 @@ NOTES = "monai_idm/reversible/NOTES.md"
 
 TABLES: dict[tuple[str, str], Builders] = {
     **{(QUALITY, heading): builders for heading, builders in quality.TABLES.items()},
+    **{(TASKS, heading): builders for heading, builders in tasks.TABLES.items()},
     **{(BENCHMARKS, heading): builders for heading, builders in benchmarks.TABLES.items()},
 }
 
