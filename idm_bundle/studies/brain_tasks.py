@@ -16,11 +16,10 @@ from idm_bundle.studies import tissues
 from idm_bundle.studies.brains import training_values
 from idm_bundle.studies.configs import configured
 from idm_bundle.studies.runs import evaluate, train_once
+from idm_bundle.studies.synthesis import DRAWS_OF
 
 __all__ = ["STUDIES"]
 
-_NUM_DRAWS, _NUM_STEPS = 5, 20
-_FEW_STEPS = (1, 2, 4)
 _REGIONS = {  # by the numbers of DLMUSE
     "outer fluid": [1],
     "lateral ventricles": [49, 50, 51, 52],
@@ -68,8 +67,9 @@ def evaluated(
     measured = train_once(Path(values["output_dir"], "training.json"), values, task)
     del measured["losses"]
     of = partial(_summary, values, task)
-    found = measured if regression else {**measured, "few_steps": {str(few): of(few, 1) for few in _FEW_STEPS}}
-    found["summary"] = of(_NUM_STEPS, 1 if regression else _NUM_DRAWS)
+    *few, (many, draws) = DRAWS_OF
+    found = measured if regression else {**measured, "few_steps": {str(steps): of(steps, one) for steps, one in few}}
+    found["summary"] = of(many, 1 if regression else draws)
     if task == "semantic":
         found["dice"] = _segmented_back(values, side, Path(work, "tissues.pt"))
     return found

@@ -1,6 +1,6 @@
 """The evaluations of the phantom studies on a folder of real cases, however few, trained on a part of the split.
 
-Of five cases, one is for the test: this shows that everything runs, and nothing about other patients.
+With so few this shows that everything runs, and nothing about other patients.
 """
 
 from __future__ import annotations

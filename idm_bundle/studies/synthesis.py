@@ -16,9 +16,9 @@ from typing import Any
 
 from idm_bundle.studies.runs import demo, evaluate, train
 
-__all__ = ["STUDIES", "TASKS"]
+__all__ = ["DRAWS_OF", "STUDIES", "TASKS"]
 
-_DRAWS_OF = ((1, 1), (2, 1), (4, 1), (20, 5))  # steps, and draws with as many
+DRAWS_OF = ((1, 1), (2, 1), (4, 1), (20, 5))  # steps, and draws with as many
 _ALL = ["t1", "t1ce", "t2", "flair"]
 
 
@@ -60,7 +60,7 @@ def few_steps(regression: bool, steps: int, side: int) -> dict[str, Any]:
         values = {**demo(folder, steps, side), "regression": regression}
         _, trained = train(values, "synthesis")
         found: dict[str, Any] = {"step_s": trained["step_s"]}
-        for number, draws in _DRAWS_OF[:1] if regression else _DRAWS_OF:
+        for number, draws in DRAWS_OF[:1] if regression else DRAWS_OF:
             how = {"num_inference_steps": number, "num_draws": draws}
             metrics = evaluate({**values, **how}, "synthesis", "evaluate_synthesis").state.metrics
             found[f"{number} steps"] = dict(metrics)

@@ -65,7 +65,7 @@ def main() -> None:
     app = application(label, options.bundle, options.work, task)
     case = sorted(studies.glob("*.nii.gz"))[0]
     with server(label, app, studies, name, options.port, options.work / f"{name}.log") as url:
-        infer(url, name, task, case, labels / case.name)
+        infer(url, name, task, case, labels / case.name, options.work / f"{name}_inferred.nii.gz")
         if task is TASKS["segmentation"] and any(labels.iterdir()):
             train(url, name, app / "model" / name / "models")
 
@@ -218,15 +218,13 @@ def _environment(label: Path) -> dict[str, str]:
     return {**inherited, "PATH": f"{label.parent}{os.pathsep}{inherited['PATH']}"}
 
 
-def infer(url: str, name: str, task: Task, case: Path, label: Path) -> None:
+def infer(url: str, name: str, task: Task, case: Path, label: Path, result: Path) -> None:
     """Request the result for a study, and check it."""
     start = time.perf_counter()
-    file = case.with_name("inferred") / case.name
-    file.parent.mkdir()
     study = case.name.removesuffix(".nii.gz")
     body = form("label", label) if task.sends_label else None
-    file.write_bytes(ask(f"{url}/infer/{name}?image={study}&output=image", body or (b"", "application/json")))
-    given, found = nib.load(case), nib.load(file)
+    result.write_bytes(ask(f"{url}/infer/{name}?image={study}&output=image", body or (b"", "application/json")))
+    given, found = nib.load(case), nib.load(result)
     what = task.check(given, nib.load(label) if label.is_file() else None, found)
     say("POST /infer", f"{case.name}: {found.shape}, {found.get_data_dtype()}; {what}", start)
 
