@@ -41,7 +41,11 @@ class Inpainting(Task):
         "diffusion model"
     )
     label_classes = "0: stays as it is; above 0: is replaced"
-    defaults: ClassVar[Mapping[str, Any]] = {"modalities": ["t1"], "regression": False}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "modalities": ["t1"],
+        "regression": False,
+        "prediction_type": "sample",
+    }
 
     def __init__(self, modalities: Sequence[str], regression: bool = False) -> None:
         self.modalities = list(modalities)

@@ -41,6 +41,7 @@ class SuperResolution(Task):
         "slices": "axial",
         "thickness_mm": 12.0,
         "regression": False,
+        "prediction_type": "sample",
     }
 
     def __init__(

@@ -46,7 +46,12 @@ class Synthesis(Task):
     description = (
         "Makes the MRI contrasts of a brain that were not scanned from those that were, by a reversible diffusion model"
     )
-    defaults: ClassVar[Mapping[str, Any]] = {"modalities": ["t1", "t2"], "known": ["t1"], "regression": False}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "modalities": ["t1", "t2"],
+        "known": ["t1"],
+        "regression": False,
+        "prediction_type": "sample",
+    }
 
     def __init__(self, modalities: Sequence[str], known: Sequence[str] | None = None, regression: bool = False) -> None:
         self.modalities = list(modalities)

@@ -78,7 +78,7 @@ def test_stored_and_rebuilt_activations_have_the_same_losses_to_the_last_bit(mon
 
 def test_a_contrast_is_made_in_few_steps_and_in_one_pass(monkeypatch):
     monkeypatch.setattr(synthesis, "demo", lambda *sizes: {**demo(*sizes, epochs=1, validations=1), **SMALLEST})
-    monkeypatch.setattr(synthesis, "_DRAWS_OF", ((1, 1), (2, 2)))
+    monkeypatch.setattr(synthesis, "DRAWS_OF", ((1, 1), (2, 2)))
     study = synthesis.STUDIES["few_steps"]
     found = study["diffusion"](steps=4, side=16)
     assert found["1 steps"]["psnr_t2_brain"] != found["2 steps"]["draw_psnr_t2_brain"]
