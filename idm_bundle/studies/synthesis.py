@@ -1,6 +1,6 @@
 """Synthesis of missing contrasts of phantoms from the known ones.
 
-- ``synthesis``: one network for each task, and one for all tasks.
+- ``synthesis``: one network for each task, and one for all tasks; each also trained for regression, in one pass.
 - ``few_steps``: T2 from T1 in 1, 2 and 4 steps and in 20, and by the same network trained for regression, in one pass.
 
 Networks are trained on 64 phantoms with the same number of steps, and evaluated on 8 others, with one draw and with the
@@ -79,5 +79,9 @@ STUDIES = {
         "diffusion": partial(few_steps, False),
         "regression": partial(few_steps, True),
     },
-    "synthesis": {name: partial(compare, *task) for name, task in TASKS.items()},
+    "synthesis": {
+        f"{name}{words}": partial(compare, {**changes, "regression": regression}, known_sets)
+        for words, regression in {"": False, ", regression": True}.items()
+        for name, (changes, known_sets) in TASKS.items()
+    },
 }
