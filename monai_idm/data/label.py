@@ -20,6 +20,7 @@ from monai_idm.data.tracked import as_tensor
 __all__ = ["LoadLabeld"]
 
 _MAX_DISPLACEMENT = 0.1  # voxels, between a label and its image
+_ROUNDING = 1e-3  # largest difference between a label stored as a float and its number
 _MAX_OUTSIDE = 0.5  # fraction of the labelled voxels that may be in the air
 
 
@@ -34,8 +35,8 @@ class LoadLabeld(MapTransform):
     Raises:
         FileNotFoundError: When called, if a file is missing.
         KeyError: When called, if there is no label.
-        ValueError: When called, if a file cannot be read, has several channels, is not in the place of the images, or
-            marks more air than brain.
+        ValueError: When called, if a file cannot be read, has several channels, holds other values than whole numbers
+            from 0 on, is not in the place of the images, or marks more air than brain.
     """
 
     def __init__(self, keys: KeysCollection = "label") -> None:
@@ -51,6 +52,7 @@ class LoadLabeld(MapTransform):
                 )
             name, label = _read(d[key])
             require_finite(name, label)
+            _require_numbers(name, label)
             _require_same_place(name, label, d["image"])
             _require_in_brain(name, label, d["mask"])
             d[key] = label
@@ -67,6 +69,17 @@ def _read(source: str | os.PathLike | np.ndarray | Tensor) -> tuple[str, MetaTen
     if label.ndim != 4 or len(label) != 1:
         raise ValueError(f"{name} has the shape {tuple(label.shape)}; a label has one volume, (1, X, Y, Z)")
     return name, label
+
+
+def _require_numbers(name: str, label: MetaTensor) -> None:
+    """Refuse what is no label, such as probabilities, or a label that was resampled like an image."""
+    values = label.as_tensor()
+    strange = values[((values - values.round()).abs() > _ROUNDING) | (values < -_ROUNDING)]
+    if len(strange):
+        raise ValueError(
+            f"{name} holds {len(strange)} voxels such as {float(strange[0]):.4g}; a label holds whole numbers, 0 or "
+            "above: resample it with nearest neighbours, or set a threshold if it holds probabilities"
+        )
 
 
 def _require_same_place(name: str, label: MetaTensor, image: MetaTensor) -> None:

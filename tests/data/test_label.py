@@ -101,6 +101,13 @@ def test_a_label_that_is_no_single_volume_is_refused(tmp_path):
         load(item(tmp_path, np.stack([LABEL, LABEL], -1)))
 
 
+@pytest.mark.parametrize("value", [0.5, 2.01, -1])
+def test_what_holds_other_values_than_whole_numbers_is_no_label(tmp_path, value):
+    with pytest.raises(ValueError, match=rf"a_seg.nii.gz holds 64 voxels such as {value}; a label holds whole numbers"):
+        load(item(tmp_path, np.where(LABEL == 1, value, 0)))
+    assert load(item(tmp_path, LABEL + 1e-4)).any()  # the scaling of a file may leave as much
+
+
 def test_a_case_without_a_label_is_told_so(tmp_path):
     scan = {"image": item(tmp_path)["image"]}
     with pytest.raises(KeyError, match="the case has no 'label'"):
