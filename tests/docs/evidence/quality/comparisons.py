@@ -62,6 +62,20 @@ def contrasts() -> Table:
     return table
 
 
+def few_steps() -> Table:
+    by_steps, regression = study("few_steps")["diffusion"], study("few_steps")["regression"]["1 steps"]
+    rows = [(f"one draw, {n} step{'s' * (n > 1)}", by_steps[f"{n} steps"], "draw_", n) for n in (1, 2, 4, 20)]
+    rows += [("mean of five draws, 20 steps", by_steps["20 steps"], "", 100), ("regression", regression, "", 1)]
+    rows += [("best lookup from intensities", by_steps["20 steps"], "lookup_", "none")]
+    return [
+        ["T2 from T1, 8 phantoms", "passes of the network", "PSNR, dB", "SSIM"],
+        *(
+            [title, str(cost), f"{found[f'{method}psnr_t2_brain']:.2f}", f"{found[f'{method}ssim_t2_brain']:.3f}"]
+            for title, found, method, cost in rows
+        ),
+    ]
+
+
 def short_runs() -> Table:
     measured = ["final loss", "PSNR in the brain, dB", "mean error of the inverse"]
     table = [["study", "variant", "steps", "volume", *measured]]
