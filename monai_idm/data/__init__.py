@@ -19,6 +19,7 @@ from monai_idm.data.conditions import (
 from monai_idm.data.datalist import prepare_datalist, split_by_subject
 from monai_idm.data.evaluation import evaluation_datalist, split_of
 from monai_idm.data.grid import FitToGridd, grid_spacing_mm
+from monai_idm.data.harmonic import harmonic_fill
 from monai_idm.data.holes import FillHoled, HideHoled, LabelToHoled, RandHoled
 from monai_idm.data.inpainted import SaveInpaintedd
 from monai_idm.data.intensity import ScaleToNetworkRanged, ToImageRanged, WindowIntensityd
@@ -86,6 +87,7 @@ __all__ = [
     "fit_conditions",
     "generate_phantom",
     "grid_spacing_mm",
+    "harmonic_fill",
     "labelled_cases",
     "medmnist_classes",
     "medmnist_grid",

@@ -27,6 +27,7 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from monai_idm.data.harmonic import harmonic_fill
 from monai_idm.data.tracked import as_tensor
 from monai_idm.noise import mixed_seed
 
@@ -164,7 +165,7 @@ class LabelToHoled(MapTransform):
 class HideHoled(MapTransform):
     """Hide the hole of an item, and append it as a channel: ``(C, *spatial)`` becomes ``(C + 1, *spatial)``.
 
-    The volume is 0 inside; ``target`` keeps the original one.
+    Inside, the volume is the smooth fill (:func:`~monai_idm.data.harmonic_fill`); ``target`` keeps the original one.
 
     Args:
         keys: Keys of the volumes.
@@ -192,8 +193,7 @@ class HideHoled(MapTransform):
                 )
             _require_part(str(d.get("subject", "the case")), hole, brain)
             d["target"] = volume
-            hidden = torch.cat([volume.as_subclass(Tensor).masked_fill(hole, 0), hole.to(volume.dtype)])
-            d[key] = convert_to_dst_type(hidden, volume)[0]
+            d[key] = convert_to_dst_type(torch.cat([harmonic_fill(volume, hole), hole.cpu()]), volume)[0]
         return d
 
 

@@ -1,9 +1,10 @@
 r"""Inpainting: a hidden region of a brain is drawn, and everything around it stays as it was scanned.
 
-.. math:: \mathrm{pack}(x_t, [i, m]) = [\, m \odot x_t + (1 - m) \odot i,\ m \,], \qquad w = m
+.. math:: \mathrm{pack}(x_t, [i, m]) = [\, m \odot x_t + (1 - m) \odot i,\ i,\ m \,], \qquad w = m
 
-:math:`m = 1` marks the hole in the image :math:`i`. The network sees the known voxels clean at every timestep, and is
-trained on the hidden ones alone, which are healthy tissue; in the place of a lesion it draws what it has learned.
+:math:`m = 1` marks the hole in the image :math:`i`, which is filled smoothly there. The network sees the known voxels
+clean at every timestep, and is trained on the hidden ones alone, which are healthy tissue; in the place of a lesion it
+draws what it has learned.
 
 Source: Saharia et al. 2022, arXiv:2111.05826; the task is BraTS's local synthesis, Kofler et al. 2023,
 arXiv:2305.08992.
@@ -26,8 +27,8 @@ __all__ = ["Inpainting"]
 class Inpainting(Task):
     """Draw a hidden region of a brain, with healthy tissue, under the condition of everything around it.
 
-    The ``target`` of a batch holds the whole volumes, and its ``image`` the volumes without the region, followed by the
-    region's mask, as :class:`~monai_idm.data.HideHoled` prepares them.
+    The ``target`` of a batch holds the whole volumes, and its ``image`` the volumes with the region filled smoothly,
+    followed by the region's mask, as :class:`~monai_idm.data.HideHoled` prepares them.
 
     Args:
         modalities: Names of the contrasts.
@@ -53,7 +54,8 @@ class Inpainting(Task):
 
     @property
     def inputs(self) -> list[str]:
-        return [*(f"{name}, noisy in the hole" for name in self.drawn), "hole"]
+        hole = [f"{name}, {how} in the hole" for how in ("noisy", "smooth") for name in self.drawn]
+        return [*hole, "hole"]
 
     @property
     def drawn(self) -> list[str]:
@@ -67,7 +69,7 @@ class Inpainting(Task):
 
     def pack(self, x_t: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
         images, hole = self._parts(condition)
-        return {"x": torch.cat([torch.where(hole > 0.5, x_t, images), hole], 1)}
+        return {"x": torch.cat([torch.where(hole > 0.5, x_t, images), images, hole], 1)}
 
     def weight(self, condition: Tensor | None) -> Tensor:
         images, hole = self._parts(condition)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_idm.data import FillHoled, HideHoled, LabelToHoled, RandHoled
+from monai_idm.data import FillHoled, HideHoled, LabelToHoled, RandHoled, harmonic_fill
 
 SIZE = (32, 40, 28)
 
@@ -94,6 +94,7 @@ def test_nothing_of_what_is_hidden_is_left():
     changed = {**d, "image": torch.where(d["hole"] > 0, 7, d["image"])}
     hidden, other = HideHoled("image")(d), HideHoled("image")(changed)
     assert torch.equal(hidden["image"].as_tensor(), other["image"].as_tensor())
+    assert torch.equal(hidden["image"][:2].as_tensor(), harmonic_fill(d["image"], d["hole"]))
     assert torch.equal(hidden["image"][2:].as_tensor(), d["hole"].as_tensor())
     assert torch.equal(hidden["target"].as_tensor(), d["image"].as_tensor())
 

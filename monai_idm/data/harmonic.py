@@ -1,9 +1,8 @@
-r"""Fills of a hole that inpainting should beat: the harmonic one, and the other hemisphere.
+r"""The smoothest fill of a hole: what inpainting starts from, and what it should beat.
 
 .. math:: \Delta u = 0 \text{ in the hole}, \qquad u = i \text{ around it}
 
-The harmonic fill is the smoothest that joins its surroundings: each voxel is the mean of its six neighbours. A network
-that does not beat it has learned no anatomy. The other hemisphere has the right texture, but not in the right place.
+Each voxel is the mean of its six neighbours. A network that does not beat it has learned no anatomy.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from scipy.sparse import coo_array, eye_array
 from scipy.sparse.linalg import cg
 from torch import Tensor
 
-__all__ = ["harmonic_fill", "mirrored_fill"]
+__all__ = ["harmonic_fill"]
 
 _TOLERANCE = 1e-6  # of the solution, relative to the intensities around the hole
 
@@ -61,14 +60,3 @@ def harmonic_fill(volume: Tensor, hole: Tensor) -> Tensor:
 
 def _part(of: npt.NDArray[Any], axis: int, part: slice) -> npt.NDArray[Any]:
     return of[(*[slice(None)] * axis, part)]
-
-
-def mirrored_fill(volume: Tensor, hole: Tensor) -> Tensor:
-    """Fill a hole with the voxels on the other side of the volume's middle, left and right exchanged.
-
-    Args:
-        volume: Volume ``(C, D, H, W)`` in RAS, cropped to the brain, so that its middle is about that of the brain.
-        hole: Mask ``(1, D, H, W)``, above 0 inside.
-    """
-    volume = volume.as_subclass(Tensor).cpu()
-    return torch.where(hole.as_subclass(Tensor).cpu() > 0, volume.flip(1), volume)

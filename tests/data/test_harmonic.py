@@ -1,11 +1,11 @@
-"""The baselines of inpainting: known voxels stay, harmonic functions come back, the sides are exchanged."""
+"""The smooth fill of a hole: known voxels stay, and harmonic functions come back."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from monai_idm.metrics.fills import harmonic_fill, mirrored_fill
+from monai_idm.data import harmonic_fill
 
 SIZE = (9, 8, 7)
 
@@ -45,14 +45,6 @@ def test_each_filled_voxel_is_the_mean_of_its_neighbours_in_the_volume():
             if 0 <= place[axis] + s < SIZE[axis]
         ]
         torch.testing.assert_close(filled[(slice(None), *place)], torch.stack(near).mean(0), atol=1e-4, rtol=0)
-
-
-def test_the_other_side_fills_the_hole():
-    volume = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(0))
-    mask = hole(slice(0, 2), slice(2, 5), slice(2, 5))
-    filled = mirrored_fill(volume, mask)
-    assert torch.equal(filled[:, :2, 2:5, 2:5], volume.flip(1)[:, :2, 2:5, 2:5])
-    assert torch.equal(filled[:, mask[0] == 0], volume[:, mask[0] == 0])
 
 
 def test_a_hole_of_everything_is_refused():
