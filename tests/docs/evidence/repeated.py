@@ -28,6 +28,12 @@ CHAIN = study("chain")["reversible"]
 DPM_20 = CHAIN["DPM-Solver++, 20 of 2000 steps"]
 DEFAULT = QUALITY_OF["v, little noise more often"]
 SYNTHESIS = study("synthesis")
+ANY_TO_ANY = {  # what is made from what, and the known contrasts
+    "FLAIR from T1, T1ce, T2": "t1, t1ce, t2",
+    "T1ce, T2 from T1, FLAIR": "t1, flair",
+    "T1ce, T2, FLAIR from T1": "t1",
+    "T1, T1ce, FLAIR from T2": "t2",
+}
 
 OURS_PAPER = row(PAPER, "paper").parameters / 1e6
 OURS_BASE = row(PAPER, "base").parameters / 1e6

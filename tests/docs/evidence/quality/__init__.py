@@ -27,7 +27,7 @@ TABLES: dict[str, Builders] = {
     "Missing contrasts": [comparisons.contrasts],
     "Do the memory-saving settings cost quality?": [comparisons.short_runs],
     "Finer grids: bookends of stride 2": [comparisons.grid],
-    "Two real cases": [brains.real_cases],
+    "Five real cases": [brains.real_cases],
     "Do the warnings catch bad samples?": [comparisons.warnings],
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.docs.evidence.kinds import Evidence, Table
+from tests.docs.evidence.repeated import ANY_TO_ANY
 from tests.docs.evidence.results import row, study
 
 # real brains: the figures of samples that are shown, and their digits
@@ -139,7 +140,9 @@ def real_cases() -> Table:
         }
         blur = f"best Gaussian blur {', '.join(scores['gaussian_blur'])}"
         table.append([f"reconstruction from timestep {t}", *scores["reconstruction"], blur])
-    for label, result in {"T2 from T1": found["T1 to T2"]["t1"], "T1 from T2": found["T2 to T1"]["t2"]}.items():
+    one = {"T2 from T1": found["T1 to T2"]["t1"], "T1 from T2": found["T2 to T1"]["t2"]}
+    every = {f"{title}, one network for any": found["any to any"][known] for title, known in ANY_TO_ANY.items()}
+    for label, result in {**one, **every}.items():
         mean_of_five, draw, lookup = (
             [f"{result[f'{method}psnr_brain']:.2f}", f"{result[f'{method}ssim_brain']:.3f}"]
             for method in ("", "draw_", "lookup_")
