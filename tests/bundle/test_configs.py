@@ -26,7 +26,7 @@ from tests.bundle.workspace import CONFIGS, TINY, workflow
         (["train", "evaluate"], "train"),
         (["train", "evaluate_generation"], "train"),
         (["train", "paper"], "train"),
-        (["train", "native"], "train"),
+        (["train", "native", "full_resolution"], "train"),
         (["train", "segmentation"], "train"),
         (["train", "segmentation", "evaluate_segmentation"], "train"),
         (["train", "segmentation", "patchddm"], "train"),
@@ -120,6 +120,7 @@ def test_the_paper_preset_is_one_flag(config, tmp_path):
     [
         (["paper"], ("rebuilt", "float32")),
         (["native"], ("auto", "mixed")),
+        (["native", "full_resolution"], ("auto", "mixed")),
         (["segmentation", "patchddm"], ("stored", "float32")),
         (["segmentation"], ("auto", "auto")),
         (["synthesis"], ("auto", "auto")),

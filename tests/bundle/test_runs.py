@@ -324,13 +324,18 @@ SIZES = {"spatial_size": [16, 24, 16], "demo#phantom_size": [16, 20, 16], "batch
 NATIVE = {**SMALLEST, **SIZES, "num_workers": 1}
 
 
-@pytest.mark.parametrize(("weight_dtype", "offload_levels"), [("float32", 0), ("bfloat16", 2)])
-def test_native_volumes_train_with_all_that_saves_memory_and_resume(weight_dtype, offload_levels, tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("overlays", "weight_dtype", "offload_levels"), [([], "float32", 0), (["full_resolution"], "bfloat16", 2)]
+)
+def test_native_volumes_train_with_all_that_saves_memory_and_resume(
+    overlays, weight_dtype, offload_levels, tmp_path, caplog
+):
     pytest.importorskip("bitsandbytes")
     caplog.set_level("INFO")
+    configs = ["train", "native", *overlays]
     knobs = {**NATIVE, "activations": "auto", "weight_dtype": weight_dtype, "offload_levels": offload_levels}
-    train(tmp_path, ["train", "native"], **knobs)
-    run = train(tmp_path, ["train", "native"], **knobs, resume=True, max_epochs=3)
+    train(tmp_path, configs, **knobs)
+    run = train(tmp_path, configs, **knobs, resume=True, max_epochs=3)
     assert "checkpoint_epoch=2.pt, epoch 2" in caplog.text
     network = run.parser.get_parsed_content("network")
     weights = {p.dtype for name, p in network.core.named_parameters() if name.endswith("conv1.weight")}

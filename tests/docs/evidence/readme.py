@@ -23,6 +23,7 @@ TEXT: list[Evidence] = [
     ("1 GB", "by hand: the demo's peak of resident memory, 0.97 GiB in memory.csv"),
     ("3M", OURS_LIGHT),
     ("24M", OURS_BASE),
+    ("4.3 GB", gb("volume_estimate", "base, 256 x 256 x 192, stride 1, least memory")),
     ("0.7 GB", gb("volume_estimate", WHOLE) - gb("volume_estimate", "paper, 256 x 256 x 192, bfloat16 weights")),
     ("0.7 GB", gb(PAPER, LOW) - gb(PAPER, f"{LOW}, bfloat16 weights")),
     ("7 GiB", "an example"),
