@@ -14,13 +14,13 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from monai_idm.data.displacement import displacement
+from monai_idm.data.label_maps import ROUNDING
 from monai_idm.data.nifti import read_volume, require_affine, require_finite
 from monai_idm.data.tracked import as_tensor
 
 __all__ = ["LoadLabeld"]
 
 _MAX_DISPLACEMENT = 0.1  # voxels, between a label and its image
-_ROUNDING = 1e-3  # largest difference between a label stored as a float and its number
 _MAX_OUTSIDE = 0.5  # fraction of the labelled voxels that may be in the air
 
 
@@ -74,7 +74,7 @@ def _read(source: str | os.PathLike | np.ndarray | Tensor) -> tuple[str, MetaTen
 def _require_numbers(name: str, label: MetaTensor) -> None:
     """Refuse what is no label, such as probabilities, or a label that was resampled like an image."""
     values = label.as_tensor()
-    strange = values[((values - values.round()).abs() > _ROUNDING) | (values < -_ROUNDING)]
+    strange = values[((values - values.round()).abs() > ROUNDING) | (values < -ROUNDING)]
     if len(strange):
         raise ValueError(
             f"{name} holds {len(strange)} voxels such as {float(strange[0]):.4g}; a label holds whole numbers, 0 or "

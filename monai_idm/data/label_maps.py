@@ -14,9 +14,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-__all__ = ["LABEL_MAPS", "LabelMap", "contradicted_by_numbers", "count_labels", "label_numbers", "require_label_map"]
+__all__ = [
+    "LABEL_MAPS",
+    "ROUNDING",
+    "LabelMap",
+    "contradicted_by_numbers",
+    "count_labels",
+    "label_numbers",
+    "require_label_map",
+]
 
 LabelMap = str | Mapping[str, int]
+ROUNDING = 1e-3  # largest difference between a label stored as a float and its number
 
 # what each collection's numbers mean; 0 is everything else
 LABEL_MAPS: dict[str, dict[str, int]] = {

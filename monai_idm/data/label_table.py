@@ -15,13 +15,13 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor
 
 from monai_idm.data.brats import brats_datalist
+from monai_idm.data.label_maps import ROUNDING
 from monai_idm.data.tracked import as_tensor
 
 __all__ = ["LabelToChannelsd", "labelled_cases", "read_label_table"]
 
 _BRAINS = ("image", "labels")
 _HEADINGS = ["number", "name"]
-_ROUNDING = 1e-3  # largest difference between a label stored as a float and its number
 _NAMED = 10  # numbers in an error
 
 
@@ -133,7 +133,7 @@ class LabelToChannelsd(MapTransform):
         plain = label.as_subclass(Tensor)
         numbers = plain.round()
         known = plain.new_tensor([0, *(number for numbers in self.labels.values() for number in numbers)])
-        strange = plain[((plain - numbers).abs() > _ROUNDING) | ~torch.isin(numbers, known)].unique().tolist()
+        strange = plain[((plain - numbers).abs() > ROUNDING) | ~torch.isin(numbers, known)].unique().tolist()
         if strange:
             more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
             raise ValueError(

@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from monai_idm.data.label_maps import LABEL_MAPS, LabelMap, label_numbers
+from monai_idm.data.label_maps import LABEL_MAPS, ROUNDING, LabelMap, label_numbers
 from monai_idm.data.tracked import as_tensor
 
 __all__ = ["LABEL_MAPS", "REGIONS", "LabelToRegionsd", "RegionsToLabeld"]
@@ -26,7 +26,6 @@ REGIONS: dict[str, tuple[str, ...]] = {
     "cavity": ("cavity",),  # left by a resection, not part of the tumour
     "lesion": ("lesion",),
 }
-_ROUNDING = 1e-3  # largest difference between a label stored as a float and its number
 
 
 class LabelToRegionsd(MapTransform):
@@ -62,7 +61,7 @@ class LabelToRegionsd(MapTransform):
     def _regions(self, label: Tensor) -> Tensor:
         if label.shape[0] != 1:
             raise ValueError(f"the label has the shape {tuple(label.shape)}; it must have one channel, (1, *spatial)")
-        label = torch.where((label - label.round()).abs() <= _ROUNDING, label.round(), label)
+        label = torch.where((label - label.round()).abs() <= ROUNDING, label.round(), label)
         present = torch.unique(label)
         unknown = present[~torch.isin(present, self._known.to(present))]
         if len(unknown):

@@ -26,6 +26,7 @@ from tests.bundle.workspace import CONFIGS, TINY, workflow
         (["train", "evaluate"], "train"),
         (["train", "evaluate_generation"], "train"),
         (["train", "paper"], "train"),
+        (["train", "native"], "train"),
         (["train", "native", "full_resolution"], "train"),
         (["train", "segmentation"], "train"),
         (["train", "segmentation", "evaluate_segmentation"], "train"),

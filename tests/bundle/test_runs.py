@@ -325,7 +325,8 @@ NATIVE = {**SMALLEST, **SIZES, "num_workers": 1}
 
 
 @pytest.mark.parametrize(
-    ("overlays", "weight_dtype", "offload_levels"), [([], "float32", 0), (["full_resolution"], "bfloat16", 2)]
+    ("overlays", "weight_dtype", "offload_levels"),
+    [([], "float32", 0), ([], "bfloat16", 2), (["full_resolution"], "bfloat16", 0)],
 )
 def test_native_volumes_train_with_all_that_saves_memory_and_resume(
     overlays, weight_dtype, offload_levels, tmp_path, caplog

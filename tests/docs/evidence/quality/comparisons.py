@@ -6,7 +6,7 @@ import re
 
 from tests.docs.evidence.formats import mb, reconstructed, ssim
 from tests.docs.evidence.kinds import Evidence, Table
-from tests.docs.evidence.repeated import SETTING, SYNTHESIS
+from tests.docs.evidence.repeated import ANY_TO_ANY, SETTING, SYNTHESIS
 from tests.docs.evidence.results import content, study
 
 
@@ -41,12 +41,7 @@ def peers_difference() -> Table:
 def contrasts() -> Table:
     one = {"T2 from T1": ("T1 to T2", "t1"), "T1 from T2": ("T2 to T1", "t2")}
     one |= {"FLAIR from T1, T1ce, T2": ("three to FLAIR", "t1, t1ce, t2")}
-    every = {
-        "FLAIR from T1, T1ce, T2": ("any to any", "t1, t1ce, t2"),
-        "T1ce, T2 from T1, FLAIR": ("any to any", "t1, flair"),
-        "T1ce, T2, FLAIR from T1": ("any to any", "t1"),
-        "T1, T1ce, FLAIR from T2": ("any to any", "t2"),
-    }
+    every = {title: ("any to any", known) for title, known in ANY_TO_ANY.items()}
     methods = ["mean of five draws, dB", "SSIM", "one draw, dB", "SSIM", "lookup, dB", "SSIM", "mean image, dB"]
     table = [["contrasts", *methods]]
     for title, labels in {"*one network for each task*": one, "*one network for any of four contrasts*": every}.items():
