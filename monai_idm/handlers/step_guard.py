@@ -20,6 +20,7 @@ from monai_idm.failures import BadNumbers
 from monai_idm.handlers.csv_rows import append_epoch
 from monai_idm.handlers.reconstruction_error import error_limit
 from monai_idm.optimizers import AdamWInBackward
+from monai_idm.reversible import LARGEST
 
 __all__ = ["StepGuard"]
 
@@ -34,11 +35,13 @@ class StepGuard:
     """Check each step of a trainer: its loss, the norm of its gradients, and the error of its rebuilt activations.
 
     A step is bad if one of them is NaN or infinite, if the norm is more than ``explosion`` times the median of the last
-    100 good steps, or if the error is larger than :class:`~monai_idm.handlers.ReconstructionErrorHandler` allows (in
-    exact precision: larger than 0). A bad step is logged, with the cases of its batch, and written to a table. The
-    weights stay as they were, except with an :class:`~monai_idm.optimizers.AdamWInBackward`: it skips all parameters if
-    the loss is bad, and those whose own gradient has a norm that is NaN or above the limit for all gradients together,
-    but has stepped the other parameters before the norm of all gradients is known.
+    100 good steps, or if the error is larger than :class:`~monai_idm.handlers.ReconstructionErrorHandler` allows. In
+    exact precision it is bad if there is any error, or if the streams of a level have grown beyond
+    :data:`~monai_idm.reversible.LARGEST`, where they are no longer exact. A bad step is logged, with the cases of its
+    batch, and written to a table. The weights stay as they were, except with an
+    :class:`~monai_idm.optimizers.AdamWInBackward`: it skips all parameters if the loss is bad, and those whose own
+    gradient has a norm that is NaN or above the limit for all gradients together, but has stepped the other parameters
+    before the norm of all gradients is known.
 
     A single step whose norm is too large, but finite, is left out by either policy: among small batches with timesteps
     of their own, such steps are rare but no sign of a fault.
@@ -104,13 +107,17 @@ class StepGuard:
             loss: Loss of this process; the trainer's output may hold the mean over the processes.
         """
         state, limit = cast(Any, engine.state), self._norm_limit(engine)
-        error = self.network.training_error() if hasattr(self.network, "training_error") else None
-        numbers = [loss, self._norm(), state.output[CommonKeys.LOSS], *([] if error is None else [error])]
+        error, peak = self._asked("training_error", loss.new_zeros(())), self._asked("stream_peak", loss.new_zeros(2))
+        numbers = [loss, self._norm(), error, *peak, state.output[CommonKeys.LOSS]]
         on_host = torch.stack([number.detach().to(loss.device, torch.float64) for number in numbers]).cpu().tolist()
-        state.output[CommonKeys.LOSS] = torch.tensor(on_host[2], dtype=loss.dtype)
-        worst_loss, norm, worst_error = self._of_all_processes(on_host[0], on_host[1], *on_host[3:])
+        state.output[CommonKeys.LOSS] = torch.tensor(on_host.pop(), dtype=loss.dtype)
+        worst_loss, norm, worst_error, (worst_peak, position) = self._of_all_processes(*on_host)
         if not math.isfinite(worst_loss):
             self._reject(engine, "the loss", worst_loss)
+        elif not worst_peak <= LARGEST:
+            level = self.network.levels[int(position)]
+            what = f"the largest value in the streams of level {level} (0 is the finest; exact up to {LARGEST:.0f})"
+            self._reject(engine, what, worst_peak)
         elif not norm <= limit:
             what = f"the gradients' norm (at most {limit:.3g})"
             self._reject(engine, what, norm, tolerated=math.isfinite(norm))
@@ -122,6 +129,11 @@ class StepGuard:
             return True
         return False
 
+    def _asked(self, method: str, otherwise: Tensor) -> Tensor:
+        """What a reversible network says of its last step."""
+        answer = getattr(self.network, method)() if hasattr(self.network, method) else None
+        return otherwise if answer is None else answer
+
     def _norm_limit(self, engine: Engine) -> float:
         """Largest norm that the gradients of a good step may have."""
         norms = cast(Any, engine.state).gradient_norms
@@ -129,8 +141,10 @@ class StepGuard:
         return min(self.explosion * usual, torch.finfo(torch.float32).max)
 
     def _error_limit(self) -> float:
-        exact = str(getattr(self.network, "precision", "")).startswith("exact")
-        return 0.0 if exact else error_limit(self.network)  # exact precision rebuilds bit for bit
+        return 0.0 if self._is_exact() else error_limit(self.network)  # exact precision rebuilds bit for bit
+
+    def _is_exact(self) -> bool:
+        return str(getattr(self.network, "precision", "")).startswith("exact")
 
     def _norm(self) -> Tensor:
         """Norm of the gradients: of this process's shards, if AdamWInBackward steps sharded weights."""
@@ -139,14 +153,15 @@ class StepGuard:
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         return full_tensor(torch.nn.utils.get_total_norm(gradients))
 
-    def _of_all_processes(self, loss: float, norm: float, error: float = 0.0) -> tuple[float, float, float]:
-        """The worst loss and error, and the norm of all gradients: processes reject a step together, or none does."""
-        processes = all_gather_objects((loss, norm, error))
-        losses, norms, errors = zip(*processes, strict=True)
+    def _of_all_processes(
+        self, loss: float, norm: float, error: float, *peak: float
+    ) -> tuple[float, float, float, tuple[float, ...]]:
+        """The worst of each, and the norm of all gradients: processes reject a step together, or none does."""
+        losses, norms, errors, peaks = zip(*all_gather_objects((loss, norm, error, peak)), strict=True)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if isinstance(self.optimizer, AdamWInBackward) and hasattr(parameters[0], "to_local"):
             norm = math.sqrt(sum(n**2 for n in norms))
-        return _worst(losses), norm, _worst(errors)
+        return _worst(losses), norm, _worst(errors), max(peaks, key=lambda found: not found[0] <= LARGEST)
 
     def _reject(self, engine: Engine, what: str, value: float, tolerated: bool = False) -> None:
         state = cast(Any, engine.state)
@@ -159,10 +174,11 @@ class StepGuard:
             append_epoch(self.csv_file, engine, {"what": what, "value": value, "cases": cases})
         message = f"iteration {state.iteration}: {what} is {value:.3g}; cases {cases or 'unknown'}"
         if ends or state.bad_steps >= _PATIENCE:
+            precisions = "float32" if self._is_exact() else "float32 or exact"
             end = "Training ends" if ends else f"{state.bad_steps} steps in a row are bad"
             raise BadNumbers(
                 f"{message}. {end}; the checkpoints were written before this step. Check these cases, then resume with "
-                f"--resume true and a smaller --learning_rate, with --precision float32 or exact, or with --bad_steps "
+                f"--resume true and a smaller --learning_rate, with --precision {precisions}, or with --bad_steps "
                 f"skip, which skips single steps"
             )
         logger.warning("%s; step skipped", message)

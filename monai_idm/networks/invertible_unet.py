@@ -355,6 +355,14 @@ class InvertibleDiffusionUNet(StepChoices):
         check = self.core.spot_check
         return None if check is None else check.error
 
+    def stream_peak(self) -> Tensor | None:
+        """Where the streams of the last training step first outgrew exact precision, see ``levels``.
+
+        The largest magnitude, and the position in the core; if none is above :data:`~monai_idm.reversible.LARGEST`,
+        those of the end. ``(2,)``, on the device; None in another precision.
+        """
+        return self.core.peak
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Like ``nn.Module.load_state_dict``, but a strict load of another network's checkpoint names the difference.
 

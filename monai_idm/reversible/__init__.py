@@ -5,6 +5,7 @@ from monai_idm.reversible.chunks import AUTO_VOXELS, recomputed_in_chunks
 from monai_idm.reversible.convolution import convolution
 from monai_idm.reversible.coupling import AdditiveCoupling
 from monai_idm.reversible.engine import ACTIVATIONS, ReversibleSequence
+from monai_idm.reversible.fixed_point import LARGEST
 from monai_idm.reversible.memory_format import (
     fastest_format,
     in_format,
@@ -22,6 +23,7 @@ from monai_idm.reversible.spot_check import relative_error
 __all__ = [
     "ACTIVATIONS",
     "AUTO_VOXELS",
+    "LARGEST",
     "AdditiveCoupling",
     "AttentionScale",
     "CheckerboardAttention",

@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from monai_idm.reversible.exactness import differentiates_alike, exact_map, require_exact, stored_map
-from monai_idm.reversible.fixed_point import snap
+from monai_idm.reversible.fixed_point import first_beyond, snap
 from monai_idm.reversible.inverse import Inverse
 from monai_idm.reversible.operation import ReversibleOperation, Tensors, described
 from monai_idm.reversible.rebuilding import Rebuilding
@@ -70,6 +70,8 @@ class ReversibleSequence(nn.Module):
         self.gradient_dtype = gradient_dtype
         self.spot_check: SpotCheck | None = None
         """Sample of the inputs of the first rebuilt operation, from the latest forward pass that rebuilds any."""
+        self.peak: Tensor | None = None
+        """:func:`~monai_idm.reversible.fixed_point.first_beyond` of an exact chain's latest pass with gradients."""
         for position, operation in enumerate(self._program()):
             operation.exact = exact
             for name, module in operation.named_modules():
@@ -96,13 +98,15 @@ class ReversibleSequence(nn.Module):
         """
         program = self._program()
         policies = _policies(activations, len(program))
-        if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        trains = torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        if not trains:
             policies = ["stored"] * len(program)
         _refuse_sharded_parts(program)
         tape = Tape(self.gradient_dtype)
         first_rebuilt = policies.index("rebuilt") if "rebuilt" in policies else None
         entry = (self._rounded(x) for x in inputs)
         stack: list[tuple[Tensor, Place | None]] = [(snap(x) if self.exact else x, None) for x in entry]
+        peak: Tensor | None = None
         for position, (operation, policy) in enumerate(zip(program, policies, strict=True)):
             x, sources = _unzip(_take(stack, operation.num_inputs))
             versions = [_version(t) for t in x]
@@ -116,11 +120,14 @@ class ReversibleSequence(nn.Module):
                 x = tape.keep(x, sources)
                 y = operation(x, embedding, _checkpointed if policy == "checkpointed" else stored_map)
                 stack += ((self._rounded(t), None) for t in y)
+            if self.exact and trains:
+                peak = first_beyond([t for t, _ in stack] if position == 0 else y, position, peak)
             if [_version(t) for t in x] != versions:
                 raise ValueError(
                     f"{described(operation, position)} edits its input in place, so that it cannot be rebuilt; "
                     f"make its branch create new tensors (inplace=False)"
                 )
+        self.peak = peak
         return tape.keep(*_unzip(stack))
 
     def plain(self, inputs: Tensors, embedding: Tensor) -> Tensors:

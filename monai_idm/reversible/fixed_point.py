@@ -24,10 +24,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["GRID_BITS", "add_remainder", "remainder", "restore", "snap", "snap_"]
+__all__ = ["GRID_BITS", "LARGEST", "add_remainder", "first_beyond", "remainder", "restore", "snap", "snap_"]
 
 GRID_BITS = 12
-"""k: float32 streams are exact below 2 ** (24 - k) = 4096."""
+"""k, binary digits behind the point."""
+
+LARGEST = 2.0 ** (24 - GRID_BITS)
+"""Largest magnitude of a stream that float32 can hold exactly on the grid, 4096."""
 
 _SCALE = 2.0**GRID_BITS
 
@@ -43,6 +46,21 @@ def snap(z: Tensor) -> Tensor:
 def snap_(z: Tensor) -> Tensor:
     """Like :func:`snap`, but in place if z requires no gradient."""
     return snap(z) if z.requires_grad else z.mul_(_SCALE).round_().div_(_SCALE)
+
+
+def first_beyond(streams: Sequence[Tensor], position: int, found: Tensor | None = None) -> Tensor:
+    """Largest magnitude of streams and their position: the first that is beyond :data:`LARGEST`, or else the last.
+
+    Args:
+        streams: Tensors of any shapes.
+        position: Of the operation that put them out.
+        found: What was found up to there; None: nothing yet.
+    Returns:
+        ``(2,)``, on the device.
+    """
+    largest = torch.stack([torch.linalg.vector_norm(t.detach(), torch.inf) for t in streams]).amax()
+    here = torch.stack([largest, torch.full_like(largest, position)])
+    return here if found is None else torch.where(found[0] <= LARGEST, here, found)
 
 
 def remainder(inputs: Sequence[Tensor], inverted: Sequence[Tensor]) -> list[Tensor]:

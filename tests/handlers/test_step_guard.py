@@ -200,6 +200,36 @@ def _spoil(operation, error):
     operation.rebuild = worse
 
 
+@pytest.mark.parametrize(
+    ("level", "precision", "activations"),
+    [(0, "exact", "rebuilt"), (1, "exact", "checkpointed"), (2, "exact-mixed", "stored"), (2, "float32", "rebuilt")],
+)
+def test_streams_that_outgrow_the_grid_are_found_in_the_same_step_and_their_level_is_named(
+    level, precision, activations
+):
+    torch.manual_seed(0)
+    network = InvertibleDiffusionUNet(3, 2, 2, (8, 16, 32), 1, (False,) * 3, 4, 4, 16, precision=precision)
+    network = network.with_activations(activations)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-9)
+    x = torch.randn(1, 2, 8, 8, 8)
+    data = [{"image": x, "label": x, "subject": ["a"]}] * 3
+    guard = StepGuard(network, optimizer)
+    engine, _ = trainer_of(TrainingStep(Supervised(), SAMPLE, guard=guard), data, network, optimizer, handlers=[guard])
+    coupling = network.core.operations[network.levels.index(level)]
+    engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: _push(coupling))
+    if precision == "float32":
+        engine.run()
+    else:
+        what = rf"iteration 2: the largest value in the streams of level {level} \(0 is the finest; exact up to 4096\)"
+        with pytest.raises(BadNumbers, match=rf"{what} is [45].*e\+03; cases a\. .*--precision float32, or"):
+            engine.run()
+
+
+def _push(coupling):
+    """Raise what one branch adds to its stream by 5000."""
+    coupling.f.register_forward_hook(lambda _, inputs, output: output + 5000)
+
+
 def test_settings_are_checked():
     network = nn.Linear(1, 1)
     optimizer = torch.optim.AdamW(network.parameters())
