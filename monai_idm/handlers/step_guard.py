@@ -39,9 +39,9 @@ class StepGuard:
     exact precision it is bad if there is any error, or if the streams of a level have grown beyond
     :data:`~monai_idm.reversible.LARGEST`, where they are no longer exact. A bad step is logged, with the cases of its
     batch, and written to a table. The weights stay as they were, except with an
-    :class:`~monai_idm.optimizers.AdamWInBackward`: it skips all parameters if the loss is bad, and those whose own
-    gradient has a norm that is NaN or above the limit for all gradients together, but has stepped the other parameters
-    before the norm of all gradients is known.
+    :class:`~monai_idm.optimizers.AdamWInBackward`: it skips all parameters if loss or streams are bad, and those whose
+    own gradient has a norm that is NaN or above the limit for all gradients together, but has stepped the other
+    parameters before the norm of all gradients is known.
 
     A single step whose norm is too large, but finite, is left out by either policy: among small batches with timesteps
     of their own, such steps are rare but no sign of a fault.
@@ -92,7 +92,8 @@ class StepGuard:
             loss: Loss of this process.
         """
         if isinstance(self.optimizer, AdamWInBackward):
-            bad = (~loss.detach().isfinite()).float()
+            peak, _ = self._asked("stream_peak", loss.new_zeros(2))
+            bad = (~(loss.detach().isfinite() & (peak <= LARGEST))).float()
             self.optimizer.skip_above = self._norm_limit(engine)
             self.optimizer.skip_all = cast(Tensor, idist.all_reduce(bad, "MAX")) > 0  # in all processes or in none
 
