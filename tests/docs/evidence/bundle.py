@@ -30,8 +30,8 @@ ROWS: dict[str, list[Evidence]] = {
         ("0.89", ssim(DPM_20, "gaussian_blur")),
     ],
     "T2": [
-        ("22.5", SYNTHESIS["T1 to T2"]["t1"]["psnr_brain"]),
-        ("0.92", SYNTHESIS["T1 to T2"]["t1"]["ssim_brain"]),
+        ("24.5", SYNTHESIS["T1 to T2"]["t1"]["psnr_brain"]),
+        ("0.96", SYNTHESIS["T1 to T2"]["t1"]["ssim_brain"]),
         ("17.6", SYNTHESIS["T1 to T2"]["t1"]["lookup_psnr_brain"]),
         ("0.69", SYNTHESIS["T1 to T2"]["t1"]["lookup_ssim_brain"]),
     ],

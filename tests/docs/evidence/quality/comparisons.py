@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from tests.docs.evidence.formats import mb, reconstructed, ssim
 from tests.docs.evidence.kinds import Evidence, Table
@@ -38,22 +39,27 @@ def peers_difference() -> Table:
     ]
 
 
+ONE = {  # by what is made of what: training, and the known contrasts
+    "T2 from T1": ("T1 to T2", "t1"),
+    "T1 from T2": ("T2 to T1", "t2"),
+    "FLAIR from T1, T1ce, T2": ("three to FLAIR", "t1, t1ce, t2"),
+}
+ANY = {title: ("any to any", known) for title, known in ANY_TO_ANY.items()}
+
+
 def contrasts() -> Table:
-    one = {"T2 from T1": ("T1 to T2", "t1"), "T1 from T2": ("T2 to T1", "t2")}
-    one |= {"FLAIR from T1, T1ce, T2": ("three to FLAIR", "t1, t1ce, t2")}
-    every = {title: ("any to any", known) for title, known in ANY_TO_ANY.items()}
-    methods = ["mean of five draws, dB", "SSIM", "one draw, dB", "SSIM", "lookup, dB", "SSIM", "mean image, dB"]
-    table = [["contrasts", *methods]]
-    for title, labels in {"*one network for each task*": one, "*one network for any of four contrasts*": every}.items():
-        table.append([title, *[""] * 7])
+    methods = ["mean of five draws, dB", "one draw, dB", "regression, dB", "lookup, dB"]
+    table = [["contrasts", *(cell for method in methods for cell in (method, "SSIM")), "mean image, dB"]]
+    for title, labels in {"*one network for each task*": ONE, "*one network for any of four contrasts*": ANY}.items():
+        table.append([title, *[""] * 9])
         for label, (variant, known) in labels.items():
-            found = study("synthesis")[variant][known]
+            drawn, predicted = (SYNTHESIS[f"{variant}{words}"][known] for words in ("", ", regression"))
             cells = [
                 f"{found[f'{method}{metric}_brain']:.{digits}f}"
-                for method in ("", "draw_", "lookup_")
+                for found, method in ((drawn, ""), (drawn, "draw_"), (predicted, ""), (drawn, "lookup_"))
                 for metric, digits in (("psnr", 2), ("ssim", 3))
             ]
-            table.append([label, *cells, f"{found['mean_image_psnr_brain']:.2f}"])
+            table.append([label, *cells, f"{drawn['mean_image_psnr_brain']:.2f}"])
     return table
 
 
@@ -137,12 +143,24 @@ def roughness(seed: int, what: str) -> float:
     return float(match[1])
 
 
-def gain_over_lookup() -> list[float]:
-    """Of the network for any of four contrasts, in dB."""
-    tasks = [found for found in SYNTHESIS["any to any"].values() if isinstance(found, dict)]
-    return [found["psnr_brain_gain_over_lookup"] for found in tasks]
+def gain(rows: Iterable[tuple[str, str]], better: str, than: str) -> list[float]:
+    """Differences of PSNR in some rows of the table of contrasts, in dB.
+
+    Args:
+        rows: The rows.
+        better: One method, ``"draw"``, ``"mean"``, ``"regression"`` or ``"lookup"``.
+        than: Another.
+    """
+
+    def psnr(row: tuple[str, str], method: str) -> float:
+        training, known = row
+        found = SYNTHESIS[f"{training}, regression" if method == "regression" else training][known]
+        return found["psnr_brain" if method in ("mean", "regression") else f"{method}_psnr_brain"]
+
+    return [psnr(row, better) - psnr(row, than) for row in rows]
 
 
+REGRESSION = gain([*ONE.values(), *ANY.values()], "regression", "mean")
 TWIN = study("twin")["rebuilt and stored"]
 SCORES = [found["psnr_brain_db"] for found in study("optimizer").values()]
 LOSSES = {name: found["loss"] for name, found in study("optimizer").items()}
@@ -152,11 +170,14 @@ TEXT: list[Evidence] = [
     ("2.99M", study("peers")["MONAI's DiffusionModelUNet, seed 0"]["parameters"] / 1e6),
     ("1.5e-3", SETTING),
     ("5e-4", SETTING),
-    ("4.9", SYNTHESIS["T1 to T2"]["t1"]["psnr_brain_gain_over_lookup"]),
-    ("1.7", SYNTHESIS["T2 to T1"]["t2"]["psnr_brain_gain_over_lookup"]),
-    ("0.8 dB", SYNTHESIS["three to FLAIR"]["t1, t1ce, t2"]["psnr_brain_gain_over_lookup"]),
-    ("0.2 dB", max(gain_over_lookup())),
-    ("1.1 dB", -min(gain_over_lookup())),
+    *zip(("6.9", "2.6", "5.5 dB"), gain(ONE.values(), "mean", "lookup"), strict=True),
+    ("1.4 dB", min(gain(ONE.values(), "draw", "lookup"))),
+    ("0.5", min(gain(ANY.values(), "mean", "lookup"))),
+    ("1.6 dB", max(gain(ANY.values(), "mean", "lookup"))),
+    ("0.4", min(found for found in REGRESSION if found > 0)),
+    ("1.3 dB", max(REGRESSION)),
+    ("0.4", -max(found for found in REGRESSION if found < 0)),
+    ("1.2 dB", -min(REGRESSION)),
     ("0.2 dB", max(SCORES) - min(SCORES)),
     ("1.007", LOSSES["8-bit states"] / LOSSES["AdamW"]),
     ("1.000", LOSSES["8-bit states, mixed"] / LOSSES["AdamW"]),
