@@ -356,10 +356,12 @@ class InvertibleDiffusionUNet(StepChoices):
         return None if check is None else check.error
 
     def stream_peak(self) -> Tensor | None:
-        """Where the streams of the last training step first outgrew exact precision, see ``levels``.
+        """Where the streams of the last training step became too large for exact precision.
 
-        The largest magnitude, and the position in the core; if none is above :data:`~monai_idm.reversible.LARGEST`,
-        those of the end. ``(2,)``, on the device; None in another precision.
+        Returns:
+            ``(2,)``, on the device: the largest magnitude of the first operation of the core that is above
+            :data:`~monai_idm.reversible.LARGEST`, or else of the last, and the operation's position, whose level is in
+            ``levels``. None in another precision.
         """
         return self.core.peak
 

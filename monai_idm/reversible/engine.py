@@ -121,7 +121,7 @@ class ReversibleSequence(nn.Module):
                 y = operation(x, embedding, _checkpointed if policy == "checkpointed" else stored_map)
                 stack += ((self._rounded(t), None) for t in y)
             if self.exact and trains:
-                peak = first_beyond([t for t, _ in stack] if position == 0 else y, position, peak)
+                peak = first_beyond(y, position, peak)
             if [_version(t) for t in x] != versions:
                 raise ValueError(
                     f"{described(operation, position)} edits its input in place, so that it cannot be rebuilt; "

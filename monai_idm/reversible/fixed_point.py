@@ -49,14 +49,15 @@ def snap_(z: Tensor) -> Tensor:
 
 
 def first_beyond(streams: Sequence[Tensor], position: int, found: Tensor | None = None) -> Tensor:
-    """Largest magnitude of streams and their position: the first that is beyond :data:`LARGEST`, or else the last.
+    """Largest magnitude of an operation's outputs, and its position in the chain.
 
     Args:
-        streams: Tensors of any shapes.
-        position: Of the operation that put them out.
-        found: What was found up to there; None: nothing yet.
+        streams: The outputs, tensors of any shapes.
+        position: Position of the operation.
+        found: What this function returned for the operation before; None: there is none.
     Returns:
-        ``(2,)``, on the device.
+        ``(2,)``, on the device: ``found``, if its magnitude is above :data:`LARGEST`, so that the first such operation
+        is kept; otherwise that of this operation.
     """
     largest = torch.stack([torch.linalg.vector_norm(t.detach(), torch.inf) for t in streams]).amax()
     here = torch.stack([largest, torch.full_like(largest, position)])
