@@ -199,7 +199,7 @@ def _option(budget_bytes: float, preset: str, size: tuple[int, ...], stride: int
     for way, memory in ways:
         if memory.peak_bytes(0) <= tensor_bytes:
             stored = memory.most_stored(tensor_bytes)
-            flops = estimate_flops(network.with_activations(memory.policies(stored)), shape)
+            flops = estimate_flops(network.with_activations(memory.policies(stored)), shape, way.optimizer)
             return Option(*asked, least, way, memory.peak_bytes(stored) / SHARES["cuda"], stored, flops)
     return Option(*asked, least)
 

@@ -21,16 +21,14 @@ class Kind:
 
     Attributes:
         build: Builds it from a network's parameters, or from their groups.
-        bytes: Bytes that it needs on CUDA.
-        muon: Whether it steps kernels by Muon.
+        bytes: What it needs on CUDA.
     """
 
     build: Callable[..., torch.optim.Optimizer]
     bytes: OptimizerBytes
-    muon: bool = False
 
     def __call__(self, network: nn.Module, offload: Sequence[nn.Module] = ()) -> torch.optim.Optimizer:
-        params = weight_norm_groups(network, muon=True) if self.muon else network.parameters()
+        params = weight_norm_groups(network, muon=True) if self.bytes.muon else network.parameters()
         return self.build(params, lr=1e-4, **({"offload": offload} if offload else {}))
 
 
@@ -39,5 +37,5 @@ OPTIMIZERS: dict[str, Kind] = {
     "AdamW, fused": Kind(partial(torch.optim.AdamW, fused=True), OptimizerBytes(temporaries=0)),
     "in backward": Kind(partial(AdamWInBackward, fused=True), IN_BACKWARD),
     "in backward, 8-bit": Kind(partial(AdamWInBackward, states="8bit"), EIGHT_BIT_IN_BACKWARD),
-    "in backward, 8-bit, Muon": Kind(partial(AdamWInBackward, states="8bit"), EIGHT_BIT_MUON_IN_BACKWARD, muon=True),
+    "in backward, 8-bit, Muon": Kind(partial(AdamWInBackward, states="8bit"), EIGHT_BIT_MUON_IN_BACKWARD),
 }

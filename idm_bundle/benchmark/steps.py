@@ -79,7 +79,7 @@ def _estimated(suite: str, case: Case) -> Row:
         network = case.build()
     optimizer = replace(OPTIMIZERS[case.optimizer].bytes, offload=_offload(case, network))
     estimated = estimate(network, case.shape, optimizer)
-    flops = estimate_flops(network, case.shape)
+    flops = estimate_flops(network, case.shape, optimizer)
     return _row(suite, case, network, device="estimate", estimated=True, **estimated._asdict(), flops=flops)
 
 

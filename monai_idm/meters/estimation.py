@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from monai_idm.meters.flops import count_flops
 from monai_idm.meters.memory import live_bytes
 from monai_idm.meters.optimizer_bytes import OptimizerBytes
+from monai_idm.optimizers.muon import is_kernel, orthogonalise_
 from monai_idm.optimizers.offload import Offload
 
 __all__ = ["Estimate", "denoising_step", "estimate", "estimate_flops"]
@@ -64,11 +65,19 @@ def estimate(network: nn.Module, shape: Sequence[int], optimizer: OptimizerBytes
     return Estimate(resident + states, memory.peak_bytes + states)
 
 
-def estimate_flops(network: nn.Module, shape: Sequence[int]) -> int:
-    """Count the FLOPs of a forward and a backward pass on fake tensors; arguments as in :func:`estimate`."""
+def estimate_flops(network: nn.Module, shape: Sequence[int], optimizer: OptimizerBytes | None = None) -> int:
+    """Count the FLOPs of one training step on fake tensors; arguments as in :func:`estimate`."""
+
+    def step() -> None:
+        denoising_step(twin, shape)
+        if optimizer is not None and optimizer.muon:
+            for p in twin.parameters():
+                if p.requires_grad and is_kernel(p):
+                    orthogonalise_(torch.empty(p.flatten(1).shape, dtype=torch.bfloat16))
+
     with FakeTensorMode():
         twin = _fake(network)
-        return count_flops(lambda: denoising_step(twin, shape))
+        return count_flops(step)
 
 
 def denoising_step(network: nn.Module, shape: Sequence[int]) -> None:

@@ -31,6 +31,7 @@ class OptimizerBytes:
         temporaries: Bytes per weight during the optimizer's step; or a function from parameter to bytes.
         all_at_once: Whether temporaries exist for all parameters at the same time, or for one parameter at a time.
         in_backward: Whether each parameter is updated, and its gradient freed, as soon as the gradient is complete.
+        muon: Whether kernels are stepped by Muon, whose matrix products are FLOPs of the step.
         offload: Modules of the network whose weights and states are on the host while nobody needs them.
     """
 
@@ -38,6 +39,7 @@ class OptimizerBytes:
     temporaries: float | Callable[[Tensor], float] = 4.0
     all_at_once: bool = True
     in_backward: bool = False
+    muon: bool = False
     offload: Sequence[nn.Module] = ()
 
     def state_bytes(self, p: Tensor) -> float:
@@ -84,15 +86,16 @@ def _rounding(p: Tensor) -> float:
 
 
 def _muon_step(p: Tensor) -> float:
-    """The step of a kernel in bfloat16, and float32 copies of a part of the values."""
+    """The step of a kernel in bfloat16; and copies of a part of the values, or four small matrices, in float32."""
     if not is_kernel(p):
         return _rounding(p)
-    return 2.0 * p.numel() + (12.0 if p.dtype == torch.bfloat16 else 8.0) * min(p.numel(), PART)
+    copies = (12.0 if p.dtype == torch.bfloat16 else 8.0) * min(p.numel(), PART)
+    return 2.0 * p.numel() + max(copies, 16.0 * min(p.shape[0], p.numel() // p.shape[0]) ** 2)
 
 
 # those in the backward pass with float32 states: with fused=True, without which AdamW needs temporaries
-MUON = OptimizerBytes(states=_muon, temporaries=_muon_step, all_at_once=False)
+MUON = OptimizerBytes(states=_muon, temporaries=_muon_step, all_at_once=False, muon=True)
 IN_BACKWARD = OptimizerBytes(temporaries=_rounding, in_backward=True)
-MUON_IN_BACKWARD = OptimizerBytes(states=_muon, temporaries=_muon_step, in_backward=True)
+MUON_IN_BACKWARD = replace(MUON, in_backward=True)
 EIGHT_BIT_IN_BACKWARD = OptimizerBytes(states=_eight_bit, temporaries=_rounding, in_backward=True)
-EIGHT_BIT_MUON_IN_BACKWARD = OptimizerBytes(states=_eight_bit_muon, temporaries=_muon_step, in_backward=True)
+EIGHT_BIT_MUON_IN_BACKWARD = replace(MUON_IN_BACKWARD, states=_eight_bit_muon)

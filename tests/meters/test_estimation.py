@@ -141,6 +141,21 @@ def test_flops_are_those_of_a_real_step():
     assert estimate_flops(net, SHAPE) == count_flops(lambda: denoising_step(net, SHAPE)) > 0
 
 
+BY_MUON = [kernels_by_muon, partial(kernels_by_muon, optimizer=AdamWWeightNorm)]
+
+
+@pytest.mark.parametrize("make", [*BY_MUON, AdamWInBackward])
+def test_flops_of_the_optimizer_are_those_of_its_step(make):
+    net = network()
+    optimizer = make(net.parameters())
+
+    def step():
+        denoising_step(net, SHAPE)
+        optimizer.step()
+
+    assert estimate_flops(net, SHAPE, optimizer_bytes(optimizer)) == count_flops(step)
+
+
 def test_the_weights_are_neither_read_nor_changed():
     with torch.device("meta"):
         net = network()
