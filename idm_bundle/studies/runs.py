@@ -42,8 +42,8 @@ def train(values: Mapping[str, Any], *overlays: str, seed: int = 0) -> tuple[Con
         overlays: Names of further configs, without suffix.
         seed: Seed of weights and batches; the phantoms stay the same.
     Returns:
-        The config, and ``parameters``, ``peak_mib``, ``step_gflop``, ``step_s`` (median), ``losses`` of every step and
-        ``loss``, the mean of the last tenth of them.
+        The config, and ``parameters``, ``peak_mib``, ``step_gflop``, ``step_s`` (median), ``losses`` of every step
+        that this call took, and ``loss``, the mean over the last tenth of the training, or what of it was left to do.
     """
     set_determinism(seed)
     config = configured({"train#batches#seed": seed, **values}, *overlays)
@@ -65,7 +65,7 @@ def train(values: Mapping[str, Any], *overlays: str, seed: int = 0) -> tuple[Con
         "step_gflop": estimate_flops(network, (batch, network.in_channels, *size)) / 1e9,
         "step_s": median(seconds),
         "losses": losses,
-        "loss": mean(losses[-max(1, len(losses) // 10) :]),
+        "loss": mean(losses[-max(1, trainer.state.iteration // 10) :]),
     }
 
 
@@ -78,7 +78,7 @@ def train_once(file: Path, values: Mapping[str, Any], *overlays: str, seed: int 
         overlays: Names of further configs, without suffix.
         seed: The same as in :func:`train`.
     Returns:
-        What :func:`train` measured, with some 200 of its ``losses``.
+        What :func:`train` measured since the last interruption, with some 200 of its ``losses``.
     """
     if not file.is_file():
         _, measured = train({**values, "resume": True}, *overlays, seed=seed)

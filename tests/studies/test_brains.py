@@ -73,10 +73,22 @@ def test_switches_are_compared_with_the_same_batches(tmp_path, monkeypatch):
     arguments = {"steps": 2, "side": 16, "dataset_dir": str(folder), "work": str(tmp_path / "work")}
     study = switches.STUDIES["switches"]
     names = ("AdamW, float32, seed 0", "AdamW, float32, seed 1", "all of them, seed 0")
-    plain, other, least = (study[name](**arguments)["losses"][0] for name in names)
+    found = [study[name](**arguments) for name in names]
+    plain, other, least = (of["losses"][0] for of in found)
     assert least == pytest.approx(plain, rel=1e-3)
     assert least != plain
     assert other != pytest.approx(plain, rel=1e-3)
+    assert {type(of[name]) for of in found for name in ("loss", "validation_loss", "little_noise")} == {float}
+    monkeypatch.setattr(runs, "train", None)  # predictions are compared again, with weights that are there
+    assert study[names[0]](**arguments) == found[0]
+
+
+def test_the_loss_of_a_resumed_training_is_that_of_its_last_tenth(tmp_path, monkeypatch):
+    folder = dataset_or_phantoms(None, tmp_path / "phantoms", 5, SIZE, 0)
+    values = {**brains.training_values(str(folder), tmp_path, 20, 16), **SMALLEST, "epoch_length": 5}
+    found = [runs.train({**values, "max_epochs": epochs, "resume": True})[1] for epochs in (2, 4)]
+    assert [len(of["losses"]) for of in found] == [10, 10]
+    assert found[1]["loss"] == pytest.approx(sum(found[1]["losses"][-2:]) / 2)
 
 
 def test_generated_brains_are_measured_at_the_ages_asked_for(tmp_path, monkeypatch):
