@@ -14,7 +14,7 @@ time.
 Every iteration towards :math:`U V^T` multiplies :math:`X`, at first :math:`M / \lVert M \rVert`, by a polynomial of
 :math:`X X^T`, which is small, because a kernel has many more columns than rows. So the iterations are done on
 :math:`X X^T` alone, and :math:`M` is multiplied once, by the product of the polynomials: a quarter of the FLOPs. All
-products are float32: with rounding to bfloat16 these iterations would diverge.
+products are float32: with rounding to bfloat16 or TF32 these iterations would diverge.
 
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the factor after Liu et al. 2025,
 arXiv:2502.16982.
@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from monai_idm.float32 import full_precision
 from monai_idm.optimizers.momentum import Momentum
 
 __all__ = ["PART", "is_kernel", "muon_step", "orthogonalise_"]
@@ -94,17 +95,23 @@ def muon_step(
 def orthogonalise_(matrix: Tensor) -> None:
     """Bring all singular values of a bfloat16 matrix near 1, in place, by a Newton-Schulz iteration."""
     x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    with full_precision(x.device):
+        factor = _factor(x)
+        for columns in _columns(x):
+            x[:, columns] = factor @ x[:, columns].float()
+
+
+def _factor(x: Tensor) -> Tensor:
+    """The matrix from X to the result."""
     gram = _gram(x)
     squared_norm = gram.trace().clamp(min=1e-14)
     gram /= squared_norm
     product = factor = _polynomial(gram)
     for _ in range(_ITERATIONS - 1):
-        torch.mm(factor @ gram, factor, out=gram)
+        torch.mm(factor @ gram, factor, out=gram)  # that of X after this iteration
         factor = _polynomial(gram)
         product = factor @ product
-    product /= squared_norm.sqrt()
-    for columns in _columns(x):
-        x[:, columns] = product @ x[:, columns].float()
+    return product.div_(squared_norm.sqrt())
 
 
 def _gram(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The reversible engine. It depends on torch alone, not on images, diffusion or MONAI."""
 
+from monai_idm.float32 import true_float32
 from monai_idm.reversible.attention import AttentionScale, CheckerboardAttention
 from monai_idm.reversible.chunks import AUTO_VOXELS, recomputed_in_chunks
 from monai_idm.reversible.convolution import convolution
@@ -16,7 +17,6 @@ from monai_idm.reversible.memory_format import (
 from monai_idm.reversible.mixing import OrthogonalMixing
 from monai_idm.reversible.operation import ReversibleOperation
 from monai_idm.reversible.orthogonal import Orthogonal, fixed_matrices
-from monai_idm.reversible.replay import true_float32
 from monai_idm.reversible.resample import Merge, OrthogonalDownsample, OrthogonalUpsample, Split
 from monai_idm.reversible.spot_check import relative_error
 

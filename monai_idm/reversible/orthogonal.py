@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from monai_idm.float32 import full_precision
 from monai_idm.reversible.chunks import chunk_size, in_chunks
 from monai_idm.reversible.fixed_point import remainder, restore, snap, snap_
 from monai_idm.reversible.memory_format import memory_format_of
 from monai_idm.reversible.operation import Rebuilt, ReversibleOperation, Tensors
-from monai_idm.reversible.replay import full_precision
 
 __all__ = ["Orthogonal", "fixed_matrices"]
 

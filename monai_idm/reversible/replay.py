@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from monai_idm.float32 import float32_as, float32_precisions
 from monai_idm.reversible.operation import ReversibleOperation
 from monai_idm.reversible.random_state import random_states, restored_random_states
 
-__all__ = ["Replay", "full_precision", "true_float32"]
-
-# torch's switches of this kind; the older ones, allow_tf32, must not be mixed with them
-_SWITCHES: tuple[Any, ...] = (
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
-    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
-    torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
-)
+__all__ = ["Replay"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class Replay:
         return cls(
             cls.of_weights(operation),
             device,
-            [switch.fp32_precision for switch in _SWITCHES],
+            float32_precisions(),
             torch.is_autocast_enabled(device.type),
             torch.get_autocast_dtype(device.type),
             states,
@@ -57,7 +49,7 @@ class Replay:
         """Compute in the precision of the forward pass: autocast, and float32 or TF32."""
         # no cache: it would keep a copy of every weight, and hand copies made without autograd to code that needs it
         with (
-            _float32_as(self.float32_precisions),
+            float32_as(self.float32_precisions),
             torch.autocast(
                 self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_enabled, cache_enabled=False
             ),
@@ -69,37 +61,3 @@ class Replay:
         """Draw the random numbers of the forward pass again, and restore the generators afterwards."""
         with restored_random_states(self.random_states, self.device):
             yield
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute in true float32: neither under autocast, nor in TF32 or bfloat16 products.
-
-    An orthogonal map in TF32 is off by 4e-4, and every inversion would add to that.
-    """
-    with true_float32(), torch.autocast(device.type, enabled=False):
-        yield
-
-
-@contextmanager
-def true_float32() -> Iterator[None]:
-    """Multiply float32 tensors in float32, whatever faster precision is allowed for them outside.
-
-    In TF32, which cuDNN's convolutions use by default, a branch rounds its input to 10 bits: inputs that differ in the
-    last bit, as rebuilt ones do, may be rounded to different numbers, and the error of the rebuilt activations grows
-    from 1e-6 to 1e-3.
-    """
-    with _float32_as(["ieee"] * len(_SWITCHES)):
-        yield
-
-
-@contextmanager
-def _float32_as(precisions: Sequence[str]) -> Iterator[None]:
-    before = [switch.fp32_precision for switch in _SWITCHES]
-    try:
-        for switch, precision in zip(_SWITCHES, precisions, strict=True):
-            switch.fp32_precision = precision
-        yield
-    finally:
-        for switch, precision in zip(_SWITCHES, before, strict=True):
-            switch.fp32_precision = precision

@@ -13,6 +13,7 @@ from monai_idm.meters import live_bytes
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, muon, weight_norm_groups
 from monai_idm.optimizers.momentum import EightBitMomentum, FullMomentum
 from monai_idm.optimizers.muon import muon_step, orthogonalise_
+from tests.tf32 import EmulatedTF32
 
 OURS = [AdamWWeightNorm, AdamWInBackward]
 
@@ -87,6 +88,21 @@ def test_orthogonalising_on_the_small_side_is_the_iteration_in_float64(shape, de
     orthogonalise_(found)
     expected = as_it_is_defined(matrix)
     assert (found - expected).norm() < 0.005 * expected.norm()
+
+
+def test_it_is_float32_where_torch_may_multiply_faster():
+    found, expected = torch.randn(2, 16, 1).mul(torch.randn(1, 432)).bfloat16().unbind()
+    expected.copy_(found)
+    orthogonalise_(expected)
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        with EmulatedTF32() as tf32, torch.autocast("cpu", torch.bfloat16):
+            orthogonalise_(found)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert tf32.rounded == 0
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("lambda_l2", [0.0, 0.3])
