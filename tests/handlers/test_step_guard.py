@@ -207,17 +207,9 @@ def _spoil(operation, error):
 def test_streams_that_outgrow_the_grid_are_found_in_the_same_step_and_their_level_is_named(
     level, precision, activations
 ):
-    torch.manual_seed(0)
-    network = InvertibleDiffusionUNet(3, 2, 2, (8, 16, 32), 1, (False,) * 3, 4, 4, 16, precision=precision)
-    network = network.with_activations(activations)
-    optimizer = AdamWInBackward(network.parameters(), 1e-4)
-    x = torch.randn(1, 2, 8, 8, 8)
-    data = [{"image": x, "label": x, "subject": ["a"]}] * 3
-    guard = StepGuard(network, optimizer)
-    engine, _ = trainer_of(TrainingStep(Supervised(), SAMPLE, guard=guard), data, network, optimizer, handlers=[guard])
-    coupling = network.core.operations[network.levels.index(level)]
+    engine, network = reversible_trainer(precision, activations, "stop")
     good, weights = [], nn.utils.parameters_to_vector
-    engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: _push(coupling))
+    engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: _push(network, level))
     if precision == "float32":
         engine.run()
     else:
@@ -230,8 +222,21 @@ def test_streams_that_outgrow_the_grid_are_found_in_the_same_step_and_their_leve
         assert torch.equal(good[0], weights(network.parameters()))
 
 
-def _push(coupling):
+def reversible_trainer(precision, activations, policy):
+    torch.manual_seed(0)
+    network = InvertibleDiffusionUNet(3, 2, 2, (8, 16, 32), 1, (False,) * 3, 4, 4, 16, precision=precision)
+    network = network.with_activations(activations)
+    optimizer = AdamWInBackward(network.parameters(), 1e-4)
+    x = torch.randn(1, 2, 8, 8, 8)
+    data = [{"image": x, "label": x, "subject": ["a"]}] * 3
+    guard = StepGuard(network, optimizer, policy)
+    step = TrainingStep(Supervised(), SAMPLE, guard=guard)
+    return trainer_of(step, data, network, optimizer, handlers=[guard])[0], network
+
+
+def _push(network, level):
     """Raise what one branch adds to its stream by 5000."""
+    coupling = network.core.operations[network.levels.index(level)]
     coupling.f.register_forward_hook(lambda _, inputs, output: output + 5000)
 
 
@@ -268,3 +273,22 @@ def test_two_processes_leave_a_step_out_together(tmp_path):
         assert first[3].isfinite().all()
         assert len(result["norms"][0]) == 3
         assert result["norms"][0] == result["norms"][1]
+
+
+def _outgrows(rank):
+    """The weights in both processes after each step, when streams of one process are too large from the second on."""
+    engine, network = reversible_trainer("exact", "rebuilt", "skip")
+    seen, weights = [], nn.utils.parameters_to_vector
+    if rank == 1:
+        engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: _push(network, 1))
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda _: seen.append(weights(network.parameters()).detach().clone())
+    )
+    engine.run()
+    return all_gather_objects(seen)
+
+
+def test_two_processes_leave_a_step_out_if_the_streams_of_one_are_too_large(tmp_path):
+    first, second = ask_two(_outgrows, tmp_path)
+    assert len(first) == 3
+    assert all(torch.equal(weights, first[0]) for weights in [*first, *second])
