@@ -15,14 +15,7 @@ import torch
 
 from idm_bundle.benchmark import Row, read_rows
 from monai_idm.machine import device_name
-from monai_idm.meters import (
-    EIGHT_BIT_IN_BACKWARD,
-    EIGHT_BIT_MUON_IN_BACKWARD,
-    MUON,
-    OptimizerBytes,
-    estimate_flops,
-    free_memory_bytes,
-)
+from monai_idm.meters import EIGHT_BIT_MUON_IN_BACKWARD, MUON, OptimizerBytes, estimate_flops, free_memory_bytes
 from monai_idm.networks import InvertibleDiffusionUNet
 from monai_idm.networks.plan import SHARES, StepMemory
 from monai_idm.networks.presets import PRESETS
@@ -47,34 +40,35 @@ class Way:
         name: What the table calls it.
         overlay: Config file on top of train.yaml; None: none.
         optimizer: Memory of its optimizer.
+        dtypes: Precision of the network's weights and gradients, which the overlay sets.
         options: Knobs that the command sets besides.
     """
 
     name: str
     overlay: str | None
     optimizer: OptimizerBytes
+    dtypes: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def step_memory(self, preset: str, stride: int, shape: Sequence[int]) -> StepMemory:
         """Memory of a step of a network."""
-        types = {name: dtype for name, dtype in self.options.items() if name.endswith("_dtype")}
+        how = {"bookend_stride": stride, "precision": "mixed", **self.dtypes}
         with torch.device("meta"):
-            network = InvertibleDiffusionUNet.from_preset(preset, bookend_stride=stride, precision="mixed", **types)
+            network = InvertibleDiffusionUNet.from_preset(preset, **how)
         offload = network.deep_couplings(self.options.get("offload_levels", 0))
         return StepMemory(network, shape, replace(self.optimizer, offload=offload))
 
 
-_HOST = {"offload_levels": 2}
+_NATIVE = Way(
+    "native.yaml",
+    "native.yaml",
+    EIGHT_BIT_MUON_IN_BACKWARD,
+    {"weight_dtype": "bfloat16", "gradient_dtype": "bfloat16"},
+)
 _WAYS = (  # the fastest and most exact first, that with least memory last
     Way("train.yaml", None, MUON),
-    Way("native.yaml", "native.yaml", EIGHT_BIT_IN_BACKWARD),
-    Way("native.yaml, host", "native.yaml", EIGHT_BIT_IN_BACKWARD, _HOST),
-    Way(
-        "native.yaml, all switches",
-        "native.yaml",
-        EIGHT_BIT_MUON_IN_BACKWARD,
-        {**_HOST, "muon": "true", "weight_dtype": "bfloat16", "gradient_dtype": "bfloat16"},
-    ),
+    _NATIVE,
+    replace(_NATIVE, name="native.yaml, host", options={"offload_levels": 2}),
 )
 
 

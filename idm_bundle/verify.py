@@ -111,12 +111,24 @@ def _rounding(device: torch.device) -> Iterator[Finding]:
         rebuilt, stored = (
             _gradients(net, activations, (1, 2, *[side] * 3), 0) for activations in ("rebuilt", "stored")
         )
-        total = _norm(stored.values())
-        even = total / len(stored) ** 0.5
-        worst = max(float(_norm([rebuilt[n] - g]) / max(_norm([g]), 1e-3 * even)) for n, g in stored.items())
-        overall = float(_norm([rebuilt[n] - g for n, g in stored.items()]) / total)
-        yield Finding(f"{precision}, paper's depth: gradient error, all parameters together", bar, overall)
-        yield Finding(f"{precision}, paper's depth: gradient error, worst parameter", worst_bar, worst)
+        yield from _errors(f"{precision}, paper's depth", rebuilt, stored, bar, worst_bar)
+
+
+def _narrow_gradients(device: torch.device) -> Iterator[Finding]:
+    narrow, wide = (
+        _gradients(_network(device, 0, **PAPER_DEPTH, gradient_dtype=dtype), "rebuilt", (1, 2, 64, 64, 64), 0)
+        for dtype in ("bfloat16", "float32")
+    )
+    yield from _errors("bfloat16 gradients, paper's depth", narrow, wide, 2e-2, 1e-1)
+
+
+def _errors(what: str, found: Gradients, expected: Gradients, bar: float, worst_bar: float) -> Iterator[Finding]:
+    total = _norm(expected.values())
+    even = total / len(expected) ** 0.5
+    worst = max(float(_norm([found[n] - g]) / max(_norm([g]), 1e-3 * even)) for n, g in expected.items())
+    overall = float(_norm([found[n] - g for n, g in expected.items()]) / total)
+    yield Finding(f"{what}: gradient error, all parameters together", bar, overall)
+    yield Finding(f"{what}: gradient error, worst parameter", worst_bar, worst)
 
 
 def _round_trip(device: torch.device) -> Iterator[Finding]:
@@ -171,7 +183,14 @@ def _cost(device: torch.device) -> Iterator[Finding]:
     yield Finding("time of a step, rebuilt / stored", 1.4 if device.type == "cuda" else 1.5, ratio)
 
 
-LAWS: tuple[Callable[[torch.device], Iterator[Finding]], ...] = (_equal_bits, _rounding, _round_trip, _memory, _cost)
+LAWS: tuple[Callable[[torch.device], Iterator[Finding]], ...] = (
+    _equal_bits,
+    _rounding,
+    _narrow_gradients,
+    _round_trip,
+    _memory,
+    _cost,
+)
 
 
 def _network(device: torch.device, seed: int, **arguments: Any) -> InvertibleDiffusionUNet:

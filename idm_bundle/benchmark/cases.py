@@ -150,6 +150,7 @@ def _paper(device: str) -> list[Case]:
         Case("paper, all switches, exact", "paper", **{**LEAST, "precision": "exact-mixed"}, **ON_HOST),
         Case("base", "base"),
         Case("base, low memory", "base", **LOW),
+        Case("base, least memory", "base", **LEAST),
         Case("PatchDDM", "PatchDDM", **STORED),
         Case("PatchDDM, checkpointed", "PatchDDM", **CHECKPOINTED),
         Case("PatchDDM, low memory", "PatchDDM", **LOW, **STORED),

@@ -1,12 +1,13 @@
 """Whether the switches that save memory cost quality: short trainings on real brains, with several seeds.
 
 The loss in training is computed in the training's own precision. It is compared with that of predictions, which are in
-float32, for the validation cases, with the same noise for every network. Trainings are kept in the folder ``--work``,
-and an interrupted one is resumed there.
+float32, for the validation cases, with the same noise for every network. Trainings and comparisons are kept in the
+folder ``--work``, and an interrupted training is resumed there.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from idm_bundle.studies.brains import preprocessed, training_values
 from idm_bundle.studies.configs import configured
 from idm_bundle.studies.reconstruction import EIGHT_BIT
 from idm_bundle.studies.runs import train_once
+from monai_idm.atomic_file import write_json
 from monai_idm.checkpoints import read_weights
 from monai_idm.noise import seeded_noise
 from monai_idm.schedulers import prediction_target
@@ -64,10 +66,11 @@ def switched(name: str, seed: int, steps: int, side: int, dataset_dir: str, work
     values = {**training_values(dataset_dir, folder, steps, side), **_SWITCHES[name]}
     values["val_interval"] = values["max_epochs"]
     measured = train_once(folder / "training.json", values, seed=seed)
-    return {
-        **{part: measured[part] for part in ("loss", "step_s", "peak_mib", "losses")},
-        **_of_predictions(values),
-    }
+    predictions = folder / "predictions.json"
+    if not predictions.is_file():
+        write_json(predictions, _of_predictions(values))
+    measured |= json.loads(predictions.read_text())
+    return {part: measured[part] for part in ("loss", "step_s", "peak_mib", "losses", *_TIMESTEPS)}
 
 
 @torch.no_grad()

@@ -11,7 +11,13 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
 from monai_idm.failures import OutOfMemory
-from monai_idm.meters import EIGHT_BIT_IN_BACKWARD, OptimizerBytes, estimate, optimizer_bytes
+from monai_idm.meters import (
+    EIGHT_BIT_IN_BACKWARD,
+    EIGHT_BIT_MUON_IN_BACKWARD,
+    OptimizerBytes,
+    estimate,
+    optimizer_bytes,
+)
 
 __all__ = ["MemoryAdvice"]
 
@@ -73,15 +79,18 @@ class MemoryAdvice:
         activations = self.network.choices()["activations"]
         if isinstance(activations, dict):  # chosen by size
             activations = activations.get((shape[0], *shape[2:]), "rebuilt")
+        narrow = any(p.dtype == torch.bfloat16 for p in self.network.parameters())
         setting = {
             "activations": activations,
             "precision": self.network.training_precision(),
+            "weight_dtype": "bfloat16" if narrow else "float32",
+            "gradient_dtype": self.network.gradient_dtype,
             "optimizer": replace(now, offload=()),
             "offload_levels": len({levels[module] for module in now.offload}),
             "shape": shape,
         }
         yield f"  {self._estimate(**setting) / _GB:7.2f}  as configured"
-        for switch, change in _switches(shape, setting["precision"], self.network.divisor):
+        for switch, change in _switches(shape, setting["precision"], now.muon, self.network.divisor):
             if change.items() <= setting.items():
                 continue
             setting |= change
@@ -91,23 +100,19 @@ class MemoryAdvice:
                 return
             yield f"  {peak:7.2f}  {switch}"
 
-    def _estimate(
-        self, activations: Any, precision: str, optimizer: OptimizerBytes, offload_levels: int, shape: Sequence[int]
-    ) -> int:
-        settings = {"activations": activations, "precision": precision, "branch_batch": self.network.branch_batch}
-        settings["gradient_dtype"] = self.network.gradient_dtype
-        if any(p.dtype == torch.bfloat16 for p in self.network.parameters()):
-            settings["weight_dtype"] = "bfloat16"
+    def _estimate(self, optimizer: OptimizerBytes, offload_levels: int, shape: Sequence[int], **settings: Any) -> int:
         with torch.device("meta"):
-            twin = type(self.network)(**self.network.arguments, **settings)
+            twin = type(self.network)(**self.network.arguments, branch_batch=self.network.branch_batch, **settings)
         return estimate(twin, shape, replace(optimizer, offload=twin.deep_couplings(offload_levels))).peak_bytes
 
 
-def _switches(shape: tuple[int, ...], precision: str, divisor: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _switches(shape: tuple[int, ...], precision: str, muon: bool, divisor: int) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "--activations rebuilt", {"activations": "rebuilt"}
     mixed = precision if precision.endswith("mixed") else {"float32": "mixed", "exact": "exact-mixed"}[precision]
     yield f"--precision {mixed}", {"precision": mixed}
-    yield "the optimizer of native.yaml", {"optimizer": EIGHT_BIT_IN_BACKWARD}
+    yield "the optimizer of native.yaml", {"optimizer": EIGHT_BIT_MUON_IN_BACKWARD if muon else EIGHT_BIT_IN_BACKWARD}
+    for dtype in ("weight_dtype", "gradient_dtype"):
+        yield f"--{dtype} bfloat16", {dtype: "bfloat16"}
     yield "native.yaml with --offload_levels 2", {"offload_levels": 2}
     batch = shape[0]
     while batch > 1:

@@ -72,6 +72,8 @@ def test_switches_come_one_upon_another_with_the_bytes_they_leave():
         "--activations rebuilt",
         "--precision mixed",
         "the optimizer of native.yaml",
+        "--weight_dtype bfloat16",
+        "--gradient_dtype bfloat16",
         "native.yaml with --offload_levels 2",
         "--batch_size 1",
         "--spatial_size [12, 12, 6]",
@@ -85,8 +87,8 @@ def test_the_bytes_are_those_of_such_a_network(monkeypatch):
     message = advice(trainer(CUDA))
     lines = {switch: float(peak) for peak, switch in re.findall(r"^ *([\d.]+)  (.*)$", message, flags=re.MULTILINE)}
     now, twin = (
-        InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16, precision=precision)
-        for precision in ("float32", "mixed")
+        InvertibleDiffusionUNet(3, 2, 2, (8, 16), 1, (False, False), 4, 4, 16, **settings)
+        for settings in ({}, {"precision": "mixed", "weight_dtype": "bfloat16", "gradient_dtype": "bfloat16"})
     )
     assert lines["as configured"] == estimate(now, (2, 2, 16, 16, 8)).peak_bytes
     offloaded = replace(EIGHT_BIT_IN_BACKWARD, offload=twin.deep_couplings(2))

@@ -79,7 +79,7 @@ def test_switches_are_compared_with_the_same_batches(tmp_path, monkeypatch):
     assert least != plain
     assert other != pytest.approx(plain, rel=1e-3)
     assert {type(of[name]) for of in found for name in ("loss", "validation_loss", "little_noise")} == {float}
-    monkeypatch.setattr(runs, "train", None)  # predictions are compared again, with weights that are there
+    monkeypatch.setattr(runs, "train", None)  # what is in the folder is not made again
     assert study[names[0]](**arguments) == found[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.docs.evidence.formats import psnr, ssim
 from tests.docs.evidence.kinds import Evidence
-from tests.docs.evidence.repeated import DEFAULT, DPM_20, LOW, OURS_LIGHT, PAPER, SETTING, SYNTHESIS, WHOLE
+from tests.docs.evidence.repeated import DEFAULT, DPM_20, OURS_LIGHT, PAPER, SETTING, SYNTHESIS, WHOLE
 from tests.docs.evidence.results import gb
 
 TEXT: list[Evidence] = [
@@ -12,8 +12,8 @@ TEXT: list[Evidence] = [
     ("1.5e-3", SETTING),
     ("3M", OURS_LIGHT),
     ("6.9 GB", gb(PAPER, "paper")),
-    ("3.0 GB", gb(PAPER, LOW)),
-    ("3.8 GB", gb("volume_estimate", WHOLE)),
+    ("1.7 GB", gb(PAPER, "paper, least memory")),
+    ("2.8 GB", gb("volume_estimate", f"{WHOLE}, least memory")),
 ]
 
 ROWS: dict[str, list[Evidence]] = {

@@ -10,7 +10,7 @@ TEXT: list[Evidence] = [
     ("3M", OURS_LIGHT),
     ("24M", OURS_BASE),
     ("344M", OURS_PAPER),
-    ("8 GB", "cards that whole volumes are meant for"),
+    ("6 GB", "cards that whole volumes are meant for"),
     ("70 %", 100 * SHARES["cuda"]),
     ("50 %", 100 * SHARES["cpu"]),
     ("92 %", 100 * ON_HOST),

@@ -45,7 +45,12 @@ def laws() -> Table:
     return [
         ["law", "limit", "on a CPU", "on an H200"],
         *(
-            [finding["law"], f"{finding['bar']:g}", f"{finding['value']:.3g}", f"{on_gpu[finding['law']]:.3g}"]
+            [
+                law := finding["law"],
+                f"{finding['bar']:g}",
+                f"{finding['value']:.3g}",
+                f"{on_gpu[law]:.3g}" if law in on_gpu else "",
+            ]
             for finding in content("verify_cpu.json")["findings"]
         ),
     ]
