@@ -25,7 +25,7 @@ TABLES: dict[str, Builders] = {
     "How many sampling steps, and which sampler": [predictions.samplers],
     "Compared with MONAI's network": [comparisons.peers, comparisons.peers_difference],
     "Missing contrasts": [comparisons.contrasts],
-    "Do the memory-saving settings cost quality?": [comparisons.short_runs],
+    "Do the memory-saving settings cost quality?": [comparisons.switches, comparisons.short_runs],
     "Finer grids: bookends of stride 2": [comparisons.grid],
     "Five real cases": [brains.real_cases],
     "Do the warnings catch bad samples?": [comparisons.warnings],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from statistics import mean
 
 from tests.docs.evidence.formats import mb, reconstructed, ssim
 from tests.docs.evidence.kinds import Evidence, Table
@@ -87,6 +88,42 @@ def short_runs() -> Table:
             scores = [f"{found['loss']:.4f}", f"{found['psnr_brain_db']:.2f}", error]
             table.append([name, variant, str(steps), f"{side}^3", *scores])
     return table
+
+
+SWITCHES = dict.fromkeys(name.rpartition(", seed ")[0] for name in study("switches"))
+PLAIN = "AdamW, float32"
+
+
+def losses(switches: str, of: str = "validation_loss") -> list[float]:
+    """Of the three seeds."""
+    return [study("switches")[f"{switches}, seed {seed}"][of] for seed in (0, 1, 2)]
+
+
+def relative(switches: str, of: str = "validation_loss", to: str = PLAIN) -> float:
+    return mean(losses(switches, of)) / mean(losses(to, of))
+
+
+def switches() -> Table:
+    seeds = ["seed 0", "seed 1", "seed 2"]
+    return [
+        [
+            "trained with",
+            "loss in training, relative",
+            *(f"loss of predictions, {s}" for s in seeds),
+            "relative",
+            "with little noise, relative",
+        ],
+        *(
+            [
+                name,
+                f"{relative(name, 'loss'):.3f}",
+                *(f"{loss:.4f}" for loss in losses(name)),
+                f"{relative(name):.3f}",
+                f"{relative(name, 'little_noise'):.3f}",
+            ]
+            for name in SWITCHES
+        ),
+    ]
 
 
 def grid() -> Table:
@@ -178,6 +215,11 @@ TEXT: list[Evidence] = [
     ("1.3 dB", max(REGRESSION)),
     ("0.4", -max(found for found in REGRESSION if found < 0)),
     ("1.2 dB", -min(REGRESSION)),
+    ("1 %", 100 * max(relative(name) for name in SWITCHES if "Muon" not in name) - 100),
+    ("1 %", 100 * max(losses(PLAIN)) / min(losses(PLAIN)) - 100),
+    ("2 %", 100 - 100 * relative("Muon, all of them", to="Muon, float32")),
+    ("6 %", 100 * relative("mixed", "loss") - 100),
+    ("10 %", 100 * relative("Muon, all of them", "loss", "Muon, float32") - 100),
     ("0.2 dB", max(SCORES) - min(SCORES)),
     ("1.007", LOSSES["8-bit states"] / LOSSES["AdamW"]),
     ("1.000", LOSSES["8-bit states, mixed"] / LOSSES["AdamW"]),
