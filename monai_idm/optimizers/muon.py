@@ -91,7 +91,6 @@ def muon_step(
         w[part] = after if skip is None else torch.where(skip, w[part], after.to(w.dtype))
 
 
-@torch.no_grad()
 def orthogonalise_(matrix: Tensor) -> None:
     """Bring all singular values of a bfloat16 matrix near 1, in place, by a Newton-Schulz iteration."""
     x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix

@@ -96,6 +96,12 @@ def test_the_bytes_are_those_of_such_a_network(monkeypatch):
     assert "--activations rebuilt" not in lines
 
 
+@pytest.mark.parametrize("muon", [False, True])
+def test_the_optimizer_of_native_keeps_to_muon_or_adamw(muon):
+    switches = dict(memory_advice._switches((1, 2, 8, 8, 8), "mixed", muon, 4))
+    assert switches["the optimizer of native.yaml"]["optimizer"].muon == muon
+
+
 def test_it_ends_at_the_first_that_fits(monkeypatch):
     monkeypatch.setattr(memory_advice, "_GB", 1.0)
     whole = advice(trainer(CUDA))

@@ -47,12 +47,17 @@ def trainer(bad, optimizer="AdamW", length=8, loss=error, tmp_path=None, to_none
     guard = StepGuard(network, chosen, csv_file=None if tmp_path is None else tmp_path / "bad_steps.csv", **settings)
     step, data = TrainingStep(Supervised(), SAMPLE, guard=guard), torch.utils.data.DataLoader(Cases(length, bad), 2)
     engine, _ = trainer_of(step, data, network, chosen, loss, [guard], optim_set_to_none=to_none)
+    return engine, weights_of_each_step(engine, network)
+
+
+def weights_of_each_step(engine, network):
+    """A list to which the trainer will add the weights after each step."""
     seen = []
-    weights = nn.utils.parameters_to_vector
     engine.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda _: seen.append(weights(network.parameters()).detach().clone())
+        Events.ITERATION_COMPLETED,
+        lambda _: seen.append(nn.utils.parameters_to_vector(network.parameters()).detach().clone()),
     )
-    return engine, seen
+    return seen
 
 
 @pytest.mark.parametrize("to_none", [True, False])
@@ -208,18 +213,16 @@ def test_streams_that_outgrow_the_grid_are_found_in_the_same_step_and_their_leve
     level, precision, activations
 ):
     engine, network = reversible_trainer(precision, activations, "stop")
-    good, weights = [], nn.utils.parameters_to_vector
+    seen = weights_of_each_step(engine, network)
     engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: _push(network, level))
     if precision == "float32":
         engine.run()
     else:
         what = rf"iteration 2: the largest value in the streams of level {level} \(0 is the finest; exact up to 4096\)"
-        engine.add_event_handler(
-            Events.ITERATION_COMPLETED(once=1), lambda _: good.append(weights(network.parameters()).detach().clone())
-        )
         with pytest.raises(BadNumbers, match=rf"{what} is [45].*e\+03; cases a\. .*--precision float32, or"):
             engine.run()
-        assert torch.equal(good[0], weights(network.parameters()))
+        (good,) = seen
+        assert torch.equal(good, nn.utils.parameters_to_vector(network.parameters()))
 
 
 def reversible_trainer(precision, activations, policy):
@@ -278,12 +281,9 @@ def test_two_processes_leave_a_step_out_together(tmp_path):
 def _outgrows(rank):
     """The weights in both processes after each step, when streams of one process are too large from the second on."""
     engine, network = reversible_trainer("exact", "rebuilt", "skip")
-    seen, weights = [], nn.utils.parameters_to_vector
+    seen = weights_of_each_step(engine, network)
     if rank == 1:
         engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: _push(network, 1))
-    engine.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda _: seen.append(weights(network.parameters()).detach().clone())
-    )
     engine.run()
     return all_gather_objects(seen)
 

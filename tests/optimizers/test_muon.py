@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from monai_idm.float32 import float32_as, float32_precisions
 from monai_idm.meters import live_bytes
 from monai_idm.optimizers import AdamWInBackward, AdamWWeightNorm, muon, weight_norm_groups
 from monai_idm.optimizers.momentum import EightBitMomentum, FullMomentum
@@ -94,13 +95,9 @@ def test_it_is_float32_where_torch_may_multiply_faster():
     found, expected = torch.randn(2, 16, 1).mul(torch.randn(1, 432)).bfloat16().unbind()
     expected.copy_(found)
     orthogonalise_(expected)
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
-    try:
-        with EmulatedTF32() as tf32, torch.autocast("cpu", torch.bfloat16):
-            orthogonalise_(found)
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+    faster = float32_as(["tf32", *float32_precisions()[1:]])  # the first is that of products on CUDA
+    with faster, EmulatedTF32() as tf32, torch.autocast("cpu", torch.bfloat16):
+        orthogonalise_(found)
     assert tf32.rounded == 0
     assert torch.equal(found, expected)
 

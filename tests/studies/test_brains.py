@@ -83,7 +83,7 @@ def test_switches_are_compared_with_the_same_batches(tmp_path, monkeypatch):
     assert study[names[0]](**arguments) == found[0]
 
 
-def test_the_loss_of_a_resumed_training_is_that_of_its_last_tenth(tmp_path, monkeypatch):
+def test_the_loss_of_a_resumed_training_is_that_of_its_last_tenth(tmp_path):
     folder = dataset_or_phantoms(None, tmp_path / "phantoms", 5, SIZE, 0)
     values = {**brains.training_values(str(folder), tmp_path, 20, 16), **SMALLEST, "epoch_length": 5}
     found = [runs.train({**values, "max_epochs": epochs, "resume": True})[1] for epochs in (2, 4)]
