@@ -145,7 +145,7 @@ class InvertibleDiffusionUNet(StepChoices):
         if weight_dtype == "bfloat16" and not precision.endswith("mixed"):
             raise ValueError(
                 f"weight_dtype='bfloat16' with precision={precision!r}; choose 'mixed' or 'exact-mixed', which compute "
-                f"with bfloat16 weights, or keep float32 weights"
+                f"with bfloat16 weights, or weight_dtype='float32'"
             )
         if compile_branches:
             check_compilable(precision)

@@ -110,7 +110,8 @@ def test_native_volumes_are_segmented_whole_or_in_patches(patch_size, tmp_path):
     pytest.importorskip("bitsandbytes")
     size = {"spatial_size": [32, 32, 24], "patch_size": patch_size, "num_inference_steps": 2}
     # in float32: bfloat16 convolutions of few voxels are not reliable on a CPU
-    knobs = {"preset": "light", "precision": "float32", "bookend_stride": 1, "num_workers": 0, "max_epochs": 1}
+    precisions = {"precision": "float32", "weight_dtype": "float32", "gradient_dtype": "float32"}
+    knobs = {**precisions, "preset": "light", "bookend_stride": 1, "num_workers": 0, "max_epochs": 1}
     run = train(tmp_path, ["train", "segmentation", "native"], **size, **knobs)
     assert run.parser.get_parsed_content("network").in_channels == 8
     image = run.parser.get_parsed_content("validate#dataset")[0]["image"]
