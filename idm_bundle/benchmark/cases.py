@@ -125,7 +125,9 @@ SMALL = {
 # everything that saves memory; the same for every network, as far as it has the switch
 LOW: dict[str, Any] = {"precision": "mixed", "optimizer": "in backward, 8-bit"}
 LOW_BF16: dict[str, Any] = {**LOW, "weights": "bfloat16"}
-LEAST: dict[str, Any] = {**LOW_BF16, "gradients": "bfloat16", "optimizer": "in backward, 8-bit, Muon"}
+LEAST_ADAMW: dict[str, Any] = {**LOW_BF16, "gradients": "bfloat16"}
+LEAST: dict[str, Any] = {**LEAST_ADAMW, "optimizer": "in backward, 8-bit, Muon"}
+EXACT: dict[str, Any] = {"precision": "exact-mixed"}
 ON_HOST: dict[str, Any] = {"offload_levels": 2}
 REBUILT: dict[str, Any] = {"activations": "rebuilt"}
 STORED: dict[str, Any] = {"activations": "stored"}
@@ -142,12 +144,14 @@ def _paper(device: str) -> list[Case]:
         Case("paper, low memory, checkpointed", "paper", **LOW, **CHECKPOINTED),
         Case("paper, low memory", "paper", **LOW),
         Case("paper, low memory, two levels on the host", "paper", **LOW, **ON_HOST),
-        Case("paper, low memory, exact", "paper", **{**LOW, "precision": "exact-mixed"}),
+        Case("paper, low memory, exact", "paper", **LOW | EXACT),
         Case("paper, low memory, bfloat16 weights", "paper", **LOW_BF16),
         Case("paper, least memory", "paper", **LEAST),
-        Case("paper, least memory, exact", "paper", **{**LEAST, "precision": "exact-mixed"}),
+        Case("paper, least memory, exact", "paper", **LEAST | EXACT),
         Case("paper, all switches", "paper", **LEAST, **ON_HOST),
-        Case("paper, all switches, exact", "paper", **{**LEAST, "precision": "exact-mixed"}, **ON_HOST),
+        Case("paper, all switches, exact", "paper", **LEAST | EXACT, **ON_HOST),
+        Case("paper, all switches but Muon", "paper", **LEAST_ADAMW, **ON_HOST),
+        Case("paper, all switches but Muon, exact", "paper", **LEAST_ADAMW | EXACT, **ON_HOST),
         Case("base", "base"),
         Case("base, low memory", "base", **LOW),
         Case("base, least memory", "base", **LEAST),
@@ -186,16 +190,19 @@ def _volume(device: str) -> list[Case]:
         ]
         if stride == 2:
             cases += [Case(f"PatchDDM, {name[:-10]}, checkpointed", "PatchDDM", **size, **LOW, **CHECKPOINTED)]
-    least = {"volume": (256, 256, 192), "batch": 1, **LEAST}
+    least, adamw = {**size, **LEAST}, {**size, **LEAST_ADAMW}
     return [
         *cases,
         Case("paper, 256 x 256 x 192, two levels on the host", "paper", bookend_stride=2, **size, **LOW, **ON_HOST),
         Case("paper, 256 x 256 x 192, bfloat16 weights", "paper", bookend_stride=2, **size, **LOW_BF16),
         Case("paper, 256 x 256 x 192, stride 2, least memory", "paper", bookend_stride=2, **least),
         Case("paper, 256 x 256 x 192, stride 2, all switches", "paper", bookend_stride=2, **least, **ON_HOST),
+        Case("paper, 256 x 256 x 192, stride 2, all switches but Muon", "paper", bookend_stride=2, **adamw, **ON_HOST),
         Case("paper, 256 x 256 x 192, stride 1, least memory", "paper", **least),
         Case("paper, 256 x 256 x 192, stride 1, all switches", "paper", **least, **ON_HOST),
+        Case("paper, 256 x 256 x 192, stride 1, all switches but Muon", "paper", **adamw, **ON_HOST),
         Case("base, 256 x 256 x 192, stride 1, least memory", "base", **least),
+        Case("base, 256 x 256 x 192, stride 1, least memory but Muon", "base", **adamw),
     ]
 
 
@@ -228,7 +235,7 @@ def _optimizer(device: str) -> list[Case]:
         Case("+ in backward", "paper", precision="mixed", optimizer="in backward"),
         Case("+ 8-bit states", "paper", **LOW),
         Case("+ bfloat16 weights", "paper", **LOW_BF16),
-        Case("+ bfloat16 gradients of streams", "paper", **LOW_BF16, gradients="bfloat16"),
+        Case("+ bfloat16 gradients of streams", "paper", **LEAST_ADAMW),
         Case("+ Muon", "paper", **LEAST),
         Case("+ two levels on the host", "paper", **LEAST, **ON_HOST),
     ]

@@ -12,7 +12,7 @@ TABLES: dict[str, Builders] = {
     "On a GPU": [gpu.steps_on_gpu, gpu.brain_on_gpu, gpu.kernels_on_gpu],
     "Memory of the paper's setting": [lambda: memory.steps("paper_estimate"), memory.limits, memory.full_size_steps],
     "Larger volumes": [memory.volumes],
-    "One switch after the other": [lambda: memory.steps("optimizer_estimate")],
+    "One switch after the other": [lambda: memory.steps("optimizer_estimate"), memory.one_after_the_other],
     "Speed on a CPU": [cpu.speed],
     "Depth": [memory.depth, memory.depth_measured],
     "Do rebuilt activations give the same gradients?": [cpu.laws],

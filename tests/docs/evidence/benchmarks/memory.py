@@ -21,11 +21,17 @@ from tests.docs.evidence.repeated import (
 )
 from tests.docs.evidence.results import bar, content, gb, row, rows
 
+
+def counted(case: str) -> str:
+    return f"{gb('optimizer_cpu', case):.3f} GB"
+
+
+COUNTED = {"paper, low memory": counted("+ 8-bit states"), "paper, all switches": counted("+ two levels on the host")}
 # No file has these: one training step on real tensors, counted by hand (commit bbc08fd).
-COUNTED = {"paper, low memory": "3.061 GB", "paper, 256 x 256 x 192, stride 2": "4.219 GB"}
+COUNTED_BEFORE = "4.219 GB"
 COUNTED_BY_TRAINER = "4.320 GB"
 # likewise (commit 9e26b50)
-COUNTED_NOW = {"paper, all switches": "1.090 GB", "paper, all switches, exact": "1.146 GB"}
+COUNTED |= {"paper, all switches, exact": "1.146 GB"}
 COUNTED_BRAIN = {"paper, 256 x 256 x 192, stride 2, all switches": "1.830 GB"}
 
 
@@ -49,7 +55,7 @@ def steps(name: str) -> Table:
 
 def in_short() -> Table:
     low, whole = "paper, low memory", "paper, 256 x 256 x 192, stride 2"
-    counted = "estimated; counted in a real step on a CPU:"
+    real = "estimated; counted in a real step on a CPU:"
 
     def peak(case: str, name: str = "paper_estimate") -> str:
         return f"{gb(name, case):.2f} GB"
@@ -57,18 +63,14 @@ def in_short() -> Table:
     return [
         ["training step", "peak memory", "how it was obtained"],
         ["the paper's setting (64^3, batch 4), float32, AdamW", peak("paper"), "estimated"],
-        [
-            "the same with the low-memory settings",
-            peak(low),
-            f"{counted.replace('counted', 'an earlier version, counted')} {COUNTED[low]}",
-        ],
+        ["the same with the low-memory settings", peak(low), f"{real} {COUNTED[low]}"],
         ["and with the two deepest levels on the host", peak(f"{low}, two levels on the host"), "estimated"],
         ["or with bfloat16 weights", peak(f"{low}, bfloat16 weights"), "estimated"],
         ["with bfloat16 gradients of streams and Muon, too", peak("paper, least memory"), "estimated"],
         [
             "with all switches: two levels on the host, too",
             peak("paper, all switches"),
-            f"{counted} {COUNTED_NOW['paper, all switches']}",
+            f"{real} {COUNTED['paper, all switches']}",
         ],
         [
             "one whole brain, 256 x 256 x 192, `native.yaml`",
@@ -78,7 +80,7 @@ def in_short() -> Table:
         [
             "the same with all switches",
             peak(f"{whole}, all switches", "volume_estimate"),
-            f"{counted} {COUNTED_BRAIN[f'{whole}, all switches']}",
+            f"{real} {COUNTED_BRAIN[f'{whole}, all switches']}",
         ],
         [
             "the same at full resolution inside (`bookend_stride: 1`)",
@@ -144,17 +146,15 @@ def limits() -> Table:
 
 
 def full_size_steps() -> Table:
-    low, whole = COUNTED
     return [
         ["full-size step", "counted", "estimated"],
-        [f"{low}, 64^3, batch 4", COUNTED[low], f"{gb('paper_estimate', low):.3f} GB"],
-        ["paper, low memory, 256 x 256 x 192", COUNTED[whole], f"{gb('volume_estimate', whole):.3f} GB"],
-        ["an earlier `native.yaml` on a real case, two steps of MONAI's trainer", COUNTED_BY_TRAINER, ""],
         *(
-            [f"{case}, 64^3, batch 4", counted, f"{gb('paper_estimate', case):.3f} GB"]
-            for case, counted in COUNTED_NOW.items()
+            [f"{case}, 64^3, batch 4", found, f"{gb('paper_estimate', case):.3f} GB"]
+            for case, found in COUNTED.items()
         ),
-        *([case, counted, f"{gb('volume_estimate', case):.3f} GB"] for case, counted in COUNTED_BRAIN.items()),
+        *([case, found, f"{gb('volume_estimate', case):.3f} GB"] for case, found in COUNTED_BRAIN.items()),
+        ["an earlier version, paper, low memory, 256 x 256 x 192, stride 2", COUNTED_BEFORE, ""],
+        ["the same in two steps of MONAI's trainer, on a real case", COUNTED_BY_TRAINER, ""],
     ]
 
 
@@ -216,6 +216,15 @@ def tflop(name: str, case: str) -> float:
     return row(name, case).flops / 1e12
 
 
+def one_after_the_other() -> Table:
+    """Real steps on a CPU."""
+    low = row("optimizer_cpu", "+ 8-bit states").step_s
+    return [
+        ["case", "counted, GB", "time, relative to `+ 8-bit states`"],
+        *([r.case, f"{r.peak_bytes / 1e9:.2f}", f"{r.step_s / low:.2f}"] for r in rows("optimizer_cpu")),
+    ]
+
+
 MUON = tflop(PAPER, "paper, least memory") - tflop(PAPER, LOW)  # the other switches need no matrix products
 
 TEXT: list[Evidence] = [
@@ -224,6 +233,11 @@ TEXT: list[Evidence] = [
     ("1.83 GB", gb("volume_estimate", f"{WHOLE}, all switches")),
     ("8.08 GB", gb("volume_estimate", "paper, 256 x 256 x 192, stride 1, all switches")),
     ("0.03 GB", gb(PAPER, "paper, least memory") - 1.7),
+    ("1.37 GB", gb(PAPER, "paper, all switches but Muon")),
+    ("1.43 GB", gb(PAPER, "paper, all switches but Muon, exact")),
+    ("1.94 GB", gb("volume_estimate", f"{WHOLE}, all switches but Muon")),
+    ("8.10 GB", gb("volume_estimate", "paper, 256 x 256 x 192, stride 1, all switches but Muon")),
+    ("4.28 GB", gb("volume_estimate", "base, 256 x 256 x 192, stride 1, least memory but Muon")),
     ("1.47 TFLOP", MUON),
     ("31 %", 100 * MUON / tflop(PAPER, LOW)),
     ("18 %", 100 * MUON / tflop("volume_estimate", WHOLE)),
@@ -252,6 +266,6 @@ TEXT: list[Evidence] = [
     ("2.9 GB", "a target that was set beforehand"),
     ("9.5 GB", "a target that was set beforehand"),
     ("4.4 GB", "a target that was set beforehand"),
-    ("0.101 GB", float(COUNTED_BY_TRAINER.split()[0]) - float(COUNTED[WHOLE].split()[0])),
+    ("0.101 GB", float(COUNTED_BY_TRAINER.split()[0]) - float(COUNTED_BEFORE.split()[0])),
     ("0.101 GB", 2 * 256 * 256 * 192 * 4 / 1e9),  # one volume of two channels, float32
 ]
