@@ -30,7 +30,6 @@ HISTORY: list[Evidence] = [
     ("4.16", "what this was before commit 1a3d474"),
     ("3.29 GB", "what low memory, exact, was in version 0.4.0"),
     ("3.28", "what this was before version 0.4.0"),
-    ("3.061 GB", "the estimate at bbc08fd"),
     ("0.1 GB", "largest difference between the rows at 62d9f89 and at 3d4efe0"),
 ]
 
