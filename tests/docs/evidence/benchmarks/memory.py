@@ -32,7 +32,15 @@ COUNTED_BEFORE = "4.219 GB"
 COUNTED_BY_TRAINER = "4.320 GB"
 # likewise (commit 9e26b50)
 COUNTED |= {"paper, all switches, exact": "1.146 GB"}
-COUNTED_BRAIN = {"paper, 256 x 256 x 192, stride 2, all switches": "1.830 GB"}
+STRIDE_1 = "256 x 256 x 192, stride 1"
+COUNTED_BRAIN = {
+    f"{WHOLE}, all switches": "1.830 GB",
+    # likewise (commit 0409ead)
+    f"{WHOLE}, least memory": "2.792 GB",
+    f"{WHOLE}, all switches but Muon": "1.945 GB",
+    f"paper, {STRIDE_1}, all switches": "7.788 GB",
+    f"base, {STRIDE_1}, least memory": "4.107 GB",
+}
 
 
 def step(found: Row, *more: str) -> list[str]:
@@ -54,7 +62,13 @@ def steps(name: str) -> Table:
 
 
 def in_short() -> Table:
-    low, whole = "paper, low memory", "paper, 256 x 256 x 192, stride 2"
+    low = "paper, low memory"
+    brains = {
+        "one whole brain, 256 x 256 x 192, `native.yaml`": f"{WHOLE}, least memory",
+        "the same with all switches": f"{WHOLE}, all switches",
+        "the same at full resolution inside (`bookend_stride: 1`)": f"paper, {STRIDE_1}, all switches",
+        "`base`, 24M parameters, the same, nothing on the host": f"base, {STRIDE_1}, least memory",
+    }
     real = "estimated; counted in a real step on a CPU:"
 
     def peak(case: str, name: str = "paper_estimate") -> str:
@@ -72,26 +86,7 @@ def in_short() -> Table:
             peak("paper, all switches"),
             f"{real} {COUNTED['paper, all switches']}",
         ],
-        [
-            "one whole brain, 256 x 256 x 192, `native.yaml`",
-            peak(f"{whole}, least memory", "volume_estimate"),
-            "estimated",
-        ],
-        [
-            "the same with all switches",
-            peak(f"{whole}, all switches", "volume_estimate"),
-            f"{real} {COUNTED_BRAIN[f'{whole}, all switches']}",
-        ],
-        [
-            "the same at full resolution inside (`bookend_stride: 1`)",
-            peak("paper, 256 x 256 x 192, stride 1, all switches", "volume_estimate"),
-            "estimated",
-        ],
-        [
-            "`base`, 24M parameters, the same, nothing on the host",
-            peak("base, 256 x 256 x 192, stride 1, least memory", "volume_estimate"),
-            "estimated",
-        ],
+        *([label, peak(case, "volume_estimate"), f"{real} {COUNTED_BRAIN[case]}"] for label, case in brains.items()),
         [
             "for comparison, 64^3, batch 4: `base`, our network with 24M parameters, float32, AdamW",
             peak("base"),
@@ -228,24 +223,24 @@ TEXT: list[Evidence] = [
     ("1.09 GB", gb(PAPER, "paper, all switches")),
     ("1.14 GB", gb(PAPER, "paper, all switches, exact")),
     ("1.83 GB", gb("volume_estimate", f"{WHOLE}, all switches")),
-    ("8.08 GB", gb("volume_estimate", "paper, 256 x 256 x 192, stride 1, all switches")),
+    ("8.08 GB", gb("volume_estimate", f"paper, {STRIDE_1}, all switches")),
     ("0.03 GB", gb(PAPER, "paper, least memory") - 1.7),
     ("1.37 GB", gb(PAPER, "paper, all switches but Muon")),
     ("1.43 GB", gb(PAPER, "paper, all switches but Muon, exact")),
     ("1.94 GB", gb("volume_estimate", f"{WHOLE}, all switches but Muon")),
-    ("8.10 GB", gb("volume_estimate", "paper, 256 x 256 x 192, stride 1, all switches but Muon")),
-    ("4.28 GB", gb("volume_estimate", "base, 256 x 256 x 192, stride 1, least memory but Muon")),
+    ("8.10 GB", gb("volume_estimate", f"paper, {STRIDE_1}, all switches but Muon")),
+    ("4.28 GB", gb("volume_estimate", f"base, {STRIDE_1}, least memory but Muon")),
     ("1.47 TFLOP", MUON),
     ("31 %", 100 * MUON / tflop(PAPER, LOW)),
     ("18 %", 100 * MUON / tflop("volume_estimate", WHOLE)),
-    ("2.5 %", 100 * MUON / (tflop("volume_estimate", "paper, 256 x 256 x 192, stride 1, all switches") - MUON)),
+    ("2.5 %", 100 * MUON / (tflop("volume_estimate", f"paper, {STRIDE_1}, all switches") - MUON)),
     ("5.69 TFLOP", "by formula: five times 4 m^2 n + 2 m^3 for each kernel of m x n, m <= n"),
     ("92 %", 100 * ON_HOST),
     ("2.5 GB", ON_HOST * OURS_PAPER * (3 * 2 + 2 * (1 + 4 / 256)) / 1e3),  # bytes of weights, and of 8-bit states
     ("0.13 s", ON_HOST * OURS_PAPER * (3 * 2 + 2 * (1 + 4 / 256)) / 1e3 / 20),
     ("20 GB/s", "two thirds of what PCIe 4.0 with 16 lanes carries by its specification, 31.5 GB/s"),
     ("4.0", "a version of PCIe"),
-    ("4.26 GB", gb("volume_estimate", "base, 256 x 256 x 192, stride 1, least memory")),
+    ("4.26 GB", gb("volume_estimate", f"base, {STRIDE_1}, least memory")),
     ("3.08 GB", "benchmark_paper_estimate.jsonl of commit 87180d3, before gradients were overwritten in place"),
     *((figure, CARD) for figure in ("4.2", "4.4 GB", "6.0", "6.5 GB")),
     ("1e9", "a unit"),
@@ -254,6 +249,8 @@ TEXT: list[Evidence] = [
     ("3M", OURS_LIGHT),
     ("2.79 GB", gb("volume_estimate", f"{WHOLE}, least memory")),
     ("4.22 GB", WHOLE_BEFORE),
+    ("0.15", gb("volume_estimate", f"base, {STRIDE_1}, least memory") - 4.107),
+    ("0.30 GB", gb("volume_estimate", f"paper, {STRIDE_1}, all switches") - 7.788),
     ("1 %", "a bound of the differences, by hand: 1.146 and 1.142 GB are 0.4 % apart"),
     ("2 %", "the bound of tests/meters/test_estimation.py"),
     ("6.71 GB", 6.708984),  # the paper, table 2
